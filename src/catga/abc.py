@@ -1,0 +1,187 @@
+"""What a plug-in implements. Nothing here does I/O; everything built on these is in the rooms above.
+
+A backend is a `NodeDiscovery` and a `Transport` behind one URL scheme. A routing strategy is a
+`RoutingStrategy`, a step of the pipeline a `Behavior`.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+import msgspec
+
+from catga.node import LeftReason, NodeInfo
+
+M = TypeVar("M")
+R = TypeVar("R")
+
+CallNext: TypeAlias = Callable[[M], Awaitable[R]]
+"""The rest of the pipeline: await it with the message, get the handler's value or its exception."""
+
+
+class Behavior(Protocol):
+    """A step of the pipeline around a handler.
+
+    It may look at the message, replace it, refuse (raise), call the rest any number of times, and change
+    the value. It sees plain values and exceptions; the `CatgaResult` is made once, outside.
+    """
+
+    async def __call__(self, message: Any, call_next: CallNext[Any, Any], /) -> Any: ...
+
+
+@runtime_checkable
+class RoutingStrategy(Protocol):
+    """Picks one of the candidates. Synchronous, no I/O: it is on the path of every request."""
+
+    def select(self, nodes: Sequence[NodeInfo], message: object) -> NodeInfo:
+        """One of `nodes`, which is never empty and is sorted by ``node_id``.
+
+        The same sequence object comes again until the membership changes, so work on it may be kept.
+        """
+        ...
+
+
+class Departure(NamedTuple):
+    """An observation that a node is gone in this incarnation (and in all before it)."""
+
+    node_id: str
+    incarnation: int
+    reason: LeftReason
+
+
+class Sighting(NamedTuple):
+    """An observation of a node's record, ``age`` seconds after the node's last sign of life."""
+
+    node: NodeInfo
+    age: float = 0.0
+
+
+Observation: TypeAlias = Sighting | Departure
+"""What discovery hears. It may come late, twice, or out of order: the view (`catga.membership`) makes the
+truth of it."""
+
+
+class NodeDiscovery(Protocol):
+    """Carries the members' records between nodes, and keeps them for late joiners.
+
+    It judges nothing: order, duplicates and expiry are the view's work. Every method raises `ClusterError`
+    when the bus cannot be reached, and returns or raises within a bounded time.
+    """
+
+    async def register(self, node: NodeInfo) -> None:
+        """Store the whole record under its lease and tell the watchers. Idempotent: also used to refresh."""
+        ...
+
+    async def unregister(self, node_id: str, incarnation: int, reason: LeftReason) -> None:
+        """Remove the record, unless a newer incarnation owns it, and tell the watchers."""
+        ...
+
+    async def heartbeat(self, node: NodeInfo) -> None:
+        """Refresh the lease without telling anybody. Stores the record again if it is gone."""
+        ...
+
+    async def get_nodes(self) -> Sequence[Observation]:
+        """What the store, or the other members, know now. Absence proves nothing."""
+        ...
+
+    async def watch(self, observe: Callable[[Observation], None]) -> None:
+        """Once this returned, everything heard is passed to `observe`, which neither raises nor blocks."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop watching and free what discovery itself opened."""
+        ...
+
+
+class Outgoing(NamedTuple):
+    """A message for the bus. ``token`` comes back in `TransportListener.on_undeliverable`."""
+
+    subject: str
+    payload: bytes
+    token: int
+
+
+class TransportListener(Protocol):
+    """What a transport calls, in the event loop's thread; none of these may raise or block."""
+
+    def on_message(self, payload: bytes, /) -> None:
+        """A message came in on a subscribed subject."""
+        ...
+
+    def on_undeliverable(self, subject: str, token: int, /) -> None:
+        """Nobody listened on `subject` when the message with `token` reached the broker."""
+        ...
+
+    def on_link(self, up: bool, /) -> None:  # noqa: FBT001
+        """The connection to the broker went down, or is up again with all subscriptions in place."""
+        ...
+
+
+class Transport(Protocol):
+    """Moves bytes to subjects. Requests, replies, batches, deadlines and failover are built above it.
+
+    Delivery is at most once and in order between two nodes while the link is up. A transport reconnects by
+    itself, for ever, with jitter, and puts its subscriptions back before it reports the link as up.
+    """
+
+    @property
+    def max_payload(self) -> int:
+        """The largest payload, in bytes, that the broker accepts."""
+        ...
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the link to the broker is believed to work."""
+        ...
+
+    async def start(self, listener: TransportListener) -> None:
+        """Connect. Raises `ClusterError` (which names the URL without its password) in a bounded time."""
+        ...
+
+    async def subscribe(self, subject: str) -> None:
+        """Receive what is sent to `subject`; active at the broker when this returns."""
+        ...
+
+    async def unsubscribe(self, subject: str) -> None:
+        """Stop receiving; from now on the broker knows that nobody listens here."""
+        ...
+
+    async def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Hand messages to the broker in as few writes as can be; waits while its buffer is full.
+
+        Raises `ClusterError` if the link is down: then none of `messages` was sent.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Flush what was published (bounded by a second) and disconnect."""
+        ...
+
+
+class BackendSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backend needs to know of the cluster.
+
+    Attributes:
+        url: as the user gave it.
+        prefix: of every subject, channel and key: two clusters with different prefixes do not meet.
+        ttl: seconds a stored record lives without a heartbeat.
+        connect_timeout: seconds until an unreachable broker is an error at the start.
+        options: keyword arguments of ``add_nats_cluster`` and its like.
+    """
+
+    url: str
+    prefix: str = "catga"
+    ttl: float = 120.0
+    connect_timeout: float = 10.0
+    options: dict[str, Any] = {}
+
+
+class Backend(NamedTuple):
+    """A discovery and a transport behind one URL."""
+
+    discovery: NodeDiscovery
+    transport: Transport
+
+
+BackendFactory: TypeAlias = Callable[[BackendSettings], Backend]
+"""What an entry point of the group ``catga.backends`` names: no I/O, only checks of the settings."""

@@ -1,0 +1,79 @@
+"""One module a broker, opened by URL scheme."""
+
+from importlib.metadata import entry_points
+from urllib.parse import urlsplit, urlunsplit
+
+from catga.abc import Backend, BackendFactory, BackendSettings
+from catga.errors import ClusterError, MissingExtraError
+
+GROUP = "catga.backends"
+
+_EXTRAS = {"nats": "nats", "nats-py": "nats", "redis": "redis", "hiredis": "redis"}
+
+
+def open_backend(settings: BackendSettings) -> Backend:
+    """The backend behind a URL. Imports its client library; does no I/O.
+
+    Raises:
+        ClusterError: no backend has this scheme.
+        MissingExtraError: its client library is not installed; the message has the install line.
+    """
+    scheme = urlsplit(settings.url).scheme
+    try:
+        factory = _factory(scheme)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0], scheme)
+        raise MissingExtraError(
+            f"{scheme}:// needs {error.name}, which is not installed: pip install 'catga[{extra}]'"
+        ) from error
+    if factory is None:
+        known = ", ".join(f"{name}://" for name in sorted(schemes()))
+        raise ClusterError(f"no backend for {redact(settings.url)!r}: the scheme must be one of {known}")
+    return factory(settings)
+
+
+def schemes() -> set[str]:
+    """The URL schemes that have a backend."""
+    return {*_BUILT_IN, *(entry.name for entry in entry_points(group=GROUP))}
+
+
+def redact(url: str) -> str:
+    """`url` without its password, for logs and errors."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    credentials, _, host = parts.netloc.rpartition("@")
+    user, colon, _ = credentials.partition(":")
+    return urlunsplit(parts._replace(netloc=f"{user if colon else ''}***@{host}"))
+
+
+def _memory() -> BackendFactory:
+    from catga.backends.memory import open_backend as factory
+
+    return factory
+
+
+def _nats() -> BackendFactory:
+    from catga.backends.nats import open_backend as factory
+
+    return factory
+
+
+def _redis() -> BackendFactory:
+    from catga.backends.redis import open_backend as factory
+
+    return factory
+
+
+_BUILT_IN = {"memory": _memory, "nats": _nats, "tls": _nats, "redis": _redis, "rediss": _redis}
+
+
+def _factory(scheme: str) -> BackendFactory | None:
+    built_in = _BUILT_IN.get(scheme)
+    if built_in is not None:
+        return built_in()
+    for entry in entry_points(group=GROUP):
+        if entry.name == scheme:
+            factory: BackendFactory = entry.load()
+            return factory
+    return None

@@ -1,0 +1,34 @@
+"""The default load of a node: how full it is, or how late its event loop runs, whichever is worse."""
+
+import asyncio
+
+LATE = 0.25
+"""Seconds of event-loop lag that count as full."""
+
+
+class LoadMeter:
+    """Measures the event loop's lag by a timer of its own."""
+
+    def __init__(self, interval: float = 0.5) -> None:
+        self._interval = interval
+        self._loop = asyncio.get_running_loop()
+        self._due = self._loop.time() + interval
+        self._timer = self._loop.call_at(self._due, self._tick)
+        self.lag = 0.0
+        """Seconds, smoothed."""
+
+    def read(self, occupancy: float) -> float:
+        """The load, from calls in flight over capacity and the lag."""
+        return max(occupancy, min(self.lag / LATE, 1.0))
+
+    def close(self) -> None:
+        """Stop measuring."""
+        self._timer.cancel()
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        self.lag += 0.5 * (max(now - self._due, 0.0) - self.lag)
+        if self.lag < 0.001:
+            self.lag = 0.0
+        self._due = now + self._interval
+        self._timer = self._loop.call_at(self._due, self._tick)

@@ -1,0 +1,88 @@
+"""What `add_cluster` takes, checked at the call."""
+
+import platform
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from catga.abc import RoutingStrategy
+from catga.membership import MembershipSettings
+from catga.routing import RoundRobin
+
+
+class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """See `add_cluster` for what each means. Raises ValueError for a value that cannot work."""
+
+    url: str
+    node_id: str
+    service: str
+    endpoint: str
+    routing: RoutingStrategy
+    ttl: float
+    heartbeat_interval: float
+    probe_interval: float
+    request_timeout: float
+    connect_timeout: float
+    drain_timeout: float
+    max_concurrency: int
+    max_queue: int
+    load: Callable[[], float] | None
+    metadata: Mapping[str, str]
+    prefix: str
+    backend_options: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        check_name("node_id", self.node_id)
+        check_name("service", self.service)
+        if not self.prefix or any(c in self.prefix for c in " *>\t\r\n") or self.prefix.strip(".") != self.prefix:
+            raise ValueError(f"prefix must be a word of letters, digits, '-', '_' and inner dots, got {self.prefix!r}")
+        for name in ("ttl", "heartbeat_interval", "probe_interval", "request_timeout", "connect_timeout"):
+            check_positive(name, getattr(self, name))
+        if self.drain_timeout < 0:
+            raise ValueError(f"drain_timeout must be 0 or more seconds, got {self.drain_timeout}")
+        if self.ttl <= self.heartbeat_interval:
+            raise ValueError(
+                f"ttl ({self.ttl:g} s) must be longer than heartbeat_interval ({self.heartbeat_interval:g} s), "
+                "or every node expires between two heartbeats: use at least three times as long"
+            )
+        if self.ttl <= self.probe_interval:
+            raise ValueError(f"ttl ({self.ttl:g} s) must be longer than probe_interval ({self.probe_interval:g} s)")
+        if self.max_concurrency < 1:
+            raise ValueError(f"max_concurrency must be at least 1, got {self.max_concurrency}")
+        if self.max_queue < 0:
+            raise ValueError(f"max_queue must be 0 or more, got {self.max_queue}")
+
+    @property
+    def membership(self) -> MembershipSettings:
+        """The times of membership."""
+        return MembershipSettings(
+            ttl=self.ttl, heartbeat_interval=self.heartbeat_interval, probe_interval=self.probe_interval
+        )
+
+
+def default_routing(routing: RoutingStrategy | None) -> RoutingStrategy:
+    """`routing`, or round robin; raises TypeError for a class in place of an instance."""
+    if routing is None:
+        return RoundRobin()
+    if isinstance(routing, type) or not isinstance(routing, RoutingStrategy):
+        raise TypeError(f"routing must be a strategy object such as RoundRobin(), got {routing!r}")
+    return routing
+
+
+def default_node_id() -> str:
+    """The host's name and something no other process has."""
+    return f"{platform.node() or 'node'}-{secrets.token_hex(4)}"[-128:]
+
+
+def check_name(what: str, name: str) -> None:
+    """Raise ValueError unless `name` can be an id."""
+    if not 1 <= len(name) <= 128 or not name.isprintable() or name != name.strip():
+        raise ValueError(f"{what} must be 1 to 128 printable characters without spaces around them, got {name!r}")
+
+
+def check_positive(what: str, seconds: float) -> None:
+    """Raise ValueError unless `seconds` is a positive, finite number."""
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"{what} must be a positive number of seconds, got {seconds!r}")

@@ -1,0 +1,170 @@
+"""Every error catga raises or returns, one tree:
+
+    CatgaError
+    ├── HandlerNotFoundError
+    ├── DuplicateHandlerError
+    ├── InvalidMessageError
+    ├── CatgaTimeoutError          (also a TimeoutError)
+    ├── HandlerError
+    ├── OverloadedError
+    ├── ClosedError
+    ├── MissingExtraError          (also an ImportError)
+    └── ClusterError
+        ├── NodeNotFoundError
+        ├── NoNodeAvailableError
+        └── MaybeExecutedError
+
+An error crosses the wire as its ``code``, text and ``details`` and is rebuilt as the same class by
+the caller. A subclass of `CatgaError` that names a ``code`` of its own, defined on both sides,
+crosses the same way.
+"""
+
+from enum import Enum
+from typing import Any, ClassVar
+
+
+class Execution(Enum):
+    """What is known about the handler when a call failed. Failover is decided on this, nothing else."""
+
+    NO = "no"
+    """It never ran: trying another node is always safe."""
+    MAYBE = "maybe"
+    """It may have run: only an idempotent message is tried again."""
+    ANSWERED = "answered"
+    """The failure is the node's answer: another node would give the same."""
+
+
+class CatgaError(Exception):
+    """The root of the tree.
+
+    Attributes:
+        code: stable across versions and languages; what programs compare.
+        is_retryable: whether the same call may succeed later.
+        execution: whether the handler ran.
+        details: plain data (str, numbers, lists, dicts) that explains the failure.
+    """
+
+    code: ClassVar[str] = "catga"
+    is_retryable: bool = False
+    execution: Execution = Execution.ANSWERED
+
+    _classes: ClassVar[dict[str, type["CatgaError"]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "code" in cls.__dict__:
+            CatgaError._classes[cls.code] = cls
+
+    def __init__(self, message: str = "", *, details: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.details: dict[str, Any] = {} if details is None else details
+
+    @property
+    def message(self) -> str:
+        """The text, without the code."""
+        return str(self.args[0]) if self.args else ""
+
+    @staticmethod
+    def rebuild(
+        code: str,
+        message: str,
+        details: dict[str, Any],
+        *,
+        is_retryable: bool = False,
+        execution: Execution = Execution.ANSWERED,
+    ) -> "CatgaError":
+        """The error a peer described; a plain `CatgaError` where this process knows no such code.
+
+        A subclass's own ``__init__`` is not called: its arguments did not travel.
+        """
+        cls = CatgaError._classes.get(code, CatgaError)
+        error = cls.__new__(cls, message)
+        CatgaError.__init__(error, message, details=details)
+        error.is_retryable = is_retryable
+        error.execution = execution
+        if cls is CatgaError:
+            error.details = {"code": code, **error.details}
+        return error
+
+
+class HandlerNotFoundError(CatgaError):
+    """No handler is registered for this message here, or on any node of the cluster."""
+
+    code = "handler_not_found"
+    execution = Execution.NO
+
+
+class DuplicateHandlerError(CatgaError):
+    """A second handler for one request type, or two message types under one wire name."""
+
+    code = "duplicate_handler"
+
+
+class InvalidMessageError(CatgaError):
+    """A message that cannot be encoded, decoded or routed. ``details["path"]`` names the field."""
+
+    code = "invalid_message"
+
+
+class CatgaTimeoutError(CatgaError, TimeoutError):
+    """The deadline passed. ``execution`` tells whether the handler may have run."""
+
+    code = "timeout"
+    is_retryable = True
+    execution = Execution.MAYBE
+
+
+class HandlerError(CatgaError):
+    """A handler raised. ``details``: ``type`` (qualified name) and ``message`` of what it raised."""
+
+    code = "handler_error"
+
+
+class OverloadedError(CatgaError):
+    """Refused before running: the node's concurrency and its queue are full."""
+
+    code = "overloaded"
+    is_retryable = True
+    execution = Execution.NO
+
+
+class ClosedError(CatgaError):
+    """The mediator is not started, is draining, or has stopped."""
+
+    code = "closed"
+    execution = Execution.NO
+
+
+class MissingExtraError(CatgaError, ImportError):
+    """An optional dependency is not installed; the message has the install line."""
+
+    code = "missing_extra"
+
+
+class ClusterError(CatgaError):
+    """The bus or the cluster failed, not the handler."""
+
+    code = "cluster"
+    is_retryable = True
+    execution = Execution.NO
+
+
+class NodeNotFoundError(ClusterError):
+    """`send_to_node` named a node that is not a member."""
+
+    code = "node_not_found"
+    is_retryable = False
+
+
+class NoNodeAvailableError(ClusterError):
+    """Nodes that handle this message exist, but none could take it."""
+
+    code = "no_node_available"
+
+
+class MaybeExecutedError(ClusterError):
+    """The node died or went silent after the request left, and the message is not idempotent."""
+
+    code = "maybe_executed"
+    is_retryable = False
+    execution = Execution.MAYBE

@@ -1,0 +1,144 @@
+"""The path of one message through behaviors and handler, put together once, at its first use.
+
+Behaviors and handlers deal in plain values and exceptions. The result object is made here, at the very
+outside, so the whole cost of a pipeline with nothing in it is one coroutine and one `Success`.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from catga.abc import Behavior
+from catga.errors import CatgaError, Execution, HandlerError
+from catga.result import CatgaResult, Failure, ResultMetadata, Success
+
+Handler: TypeAlias = Callable[[Any], Any]
+Run: TypeAlias = Callable[[Any], Coroutine[Any, Any, CatgaResult[Any]]]
+Direct: TypeAlias = Callable[[Any], CatgaResult[Any]]
+
+
+class Pipeline(NamedTuple):
+    """A compiled path. ``direct`` runs it without a coroutine, where the handler is a plain function
+    with nothing around it."""
+
+    run: Run
+    direct: Direct | None
+
+
+def compile_request(
+    handler: Handler, behaviors: Sequence[Behavior], metadata: ResultMetadata, *, may_return_result: bool
+) -> Pipeline:
+    """The pipeline of a request.
+
+    Args:
+        may_return_result: the handler's annotation leaves open that it returns a `CatgaResult`.
+    """
+    is_async = is_coroutine_function(handler)
+    if not is_async and not behaviors and not may_return_result:
+        direct = _direct(handler, metadata)
+        return Pipeline(_asynchronous(direct), direct)
+    call: Callable[[Any], Awaitable[Any]] = handler if is_async else _awaitable(handler)
+    if may_return_result:
+        call = _unwrapping(call)
+    return Pipeline(_outermost(around(call, behaviors), metadata), None)
+
+
+def compile_event(handlers: Sequence[Handler], behaviors: Sequence[Behavior], metadata: ResultMetadata) -> Pipeline:
+    """The pipeline of an event: every handler runs, one after the other, whatever the others do."""
+    calls = tuple(around(h if is_coroutine_function(h) else _awaitable(h), behaviors) for h in handlers)
+    done: Success[None] = Success(None, metadata)
+
+    async def run(event: Any) -> CatgaResult[None]:
+        errors: list[CatgaError] | None = None
+        for call in calls:
+            try:
+                await call(event)
+            except Exception as error:  # noqa: BLE001 - the border around a user's handler
+                if errors is None:
+                    errors = []
+                errors.append(as_catga_error(error))
+        return done if errors is None else Failure(_combined(errors), metadata)
+
+    return Pipeline(run, None)
+
+
+def around(call: Callable[[Any], Awaitable[Any]], behaviors: Sequence[Behavior]) -> Callable[[Any], Awaitable[Any]]:
+    """`call` inside `behaviors`, the first of them outermost."""
+    for behavior in reversed(behaviors):
+        call = _step(behavior, call)
+    return call
+
+
+def _step(behavior: Behavior, call_next: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+    def call(message: Any) -> Awaitable[Any]:
+        return behavior(message, call_next)
+
+    return call
+
+
+def _outermost(call: Callable[[Any], Awaitable[Any]], metadata: ResultMetadata) -> Run:
+    async def run(message: Any) -> CatgaResult[Any]:
+        try:
+            return Success(await call(message), metadata)
+        except Exception as error:  # noqa: BLE001 - the border around a user's handler
+            return Failure(as_catga_error(error), metadata)
+
+    return run
+
+
+def _direct(handler: Handler, metadata: ResultMetadata) -> Direct:
+    def direct(message: Any) -> CatgaResult[Any]:
+        try:
+            return Success(handler(message), metadata)
+        except Exception as error:  # noqa: BLE001 - the border around a user's handler
+            return Failure(as_catga_error(error), metadata)
+
+    return direct
+
+
+def _asynchronous(direct: Direct) -> Run:
+    async def run(message: Any) -> CatgaResult[Any]:
+        return direct(message)
+
+    return run
+
+
+def _awaitable(handler: Handler) -> Callable[[Any], Awaitable[Any]]:
+    async def call(message: Any) -> Any:
+        return handler(message)
+
+    return call
+
+
+def _unwrapping(call: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+    async def unwrapped(message: Any) -> Any:
+        value = await call(message)
+        if isinstance(value, Success | Failure):
+            return value.unwrap()
+        return value
+
+    return unwrapped
+
+
+def is_coroutine_function(handler: Handler) -> bool:
+    """Whether calling `handler` gives a coroutine: also for an object with an ``async def __call__``."""
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
+
+
+def as_catga_error(error: Exception) -> CatgaError:
+    """`error` itself if it belongs to our tree, else a `HandlerError` that tells of it."""
+    if isinstance(error, CatgaError):
+        # It ran: that it was refused further down (a nested call) is not a reason to run it elsewhere.
+        error.execution = Execution.ANSWERED
+        return error
+    name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    wrapped = HandlerError(f"{name}: {error}", details={"type": name, "message": str(error)})
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _combined(errors: Sequence[CatgaError]) -> CatgaError:
+    if len(errors) == 1:
+        return errors[0]
+    texts = [str(error) for error in errors]
+    return HandlerError(f"{len(errors)} handlers failed: {'; '.join(texts)}", details={"failures": texts})

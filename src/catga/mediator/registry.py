@@ -1,0 +1,183 @@
+"""Which handler belongs to which message, and the pipelines compiled from that."""
+
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any, get_args, get_origin
+
+from catga.abc import Behavior
+from catga.errors import DuplicateHandlerError, HandlerNotFoundError, InvalidMessageError
+from catga.mediator.pipeline import Handler, Pipeline, Run, compile_event, compile_request
+from catga.messages import is_event, is_request, wire_name
+from catga.result import LOCAL, CatgaResult, Failure, ResultMetadata, Success
+
+
+class Registry:
+    """The handler table. Whoever shares it shares its handlers; each user compiles its own pipelines."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, type] = {}
+        """Wire name → message class of everything that has a handler: the allow-list of decoding."""
+        self.generation = 0
+        """Grows with each registration: compiled pipelines of an older one are stale."""
+        self._requests: dict[type, Handler] = {}
+        self._events: dict[type, tuple[Handler, ...]] = {}
+        self._behaviors: list[tuple[Behavior, tuple[type, ...]]] = []
+        self._listeners: list[Callable[[], None]] = []
+
+    def add(self, cls: type, handler: Handler) -> None:
+        """Bind `handler` to the message class `cls`.
+
+        Raises:
+            DuplicateHandlerError: a request has one already, or another class has the same wire name.
+            InvalidMessageError: `cls` is neither a request nor an event.
+        """
+        name = wire_name(cls)
+        owner = self.names.get(name, cls)
+        if owner is not cls:
+            raise DuplicateHandlerError(f"two message classes have the wire name {name!r}: {owner!r} and {cls!r}")
+        if is_request(cls):
+            if cls in self._requests:
+                raise DuplicateHandlerError(
+                    f"{name} is handled by {_label(self._requests[cls])} already: a request has exactly one handler"
+                )
+            self._requests[cls] = handler
+        elif is_event(cls):
+            self._events[cls] = (*self._events.get(cls, ()), handler)
+        else:
+            raise InvalidMessageError(f"{cls!r} is no message: derive it from Request[R] or Event")
+        self.names[name] = cls
+        self._changed()
+
+    def add_behavior(self, behavior: Behavior, only: tuple[type, ...]) -> None:
+        """Put `behavior` inside those added before it; around messages of the classes `only`, if any."""
+        self._behaviors.append((behavior, only))
+        self._changed()
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after each registration."""
+        self._listeners.append(listener)
+
+    def compile(self, cls: type, metadata: ResultMetadata) -> Pipeline | None:
+        """The pipeline of a message class; None where it has no handler."""
+        behaviors = [b for b, only in self._behaviors if not only or issubclass(cls, only)]
+        if (handler := self._requests.get(cls)) is not None:
+            return compile_request(handler, behaviors, metadata, may_return_result=_may_return_result(handler))
+        if (handlers := self._events.get(cls)) is not None:
+            return compile_event(handlers, behaviors, metadata)
+        return None
+
+    def not_found(self, cls: type) -> HandlerNotFoundError:
+        """The error for a request nobody handles, with the handled names that look like it."""
+        return handler_not_found(wire_name(cls), {name: () for name in self.names})
+
+    def _changed(self) -> None:
+        self.generation += 1
+        for listener in self._listeners:
+            listener()
+
+
+class Runners(dict[type, Run]):
+    """Message class → compiled pipeline, filled on first use: a dictionary look-up is all a call costs."""
+
+    def __init__(self, registry: Registry, metadata: ResultMetadata = LOCAL) -> None:
+        super().__init__()
+        self.registry = registry
+        self.metadata = metadata
+        registry.on_change(self.clear)
+
+    def __missing__(self, cls: type) -> Run:
+        pipeline = self.registry.compile(cls, self.metadata)
+        if pipeline is not None:
+            self[cls] = pipeline.run
+            return pipeline.run
+        return self._no_handler
+
+    async def _no_handler(self, message: object) -> CatgaResult[Any]:
+        if is_event(type(message)):
+            return Success(None, self.metadata)
+        if not is_request(type(message)):
+            return Failure(InvalidMessageError(f"{type(message)!r} is no message: derive it from Request[R] or Event"))
+        return Failure(self.registry.not_found(type(message)), self.metadata)
+
+
+def handler_not_found(name: str, known: dict[str, Sequence[str]]) -> HandlerNotFoundError:
+    """The error for a message nobody handles.
+
+    Args:
+        name: its wire name.
+        known: wire names that are handled, each with the nodes that handle it.
+    """
+    import difflib  # only a mistake needs it
+
+    short = name.rpartition(".")[2]
+    by_short = {known_name.rpartition(".")[2]: known_name for known_name in known}
+    near = [by_short[s] for s in difflib.get_close_matches(short, by_short, n=3)]
+    text = f"no handler for {name}"
+    if near:
+        text += f"; did you mean {', '.join(near)}?"
+    if known:
+        listed = [f"{n} ({', '.join(nodes)})" if nodes else n for n, nodes in sorted(known.items())[:20]]
+        text += f" Handled: {', '.join(listed)}" if near else f"; handled: {', '.join(listed)}"
+    else:
+        text += "; nothing is handled at all: was the module with the handlers imported?"
+    details = {"name": name, "near": near, "handled": {n: list(nodes) for n, nodes in known.items()}}
+    return HandlerNotFoundError(text, details=details)
+
+
+def message_type_of(handler: Handler, frame: FrameType | None) -> type:
+    """The class of the message that `handler` takes, from the annotation of its first parameter.
+
+    Args:
+        frame: where the decorator stands, whose local classes the annotation may name.
+    """
+    function = handler if inspect.isroutine(handler) else handler.__call__
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls")]
+    annotation: Any = parameters[0].annotation if parameters else inspect.Parameter.empty
+    if isinstance(annotation, str):
+        annotation = _evaluate(annotation, function, frame)
+    if not (is_request(annotation) or is_event(annotation)):
+        raise InvalidMessageError(
+            f"{_label(handler)} must annotate its first parameter with a request or event class, got {annotation!r}"
+        )
+    return annotation  # type: ignore[no-any-return]
+
+
+def caller_frame(depth: int) -> FrameType:
+    """The frame `depth` calls above the caller of this function."""
+    return sys._getframe(depth + 1)  # pyright: ignore[reportPrivateUsage]
+
+
+def _may_return_result(handler: Handler) -> bool:
+    """False only where the annotation says that the handler returns a plain value."""
+    function = inspect.unwrap(handler if inspect.isroutine(handler) else handler.__call__)
+    annotation: Any = getattr(function, "__annotations__", {}).get("return", inspect.Parameter.empty)
+    if annotation is inspect.Parameter.empty or annotation in (Any, object):
+        return True
+    if isinstance(annotation, str):
+        return any(word in annotation for word in ("Result", "Success", "Failure", "Any", "object"))
+    return any(part in (Success, Failure, Any, object) for part in _parts(annotation))
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    yield get_origin(annotation) or annotation
+    if get_origin(annotation) in (typing.Union, type(int | str)):
+        for argument in get_args(annotation):
+            yield from _parts(argument)
+
+
+def _evaluate(annotation: str, function: Any, frame: FrameType | None) -> Any:
+    names: dict[str, Any] = dict(getattr(inspect.unwrap(function), "__globals__", {}))
+    if frame is not None:
+        names.update(frame.f_locals)
+    try:
+        return eval(annotation, names)  # noqa: S307 - the handler's own annotation
+    except NameError as error:
+        raise InvalidMessageError(f"the annotation {annotation!r} of {_label(function)} is not defined: {error}") from error
+
+
+def _label(handler: Any) -> str:
+    function = inspect.unwrap(handler)
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"

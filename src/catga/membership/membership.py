@@ -1,0 +1,325 @@
+"""`Membership`: the view kept true by discovery and probes. The only place where the rules meet I/O."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import msgspec
+
+from catga.abc import Departure, NodeDiscovery, Observation, Sighting
+from catga.errors import ClusterError
+from catga.membership.hearing import HearingClock
+from catga.membership.probe import Prober
+from catga.membership.view import View
+from catga.membership.watchers import Watcher
+from catga.node import LeftReason, NodeChangeEvent, NodeInfo, NodeState
+
+logger = logging.getLogger("catga.membership")
+
+
+class MembershipSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Times, in seconds.
+
+    Attributes:
+        ttl: the lease. A node unheard of for so long has left, if nothing found it out before.
+        heartbeat_interval: the lease is refreshed this often, ± 20 %.
+        probe_interval: one member is probed this often; a silence of three of them is one's own deafness.
+        confirm: nobody must have listened on a node's inbox for so long before it counts as crashed.
+        settle: after the link came back nobody is declared dead for so long.
+    """
+
+    ttl: float = 120.0
+    heartbeat_interval: float = 30.0
+    probe_interval: float = 1.0
+    confirm: float = 1.0
+    settle: float = 5.0
+
+
+class Host(Protocol):
+    """What membership asks of the node it serves."""
+
+    def ping(self, node: NodeInfo, /) -> None:
+        """Send a ping to the inbox of `node` (which may be this node itself)."""
+        ...
+
+    def on_change(self, event: NodeChangeEvent, /) -> None:
+        """The view changed."""
+        ...
+
+    def on_fenced(self, incarnation: int, /) -> None:
+        """Another process took this node's id, with a newer incarnation: stop taking work."""
+        ...
+
+    async def on_rejoin(self, incarnation: int, /) -> None:
+        """The others buried this node although it lives: move the inbox to a new incarnation."""
+        ...
+
+
+class Membership:
+    """One node's membership: registers it, keeps its lease, watches and probes the others.
+
+    Args:
+        discovery: carries the records.
+        node: this node's record; its incarnation may still grow while it joins.
+        load: this node's load, asked at each heartbeat.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        discovery: NodeDiscovery,
+        node: NodeInfo,
+        host: Host,
+        settings: MembershipSettings,
+        *,
+        load: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
+        random: random.Random | None = None,
+    ) -> None:
+        self.me = node
+        self.fenced = False
+        self.foreign = 0
+        """Observations of this node's own id that were stale, or another process's."""
+        self._discovery = discovery
+        self._host = host
+        self._settings = settings
+        self._load = load
+        self._random = random or _system_random()
+        self._watchers: set[Watcher] = set()
+        self._joined = False
+        self._announced_load = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failing: set[str] = set()
+        self.hearing = HearingClock(clock, max_gap=3 * settings.probe_interval)
+        self.view = View(ttl=settings.ttl, clock=clock, hearing=self.hearing, on_change=self._changed)
+        self.prober = Prober(
+            node.node_id,
+            self.view,
+            self.hearing,
+            ttl=settings.ttl,
+            interval=settings.probe_interval,
+            confirm=settings.confirm,
+            settle=settings.settle,
+            random=self._random,
+        )
+
+    # -- life -----------------------------------------------------------------------------------------
+
+    async def sync(self) -> None:
+        """First step of joining: learn who is there, and outgrow every former life of this node's id."""
+        await self._discovery.watch(self._observe)
+        for observation in await self._discovery.get_nodes():
+            self._observe(observation)
+
+    async def join(self) -> None:
+        """Second step: announce this node and start the loops. The inbox is subscribed by now.
+
+        Raises:
+            ClusterError: the bus cannot be reached.
+        """
+        self._joined = True
+        self._refresh()
+        await self._discovery.register(self.me)
+        settings = self._settings
+        self._loop_every(settings.heartbeat_interval, self._heartbeat, "heartbeat")
+        self._loop_every(settings.probe_interval, self._probe, "probe", jitter=0.0)
+        self._loop_every(settings.ttl / 4, self._reconcile, "reconcile")
+
+    async def update(self, **fields: object) -> None:
+        """Change this node's record and tell the others."""
+        self.me = msgspec.structs.replace(self.me, sequence=self.me.sequence + 1, **fields)
+        self._refresh()
+        if self._joined and not self.fenced:
+            await self._discovery.register(self.me)
+
+    async def leave(self) -> None:
+        """Unregister and stop the loops. Never raises for a bus that is gone."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._joined and not self.fenced:
+            try:
+                await self._discovery.unregister(self.me.node_id, self.me.incarnation, LeftReason.DRAINED)
+            except ClusterError as error:
+                logger.warning("could not unregister: the lease will run out", extra={"catga_error": str(error)})
+        self._joined = False
+        await self._discovery.aclose()
+        for watcher in list(self._watchers):
+            watcher.close()
+
+    # -- what the node tells --------------------------------------------------------------------------
+
+    def heard(self, node_id: str, incarnation: int, load: float) -> None:
+        """Something came from that node over the bus."""
+        self.hearing.heard()
+        if node_id == self.me.node_id:
+            if incarnation > self.me.incarnation:
+                self.outgrown(incarnation)
+            return
+        self.prober.alive(node_id)
+        self.view.alive(node_id, incarnation, load)
+
+    def outgrown(self, incarnation: int) -> None:
+        """Somebody knows a newer incarnation of this node's id.
+
+        While it joins the node outgrows that one, which is its own former life on a machine whose clock was
+        ahead. Later it can only be another process: this one is fenced.
+        """
+        if incarnation <= self.me.incarnation or self.fenced:
+            return
+        if not self._joined:
+            self.me = msgspec.structs.replace(self.me, incarnation=incarnation + 1)
+            return
+        self.fenced = True
+        logger.critical(
+            "fenced: another process has taken this node's id; this one takes no more work",
+            extra={"catga_node_id": self.me.node_id, "catga_newer_incarnation": incarnation},
+        )
+        self._host.on_fenced(incarnation)
+
+    def unlistened(self, node_id: str, incarnation: int) -> None:
+        """Nobody listened on that node's inbox."""
+        self.prober.unlistened(node_id, incarnation)
+
+    def silent(self, node_id: str, incarnation: int) -> None:
+        """The node owes replies and does not answer."""
+        self.prober.overdue(node_id)
+        self.view.suspect(node_id, incarnation)
+
+    def link_up(self) -> None:
+        """The link is back: the gap proves nothing about the others, but may have hidden news."""
+        self.prober.link_up()
+        self._spawn(self._after_reconnect(), "reconcile")
+
+    def watch(self) -> Watcher:
+        """A new watcher: first every member, then changes."""
+        watcher = Watcher(self.view.snapshot(), self.view.version, self._watchers.discard)
+        self._watchers.add(watcher)
+        return watcher
+
+    # -- observations ---------------------------------------------------------------------------------
+
+    def _observe(self, observation: Observation) -> None:
+        self.hearing.heard()
+        if isinstance(observation, Departure):
+            if observation.node_id == self.me.node_id:
+                self._heard_of_my_end(observation)
+            else:
+                self.view.observe(observation)
+        elif observation.node.node_id == self.me.node_id:
+            self.outgrown(observation.node.incarnation)
+        elif self.view.observe(observation) and observation.age <= 0:
+            self.prober.alive(observation.node.node_id)
+
+    def _heard_of_my_end(self, departure: Departure) -> None:
+        if departure.incarnation > self.me.incarnation:
+            self.outgrown(departure.incarnation)
+        elif departure.incarnation == self.me.incarnation and self._joined and not self.fenced:
+            logger.error(
+                "declared %s by the others while alive: rejoining", departure.reason.value,
+                extra={"catga_node_id": self.me.node_id},
+            )
+            self._spawn(self._rejoin(departure.incarnation + 1), "rejoin")
+
+    async def _rejoin(self, incarnation: int) -> None:
+        if incarnation <= self.me.incarnation:
+            return
+        self.me = msgspec.structs.replace(self.me, incarnation=incarnation, sequence=0)
+        await self._host.on_rejoin(incarnation)
+        self._refresh()
+        await self._discovery.register(self.me)
+
+    def _changed(self, event: NodeChangeEvent) -> None:
+        for watcher in self._watchers:
+            watcher.push(event)
+        self._host.on_change(event)
+
+    def _refresh(self) -> None:
+        """Put this node's own record into its view."""
+        self.view.observe(Sighting(self.me))
+
+    # -- loops ----------------------------------------------------------------------------------------
+
+    async def _heartbeat(self) -> None:
+        if self.fenced:
+            return
+        load = round(self._load(), 3)
+        self.me = msgspec.structs.replace(self.me, load=load)
+        if load_bucket(load) == self._announced_load:
+            await self._discovery.heartbeat(self.me)
+        else:
+            self._announced_load = load_bucket(load)
+            await self.update(load=load)
+
+    async def _probe(self) -> None:
+        self.view.alive(self.me.node_id, self.me.incarnation)
+        if self.hearing.silence >= self._settings.probe_interval / 2:
+            self._host.ping(self.me)
+        for node in self.prober.tick():
+            self._host.ping(node)
+        for departure in self.prober.crashed():
+            if self.view.observe(departure):
+                await self._discovery.unregister(*departure)
+        self.view.expire()
+
+    async def _reconcile(self) -> None:
+        mine: int | None = None
+        for observation in await self._discovery.get_nodes():
+            if not isinstance(observation, Departure) and observation.node.node_id == self.me.node_id:
+                mine = observation.node.incarnation
+            self._observe(observation)
+        if mine is None and not self.fenced and self._joined and self.me.state is not NodeState.LEFT:
+            await self._discovery.register(self.me)
+
+    async def _after_reconnect(self) -> None:
+        if self._joined and not self.fenced:
+            await asyncio.sleep(self._random.uniform(0.0, 0.25))  # not all nodes in one instant
+            await self.update()
+            await self._reconcile()
+
+    def _loop_every(
+        self, interval: float, step: Callable[[], Awaitable[None]], name: str, *, jitter: float = 0.2
+    ) -> None:
+        async def loop() -> None:
+            while True:
+                await asyncio.sleep(interval * self._random.uniform(1 - jitter, 1 + jitter))
+                await self._guard(step(), name)
+
+        self._task(loop(), name)
+
+    def _spawn(self, step: Awaitable[None], name: str) -> None:
+        self._task(self._guard(step, name), name)
+
+    async def _guard(self, step: Awaitable[None], name: str) -> None:
+        """Run one step of a loop that must go on: a failure is told once, and so is its end."""
+        try:
+            await step
+        except Exception as error:  # noqa: BLE001 - the border of a background loop
+            if name not in self._failing:
+                self._failing.add(name)
+                logger.warning(
+                    "%s fails; it is tried again", name,
+                    extra={"catga_error": repr(error)}, exc_info=not isinstance(error, ClusterError),
+                )
+        else:
+            if name in self._failing:
+                self._failing.discard(name)
+                logger.info("%s works again", name)
+
+    def _task(self, coroutine: Awaitable[None], name: str) -> None:
+        task = asyncio.ensure_future(coroutine)
+        task.set_name(f"catga-{name}-{self.me.node_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def load_bucket(load: float) -> int:
+    """Loads of one bucket are not worth an announcement: 0, then one bucket per quarter up to twice full."""
+    return min(int(load * 4), 8)
+
+
+def _system_random() -> random.Random:
+    return random.Random(random.SystemRandom().getrandbits(64))

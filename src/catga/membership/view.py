@@ -1,0 +1,245 @@
+"""The view: a node's own picture of the members. Pure rules, no I/O, an injected clock.
+
+Observations go in (records, departures, signs of life, suspicions), in any order and any number of times;
+each change of the picture comes out exactly once.
+
+The rules (numbered as in docs/architecture.md):
+
+1. A record counts only if its (incarnation, sequence) is newer than what is known or buried.
+2. Ages are hearing time (`catga.membership.hearing`).
+4. A lease that ran out removes a node; tombstones outlive what a stale message may live.
+5. Suspicion is reversible and immediate; leaving is announced once and buries the incarnation.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from catga.abc import Departure, Observation, Sighting
+from catga.membership.hearing import HearingClock
+from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
+
+MAX_TOMBSTONES = 10_000
+MAX_MEMBERS = 10_000
+
+
+class _Member(msgspec.Struct):
+    record: NodeInfo  # as the node published it
+    shown: NodeInfo  # as the watchers were told: the record, with our own suspicion and our own clock
+    seen: float  # hearing time of its last sign of life
+    resets: int
+    suspect: bool = False
+
+
+class View:
+    """Members by id. Every method is synchronous and calls `on_change` for each change, in order.
+
+    Args:
+        ttl: seconds of hearing without a sign of life after which a node has left.
+        clock: seconds, monotonic; the one that ``last_seen`` is read from.
+        hearing: this observer's hearing time.
+        on_change: told of every change, once.
+    """
+
+    def __init__(
+        self,
+        *,
+        ttl: float,
+        clock: Callable[[], float],
+        hearing: HearingClock,
+        on_change: Callable[[NodeChangeEvent], None],
+    ) -> None:
+        self._ttl = ttl
+        self._clock = clock
+        self._hearing = hearing
+        self._on_change = on_change
+        self._members: dict[str, _Member] = {}
+        self._tombstones: OrderedDict[str, tuple[int, LeftReason, float]] = OrderedDict()
+        self._nodes: tuple[NodeInfo, ...] | None = ()
+        self._suspects: set[str] = set()
+        self._oldest = 0.0  # no member was last seen before this
+        self.version = 0
+        """Grows by one with each change."""
+        self.rejected = 0
+        """Records refused because the view was full."""
+
+    # -- reading --------------------------------------------------------------------------------------
+
+    def nodes(self) -> tuple[NodeInfo, ...]:
+        """All members, sorted by id. The same tuple until something changes (a load report is no change)."""
+        if self._nodes is None:
+            self._nodes = tuple(self._members[node_id].shown for node_id in sorted(self._members))
+        return self._nodes
+
+    def snapshot(self) -> list[NodeInfo]:
+        """All members, sorted by id, with their latest load and ``last_seen``."""
+        return [self._show(self._members[node_id]) for node_id in sorted(self._members)]
+
+    def get(self, node_id: str) -> NodeInfo | None:
+        """One member."""
+        member = self._members.get(node_id)
+        return None if member is None else member.shown
+
+    def age(self, node_id: str) -> float | None:
+        """Seconds of hearing since the member's last sign of life; None if it is no member."""
+        member = self._members.get(node_id)
+        return None if member is None else self._age(member)
+
+    def older_than(self, age: float) -> list[NodeInfo]:
+        """Members without a sign of life for more than `age` seconds of hearing. Cheap when there are none."""
+        if self._hearing.now - self._oldest <= age:
+            return []
+        self._oldest = self._hearing.now - max((self._age(m) for m in self._members.values()), default=0.0)
+        return [m.shown for m in self._members.values() if self._age(m) > age]
+
+    def load(self, node_id: str) -> float:
+        """A member's latest load; 0 if it is none."""
+        member = self._members.get(node_id)
+        return 0.0 if member is None else member.record.load
+
+    def suspects(self) -> list[str]:
+        """Ids of the members that this observer suspects."""
+        return list(self._suspects)
+
+    def known_incarnation(self, node_id: str) -> int:
+        """The newest incarnation heard of, alive or buried; 0 if the id is unknown."""
+        member = self._members.get(node_id)
+        buried = self._tombstones.get(node_id, (0,))[0]
+        return max(buried, member.record.incarnation if member else 0)
+
+    def observations(self) -> Iterator[Observation]:
+        """The whole view in the form in which another view takes it in: sightings with their ages, departures."""
+        for member in self._members.values():
+            yield Sighting(member.record, self._age(member))
+        for node_id, (incarnation, reason, _) in self._tombstones.items():
+            yield Departure(node_id, incarnation, reason)
+
+    # -- observing ------------------------------------------------------------------------------------
+
+    def observe(self, observation: Observation) -> bool:
+        """Take in a record or a departure. Returns whether it was news."""
+        if isinstance(observation, Departure):
+            return self._bury(observation.node_id, observation.incarnation, observation.reason)
+        return self._sight(observation.node, observation.age)
+
+    def alive(self, node_id: str, incarnation: int, load: float | None = None) -> None:
+        """A sign of life straight from the node: a reply, a ping, a pong. Its load is kept without an event: it
+        changes with every reply."""
+        member = self._members.get(node_id)
+        if member is None or member.record.incarnation != incarnation:
+            return
+        self._touch(member, 0.0)
+        if load is not None and load != member.record.load:
+            member.record = msgspec.structs.replace(member.record, load=load)
+        if member.suspect:
+            self._trust(member)
+            self._update(member)
+
+    def suspect(self, node_id: str, incarnation: int) -> None:
+        """The node does not answer this observer: stop choosing it, until its next sign of life."""
+        member = self._members.get(node_id)
+        if member is None or member.record.incarnation != incarnation or member.suspect:
+            return
+        member.suspect = True
+        self._suspects.add(node_id)
+        self._update(member)
+
+    def expire(self) -> list[NodeInfo]:
+        """Remove the members whose lease ran out; returns them. Forgets tombstones that outlived their use."""
+        gone = self.older_than(self._ttl)
+        for record in gone:
+            self._bury(record.node_id, record.incarnation, LeftReason.EXPIRED)
+        horizon = self._hearing.now - 2 * self._ttl
+        while self._tombstones:
+            node_id, (_, _, buried_at) = next(iter(self._tombstones.items()))
+            if buried_at >= horizon and len(self._tombstones) <= MAX_TOMBSTONES:
+                break
+            del self._tombstones[node_id]
+        return gone
+
+    # -- the rules ------------------------------------------------------------------------------------
+
+    def _sight(self, record: NodeInfo, age: float) -> bool:
+        if record.incarnation <= self._tombstones.get(record.node_id, (-1,))[0]:
+            return False
+        member = self._members.get(record.node_id)
+        if member is None:
+            return self._join(record, age)
+        if record.version < member.record.version:
+            return False
+        if record.version == member.record.version:
+            self._touch(member, age)
+            return False
+        restarted = record.incarnation > member.record.incarnation
+        if restarted:  # its former life ended, noticed or not
+            self._bury(record.node_id, member.record.incarnation, LeftReason.CRASHED)
+            return self._join(record, age)
+        member.record = record
+        self._touch(member, age)
+        if age <= 0:
+            self._trust(member)
+        self._update(member)
+        return True
+
+    def _join(self, record: NodeInfo, age: float) -> bool:
+        if age > self._ttl:
+            return False
+        if len(self._members) >= MAX_MEMBERS:
+            self.rejected += 1
+            return False
+        member = _Member(record, record, 0.0, self._hearing.resets)
+        member.seen = self._hearing.now - age
+        self._oldest = min(self._oldest, member.seen)
+        member.shown = self._show(member)
+        self._members[record.node_id] = member
+        self._emit(NodeChangeType.JOINED, member.shown)
+        return True
+
+    def _bury(self, node_id: str, incarnation: int, reason: LeftReason) -> bool:
+        if incarnation <= self._tombstones.get(node_id, (-1,))[0]:
+            return False
+        self._tombstones[node_id] = (incarnation, reason, self._hearing.now)
+        self._tombstones.move_to_end(node_id)
+        if len(self._tombstones) > MAX_TOMBSTONES:
+            self._tombstones.popitem(last=False)
+        member = self._members.get(node_id)
+        if member is None or member.record.incarnation > incarnation:
+            return True
+        del self._members[node_id]
+        self._suspects.discard(node_id)
+        left = msgspec.structs.replace(member.shown, state=NodeState.LEFT)
+        self._emit(NodeChangeType.LEFT, left, reason)
+        return True
+
+    def _trust(self, member: _Member) -> None:
+        member.suspect = False
+        self._suspects.discard(member.record.node_id)
+
+    def _touch(self, member: _Member, age: float) -> None:
+        member.seen = max(self._hearing.now - self._age(member), self._hearing.now - max(age, 0.0))
+        member.resets = self._hearing.resets
+
+    def _age(self, member: _Member) -> float:
+        # A silence too long to be told from deafness started every age anew (rule 2).
+        return self._hearing.now - member.seen if member.resets == self._hearing.resets else self._after_reset(member)
+
+    def _after_reset(self, member: _Member) -> float:
+        member.resets = self._hearing.resets
+        member.seen = self._hearing.now
+        return 0.0
+
+    def _show(self, member: _Member) -> NodeInfo:
+        suspected = member.suspect and member.record.state is NodeState.ALIVE
+        state = NodeState.SUSPECT if suspected else member.record.state
+        last_seen = self._clock() - max(self._age(member), 0.0)
+        return msgspec.structs.replace(member.record, state=state, last_seen=last_seen)
+
+    def _update(self, member: _Member) -> None:
+        member.shown = self._show(member)
+        self._emit(NodeChangeType.UPDATED, member.shown)
+
+    def _emit(self, kind: NodeChangeType, node: NodeInfo, reason: LeftReason | None = None) -> None:
+        self._nodes = None
+        self.version += 1
+        self._on_change(NodeChangeEvent(kind, node, self.version, reason))

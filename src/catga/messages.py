@@ -1,0 +1,177 @@
+"""What travels: `Request[R]` and `Event` markers, delivery options, and wire names.
+
+A message is any class msgspec can encode (a frozen dataclass, a `msgspec.Struct`, an attrs class) or a
+pydantic model, with one of the two markers among its bases.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import PurePath
+from typing import Any, Generic, TypeVar, get_args, get_origin
+
+import msgspec
+
+from catga.errors import InvalidMessageError
+
+R_co = TypeVar("R_co", covariant=True)
+M = TypeVar("M")
+
+
+class Request(Generic[R_co]):
+    """A message with exactly one handler, answered with an ``R``."""
+
+    __slots__ = ()
+
+
+class Event:
+    """A message with any number of handlers and no answer."""
+
+    __slots__ = ()
+
+
+Key = str | Callable[[Any], object]
+
+
+class MessageOptions(msgspec.Struct, frozen=True):
+    """How a message is delivered; see `message`."""
+
+    idempotent: bool = False
+    key: Key | None = None
+    timeout: float | None = None
+    name: str | None = None
+
+
+_OPTIONS = "__catga_options__"
+_DEFAULTS = MessageOptions()
+
+
+def message(
+    *,
+    idempotent: bool = False,
+    key: Key | None = None,
+    timeout: float | None = None,
+    name: str | None = None,
+) -> Callable[[type[M]], type[M]]:
+    """Give a message class its delivery options. Subclasses inherit all but ``name``.
+
+    Args:
+        idempotent: safe to run twice, so it may be tried again after a failure that leaves its
+            execution in doubt.
+        key: what consistent hashing uses: a field's name, or a function of the message.
+        timeout: seconds, over the cluster's ``request_timeout``.
+        name: the wire name, by default ``module.Qualname``.
+
+    Raises:
+        InvalidMessageError: `timeout` is not positive, or `key` names no field of the class.
+    """
+    if timeout is not None and not timeout > 0:
+        raise InvalidMessageError(f"timeout must be a positive number of seconds, got {timeout!r}")
+
+    def decorate(cls: type[M]) -> type[M]:
+        if isinstance(key, str) and not _has_field(cls, key):
+            raise InvalidMessageError(f"key={key!r} names no field of {cls.__qualname__}")
+        setattr(cls, _OPTIONS, MessageOptions(idempotent, key, timeout, name))
+        return cls
+
+    return decorate
+
+
+def options_of(cls: type) -> MessageOptions:
+    """The options of a message class: its own, or those it inherits (without their name)."""
+    options: MessageOptions = getattr(cls, _OPTIONS, _DEFAULTS)
+    if options.name is not None and _OPTIONS not in cls.__dict__:
+        return msgspec.structs.replace(options, name=None)
+    return options
+
+
+def wire_name(cls: type) -> str:
+    """The name a message class has on the bus, the same in every process.
+
+    ``__main__`` is mapped to the module name of the script, so that a worker run as a script and a caller
+    that imports it agree.
+    """
+    name = options_of(cls).name
+    if name is not None:
+        return name
+    module = cls.__module__
+    if module == "__main__":
+        module = _main_module()
+    return f"{module}.{cls.__qualname__}"
+
+
+def _main_module() -> str:
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:  # python -m package.module
+        return str(spec.name).removesuffix(".__main__")
+    path = getattr(main, "__file__", None)
+    return PurePath(path).stem if path else "__main__"
+
+
+def key_of(message: object) -> object:
+    """The routing key of a message.
+
+    Raises:
+        InvalidMessageError: its class declares no key, or the key function failed.
+    """
+    cls = type(message)
+    key = options_of(cls).key
+    if key is None:
+        raise InvalidMessageError(
+            f"{cls.__qualname__} has no key: declare one with @message(key=...) to route it by consistent hashing"
+        )
+    try:
+        return getattr(message, key) if isinstance(key, str) else key(message)
+    except Exception as error:  # noqa: BLE001 - a user's function
+        raise InvalidMessageError(f"the key of {cls.__qualname__} failed: {error!r}") from error
+
+
+def is_request(cls: type) -> bool:
+    """Whether `cls` is a request type."""
+    return isinstance(cls, type) and issubclass(cls, Request)
+
+
+def is_event(cls: type) -> bool:
+    """Whether `cls` is an event type."""
+    return isinstance(cls, type) and issubclass(cls, Event)
+
+
+def response_type(cls: type) -> Any:
+    """The ``R`` of a request class that derives from ``Request[R]``, however far up.
+
+    Raises:
+        InvalidMessageError: `cls` derives from a bare ``Request``, or R cannot be resolved.
+    """
+    found = _response_argument(cls, {})
+    if found is None or isinstance(found, TypeVar):
+        raise InvalidMessageError(
+            f"{cls.__qualname__} does not say what it is answered with: derive from Request[R], e.g. Request[None]"
+        )
+    if isinstance(found, str) or type(found).__name__ == "ForwardRef":
+        return _resolve(cls, found if isinstance(found, str) else found.__forward_arg__)
+    return found
+
+
+def _response_argument(cls: type, bound: dict[Any, Any]) -> Any:
+    """R as `cls` binds it, with the type variables of its generic bases replaced on the way up."""
+    for base in getattr(cls, "__orig_bases__", cls.__bases__):
+        origin = get_origin(base) or base
+        args = tuple(bound.get(arg, arg) for arg in get_args(base))
+        if origin is Request:
+            return args[0] if args else None
+        if is_request(origin):
+            return _response_argument(origin, dict(zip(getattr(origin, "__parameters__", ()), args, strict=False)))
+    return None
+
+
+def _resolve(cls: type, expression: str) -> Any:
+    namespace = vars(sys.modules.get(cls.__module__, sys.modules["builtins"]))
+    try:
+        return eval(expression, dict(namespace), {cls.__name__: cls})  # noqa: S307 - the class's own annotation
+    except NameError as error:
+        raise InvalidMessageError(f"the response type {expression!r} of {cls.__qualname__} is not defined") from error
+
+
+def _has_field(cls: type, field: str) -> bool:
+    annotated = any(field in getattr(base, "__annotations__", {}) for base in cls.__mro__)
+    return annotated or hasattr(cls, field)

@@ -1,0 +1,81 @@
+"""What a cluster knows of a member, and how that changes."""
+
+from enum import Enum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+
+class NodeState(Enum):
+    """alive: routed to. suspect: silent, used only if nobody else can serve. draining: finishing, takes no
+    new work. left: gone."""
+
+    ALIVE = "alive"
+    SUSPECT = "suspect"
+    DRAINING = "draining"
+    LEFT = "left"
+
+
+class NodeChangeType(Enum):
+    """What happened to a member."""
+
+    JOINED = "joined"
+    UPDATED = "updated"
+    LEFT = "left"
+
+
+class LeftReason(Enum):
+    """Why a member left: by itself, after its lease ran out, or nobody listens on its inbox any more."""
+
+    DRAINED = "drained"
+    EXPIRED = "expired"
+    CRASHED = "crashed"
+
+
+class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One member as its observer sees it. Frozen: a change makes a new one.
+
+    Attributes:
+        node_id: unique in the cluster.
+        endpoint: free for the user, e.g. the URL of the node's own HTTP server.
+        service: nodes of one service share its events (each event goes to one of them).
+        load: 0 idle, 1 full; may exceed 1 while requests queue.
+        metadata: the user's, e.g. zone or version.
+        handles: wire names of the messages it has handlers for, sorted.
+        incarnation: grows with each restart of the node; the newer wins.
+        sequence: grows with each change of the record within one incarnation.
+        state: alive, suspect, draining or left.
+        last_seen: the observer's ``time.monotonic()`` when it last had a sign of life; 0 in a record on
+            the wire, as one machine's clock means nothing to another.
+    """
+
+    node_id: Annotated[str, Meta(min_length=1, max_length=128)]
+    endpoint: str = ""
+    service: Annotated[str, Meta(min_length=1, max_length=128)] = "default"
+    load: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    metadata: dict[str, str] = {}
+    handles: tuple[str, ...] = ()
+    incarnation: Annotated[int, Meta(ge=0, lt=2**53)] = 0
+    sequence: Annotated[int, Meta(ge=0, lt=2**53)] = 0
+    state: NodeState = NodeState.ALIVE
+    last_seen: float = 0.0
+
+    @property
+    def is_online(self) -> bool:
+        """Whether its lease is valid and it answers (a draining node still does)."""
+        return self.state in (NodeState.ALIVE, NodeState.DRAINING)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """(incarnation, sequence): of two records of one node the greater is the truth."""
+        return (self.incarnation, self.sequence)
+
+
+class NodeChangeEvent(msgspec.Struct, frozen=True):
+    """One change of the view. ``version`` is the view's, and grows by one a change."""
+
+    type: NodeChangeType
+    node: NodeInfo
+    version: int = 0
+    reason: LeftReason | None = None

@@ -1,0 +1,1 @@
+"""Request and reply over a transport: wire format, client, server, batching, deadlines."""

@@ -1,0 +1,284 @@
+"""The calling side: pending calls, their replies, and their early ends.
+
+Every call ends exactly once, with the first of: its reply, a fault from the node, its deadline, the news
+that nobody listened, the news that the node is gone or silent, or the caller's cancellation. The end is a
+value (a `Reply` or a `CatgaError` with its `Execution`), so that the failover above decides on types.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from catga.errors import (
+    CatgaError,
+    CatgaTimeoutError,
+    ClosedError,
+    ClusterError,
+    Execution,
+    MaybeExecutedError,
+    OverloadedError,
+)
+from catga.rpc.deadlines import Deadlines
+from catga.rpc.outbox import Outbox
+from catga.rpc.wire import Call, Cancel, Fault, Frame, Ping, Reply, error_of
+
+SENT_BATCHES = 1024  # a destination's batches whose "nobody listened" can still be told apart
+
+
+class Destination:
+    """One incarnation of one node, as the caller knows it."""
+
+    __slots__ = ("heard_at", "incarnation", "node_id", "pending", "pinged_at", "sent", "subject")
+
+    def __init__(self, node_id: str, incarnation: int, subject: str) -> None:
+        self.node_id = node_id
+        self.incarnation = incarnation
+        self.subject = subject
+        self.pending: dict[int, Pending] = {}  # in the order of the calls
+        self.sent: deque[tuple[int, int, int]] = deque(maxlen=SENT_BATCHES)  # token, first id, last id
+        self.heard_at = 0.0
+        self.pinged_at: float | None = None
+
+
+class Pending:
+    """A call without its end yet."""
+
+    __slots__ = ("destination", "future", "idempotent", "sent", "slot", "started")
+
+    def __init__(self, destination: Destination, future: "asyncio.Future[Outcome]", idempotent: bool) -> None:
+        self.destination = destination
+        self.future = future
+        self.idempotent = idempotent
+        self.sent = False
+        self.slot = 0
+        self.started = 0.0
+
+
+Outcome = Reply | CatgaError
+
+
+class Client:
+    """Calls to other nodes' inboxes.
+
+    Args:
+        outbox: where calls leave.
+        max_pending: calls without a reply; more are refused with `OverloadedError`.
+        silence: seconds without a sign of life, while replies are overdue, until a node is pinged, and again
+            until it counts as silent.
+        on_silent: told of (node_id, incarnation) that owes replies and does not answer a ping.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        *,
+        max_pending: int = 100_000,
+        silence: float = 0.25,
+        on_silent: Callable[[str, int], None],
+    ) -> None:
+        self._outbox = outbox
+        self._max_pending = max_pending
+        self._silence = silence
+        self._on_silent = on_silent
+        self._loop = asyncio.get_running_loop()
+        self._deadlines: Deadlines[int] = Deadlines(self._timed_out)
+        self._destinations: dict[str, Destination] = {}  # by subject
+        self._nodes: dict[tuple[str, int], Destination] = {}  # the same, by (node_id, incarnation)
+        self._pending: dict[int, Pending] = {}
+        self._inflight: dict[str, int] = {}
+        self._next_id = 0
+        self._watch: asyncio.TimerHandle | None = None
+        self._closed = False
+        self.late = 0
+        """Replies to calls that had ended before."""
+
+    @property
+    def pending(self) -> int:
+        """Calls without a reply."""
+        return len(self._pending)
+
+    def inflight(self, node_id: str) -> int:
+        """Calls to `node_id` without a reply."""
+        return self._inflight.get(node_id, 0)
+
+    def new_id(self) -> int:
+        """An id for a call, greater than all before it."""
+        self._next_id += 1
+        return self._next_id
+
+    def destination(self, node_id: str, incarnation: int, subject: str) -> Destination:
+        """The destination behind an inbox subject."""
+        found = self._destinations.get(subject)
+        if found is None:
+            found = Destination(node_id, incarnation, subject)
+            self._destinations[subject] = self._nodes[node_id, incarnation] = found
+        return found
+
+    async def call(self, to: Destination, call: Call, deadline: float, *, idempotent: bool) -> Outcome:
+        """Send `call` (its id from `new_id`) and wait for its end, at `deadline` (the loop's time) at the latest.
+
+        Raises only CancelledError; the node is then told to cancel the handler.
+        """
+        if self._closed:
+            return ClosedError("the node has left the cluster")
+        if len(self._pending) >= self._max_pending:
+            return OverloadedError(f"{len(self._pending)} calls wait for replies, the limit is {self._max_pending}")
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        pending = Pending(to, future, idempotent)
+        call_id = call.id
+        try:
+            self._outbox.put(to.subject, call)
+        except OverloadedError as error:
+            return error
+        pending.started = now = self._loop.time()
+        pending.slot = self._deadlines.add(call_id, deadline)
+        self._pending[call_id] = pending
+        if not to.pending:
+            to.heard_at, to.pinged_at = now, None
+            if self._watch is None:
+                self._watch = self._loop.call_later(self._silence, self._look_for_silence)
+        to.pending[call_id] = pending
+        self._inflight[to.node_id] = self._inflight.get(to.node_id, 0) + 1
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if self._take(call_id) is not None:
+                self._tell(to, Cancel(call_id))
+            raise
+
+    def ping(self, to: Destination) -> None:
+        """Ask for a sign of life."""
+        self._tell(to, Ping())
+
+    # -- what ends calls ------------------------------------------------------------------------------
+
+    def on_reply(self, reply: Reply | Fault) -> None:
+        """The node answered."""
+        pending = self._take(reply.id)
+        if pending is None:
+            self.late += 1
+        elif not pending.future.done():
+            pending.future.set_result(reply if type(reply) is Reply else error_of(reply))  # type: ignore[arg-type]
+
+    def on_alive(self, node_id: str, incarnation: int) -> None:
+        """The node gave a sign of life."""
+        destination = self._nodes.get((node_id, incarnation))
+        if destination is not None:
+            destination.heard_at, destination.pinged_at = self._loop.time(), None
+
+    def on_sent(self, subject: str, token: int, frames: Sequence[Frame]) -> None:
+        """A batch is about to leave for `subject`."""
+        destination = self._destinations.get(subject)
+        if destination is None:
+            return
+        calls = [frame for frame in frames if type(frame) is Call]
+        if calls:
+            destination.sent.append((token, calls[0].id, calls[-1].id))
+            for call in calls:
+                pending = destination.pending.get(call.id)
+                if pending is not None:
+                    pending.sent = True
+
+    def on_unlistened(self, subject: str, token: int) -> Destination | None:
+        """Nobody listened when that batch came: its calls never ran. Returns the destination, if it is one."""
+        destination = self._destinations.get(subject)
+        if destination is None:
+            return None
+        for sent, first, last in destination.sent:
+            if sent == token:
+                ids = [i for i in destination.pending if first <= i <= last]
+                self._end(ids, ClusterError(f"nobody listens on the inbox of {destination.node_id}"))
+        return destination
+
+    def on_not_sent(self, frames: Sequence[Frame], error: CatgaError) -> None:
+        """These frames never left."""
+        self._end([f.id for f in frames if type(f) is Call], error)
+
+    def node_left(self, node_id: str, incarnation: int) -> None:
+        """The node is gone: its calls end now, not at their deadlines."""
+        for subject, destination in list(self._destinations.items()):
+            if destination.node_id == node_id and destination.incarnation <= incarnation:
+                self._lose(destination, f"node {node_id} left before it answered", only_idempotent=False)
+                del self._destinations[subject], self._nodes[node_id, destination.incarnation]
+
+    def node_silent(self, node_id: str, incarnation: int) -> None:
+        """The node does not answer: calls that may run twice need not wait for it."""
+        destination = self._nodes.get((node_id, incarnation))
+        if destination is not None:
+            self._lose(destination, f"node {node_id} does not answer", only_idempotent=True)
+
+    def link_down(self) -> None:
+        """The link is lost: until it is back silence means nothing."""
+        for destination in self._destinations.values():
+            destination.pinged_at = None
+
+    def close(self) -> None:
+        """End all calls."""
+        self._closed = True
+        for call_id, pending in list(self._pending.items()):
+            execution = Execution.MAYBE if pending.sent else Execution.NO
+            self._end([call_id], _with(ClosedError("the node left the cluster during the call"), execution))
+        self._deadlines.close()
+        if self._watch is not None:
+            self._watch.cancel()
+
+    # -- inside ---------------------------------------------------------------------------------------
+
+    def _take(self, call_id: int) -> Pending | None:
+        pending = self._pending.pop(call_id, None)
+        if pending is not None:
+            to = pending.destination
+            del to.pending[call_id]
+            self._inflight[to.node_id] -= 1
+            self._deadlines.discard(call_id, pending.slot)
+        return pending
+
+    def _end(self, call_ids: Sequence[int], error: CatgaError) -> None:
+        for call_id in call_ids:
+            pending = self._take(call_id)
+            if pending is not None and not pending.future.done():
+                pending.future.set_result(error)
+
+    def _lose(self, destination: Destination, text: str, *, only_idempotent: bool) -> None:
+        for call_id, pending in list(destination.pending.items()):
+            if not pending.sent:
+                self._end([call_id], ClusterError(text))
+            elif pending.idempotent or not only_idempotent:
+                self._end([call_id], MaybeExecutedError(f"{text}: the request may have been executed"))
+
+    def _timed_out(self, call_id: int) -> None:
+        pending = self._pending.get(call_id)
+        if pending is None:
+            return
+        node_id = pending.destination.node_id
+        error = CatgaTimeoutError(f"no answer from {node_id} within the deadline", details={"node_id": node_id})
+        self._end([call_id], _with(error, Execution.MAYBE if pending.sent else Execution.NO))
+        self._tell(pending.destination, Cancel(call_id))
+
+    def _tell(self, to: Destination, frame: Frame) -> None:
+        try:
+            self._outbox.put(to.subject, frame)
+        except OverloadedError:
+            pass  # a courtesy: the deadline and the next probe do without it
+
+    def _look_for_silence(self) -> None:
+        self._watch = None
+        now = self._loop.time()
+        owing = [d for d in self._destinations.values() if d.pending]
+        for destination in owing:
+            oldest = next(iter(destination.pending.values())).started
+            if now - max(destination.heard_at, oldest) < self._silence:
+                continue
+            if destination.pinged_at is None:
+                destination.pinged_at = now
+                self.ping(destination)
+            elif now - destination.pinged_at >= 2 * self._silence:
+                destination.pinged_at = now
+                self._on_silent(destination.node_id, destination.incarnation)
+        if owing:
+            self._watch = self._loop.call_later(self._silence, self._look_for_silence)
+
+
+def _with(error: CatgaError, execution: Execution) -> CatgaError:
+    error.execution = execution
+    return error

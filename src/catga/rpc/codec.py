@@ -1,0 +1,99 @@
+"""Bodies: messages and values to bytes and back, typed by class.
+
+msgspec encodes and decodes dataclasses, Structs and attrs classes itself; pydantic models go through their
+own validation, found by their methods, so that pydantic is never imported here.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from catga.errors import InvalidMessageError
+from catga.messages import is_request, options_of, response_type, wire_name
+
+
+def _encode_model(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)
+    if dump is None:
+        raise NotImplementedError(f"objects of {type(value)!r} cannot be encoded")
+    return dump(mode="python")
+
+
+def _decode_model(cls: type, value: Any) -> Any:
+    validate = getattr(cls, "model_validate", None)
+    if validate is None:
+        raise NotImplementedError(f"objects of {cls!r} cannot be decoded")
+    try:
+        return validate(value)
+    except ValueError as error:
+        raise ValueError(_pydantic_text(error)) from error
+
+
+def _pydantic_text(error: ValueError) -> str:
+    """A pydantic error in msgspec's words: the text, then the path of the field."""
+    details: Callable[[], list[dict[str, Any]]] | None = getattr(error, "errors", None)
+    if details is None:
+        return str(error)
+    first = details()[0]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    return f"{first['msg']} - at `${path}`"
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_model)
+
+
+def encode(value: Any) -> bytes:
+    """`value` as msgpack.
+
+    Raises:
+        InvalidMessageError: it holds something that cannot be encoded.
+    """
+    try:
+        return _encoder.encode(value)
+    except (TypeError, ValueError, NotImplementedError, OverflowError, RecursionError) as error:
+        raise InvalidMessageError(f"{type(value).__qualname__} cannot be encoded: {error}") from error
+
+
+class Codec:
+    """All that the wire needs to know of one message class, worked out once.
+
+    Raises:
+        InvalidMessageError: its fields, or its response type, cannot be decoded.
+    """
+
+    __slots__ = ("_decoder", "_response", "_response_decoder", "cls", "idempotent", "name", "timeout")
+
+    def __init__(self, cls: type) -> None:
+        options = options_of(cls)
+        self.cls = cls
+        self.name = wire_name(cls)
+        self.idempotent = options.idempotent
+        self.timeout = options.timeout
+        self._decoder = _decoder_for(cls, self.name)
+        self._response: Any = response_type(cls) if is_request(cls) else None
+        self._response_decoder = _decoder_for(self._response, f"the response of {self.name}")
+
+    def decode(self, body: bytes) -> Any:
+        """The message in `body`. Raises `InvalidMessageError`, whose ``details["path"]`` names the field."""
+        return _decode(self._decoder, body, self.name)
+
+    def decode_response(self, body: bytes) -> Any:
+        """The value in `body`. Raises like `decode`."""
+        return _decode(self._response_decoder, body, f"the response of {self.name}")
+
+
+def _decoder_for(cls: Any, what: str) -> "msgspec.msgpack.Decoder[Any]":
+    try:
+        return msgspec.msgpack.Decoder(cls, dec_hook=_decode_model)
+    except (TypeError, NameError) as error:
+        raise InvalidMessageError(f"{what} cannot travel: {error}") from error
+
+
+def _decode(decoder: "msgspec.msgpack.Decoder[Any]", body: bytes, what: str) -> Any:
+    try:
+        return decoder.decode(body)
+    except Exception as error:  # noqa: BLE001 - hostile bytes, and the constructors of the user's classes
+        text = str(error)
+        path = text.rpartition("at `")[2].rstrip("`") if "at `" in text else "$"
+        raise InvalidMessageError(f"{what} is invalid: {text}", details={"path": path}) from error

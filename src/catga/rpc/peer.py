@@ -1,0 +1,216 @@
+"""`Peer`: a node on the bus. Ties transport, outbox, client and server together, and sorts what comes in."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from catga.abc import Transport
+from catga.errors import CatgaError, InvalidMessageError, OverloadedError
+from catga.node import NodeInfo
+from catga.rpc.client import Client
+from catga.rpc.outbox import Outbox
+from catga.rpc.server import Endpoint, Server
+from catga.rpc.subjects import inbox, reply_box
+from catga.rpc.wire import Batch, Call, Cancel, Fault, Frame, Ping, Pong, Reply, decode_batch, fault_of
+
+logger = logging.getLogger("catga.rpc")
+
+
+class Listener(Protocol):
+    """What membership wants to hear of the bus."""
+
+    def heard(self, node_id: str, incarnation: int, load: float, /) -> None: ...
+    def outgrown(self, incarnation: int, /) -> None: ...
+    def unlistened(self, node_id: str, incarnation: int, /) -> None: ...
+    def silent(self, node_id: str, incarnation: int, /) -> None: ...
+    def known_incarnation(self, node_id: str, /) -> int: ...
+    def link(self, up: bool, /) -> None: ...  # noqa: FBT001
+
+
+class Peer:
+    """Implements `catga.abc.TransportListener`.
+
+    Args:
+        endpoint: wire name → what runs it.
+        not_found: the error for a wire name that nothing runs.
+        load: this node's load, for the header of each batch.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        node: NodeInfo,
+        prefix: str,
+        listener: Listener,
+        *,
+        endpoint: Callable[[str], Endpoint | None],
+        not_found: Callable[[str], CatgaError],
+        load: Callable[[], float],
+        max_concurrency: int,
+        max_queue: int,
+    ) -> None:
+        self.node_id = node.node_id
+        self.incarnation = node.incarnation
+        self.counters: Counter[str] = Counter()
+        """How often what happened: ``garbage``, ``late_replies``, ``undeliverable`` …"""
+        self._transport = transport
+        self._prefix = prefix
+        self._listener = listener
+        self._load = load
+        self._reply_box = reply_box(prefix)
+        self._inbox = ""
+        self._outbox = Outbox(transport, self._sender, on_sent=self._on_sent, on_failed=self._on_failed)
+        self._pump: asyncio.Task[None] | None = None
+        self._echo: asyncio.Future[None] | None = None
+        self._pongs: dict[str, asyncio.Future[None]] = {}
+        self._complained = False
+        self.client = Client(self._outbox, on_silent=listener.silent)
+        self.server = Server(
+            self._outbox,
+            endpoint=endpoint,
+            not_found=not_found,
+            max_concurrency=max_concurrency,
+            max_queue=max_queue,
+            max_payload=lambda: transport.max_payload,
+        )
+
+    # -- life -----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect, and take replies. Raises `ClusterError`."""
+        await self._transport.start(self)
+        self._pump = asyncio.create_task(self._outbox.pump(), name=f"catga-outbox-{self.node_id}")
+        await self._transport.subscribe(self._reply_box)
+
+    async def open_inbox(self, incarnation: int) -> None:
+        """Take calls under `incarnation`, and no longer under the one before."""
+        former, self._inbox = self._inbox, inbox(self._prefix, self.node_id, incarnation)
+        self.incarnation = incarnation
+        if former != self._inbox:
+            await self._transport.subscribe(self._inbox)
+            if former:
+                await self._transport.unsubscribe(former)
+
+    async def close_inbox(self) -> None:
+        """Take no more calls: from now on the broker tells callers that nobody listens."""
+        if self._inbox:
+            former, self._inbox = self._inbox, ""
+            await self._transport.unsubscribe(former)
+
+    async def echo(self) -> None:
+        """Return when a ping to this node's own inbox has come back: the subscription works."""
+        self._echo = asyncio.get_running_loop().create_future()
+        self.ping(self.node_id, self.incarnation)
+        await self._echo
+
+    async def flush(self) -> None:
+        """Return once everything put so far was handed to the broker."""
+        await self._outbox.drained()
+
+    async def close(self) -> None:
+        """End all calls, stop the handlers, and disconnect."""
+        await self.server.close()
+        self.client.close()
+        if self._pump is not None:
+            self._pump.cancel()
+            await asyncio.gather(self._pump, return_exceptions=True)
+        await self._transport.aclose()
+
+    # -- pings ----------------------------------------------------------------------------------------
+
+    def ping(self, node_id: str, incarnation: int) -> None:
+        """Ask one incarnation of a node for a sign of life."""
+        self.client.ping(self.client.destination(node_id, incarnation, inbox(self._prefix, node_id, incarnation)))
+
+    async def greet(self, nodes: Sequence[NodeInfo], timeout: float) -> None:
+        """Ping `nodes` and wait until all have answered, or `timeout` seconds."""
+        loop = asyncio.get_running_loop()
+        self._pongs = {node.node_id: loop.create_future() for node in nodes}
+        for node in nodes:
+            self.ping(node.node_id, node.incarnation)
+        if self._pongs:
+            await asyncio.wait(self._pongs.values(), timeout=timeout)
+        self._pongs = {}
+
+    # -- TransportListener ----------------------------------------------------------------------------
+
+    def on_message(self, payload: bytes) -> None:
+        """Sort the frames of one batch. Nothing that came over the bus gets past this border."""
+        try:
+            batch = decode_batch(payload)
+        except InvalidMessageError as error:
+            self._garbage(str(error))
+            return
+        try:
+            self._sort(batch)
+        except Exception:
+            self.counters["internal_errors"] += 1
+            logger.exception("a batch could not be handled", extra={"catga_from": batch.node_id})
+
+    def on_undeliverable(self, subject: str, token: int) -> None:
+        self.counters["undeliverable"] += 1
+        destination = self.client.on_unlistened(subject, token)
+        if destination is not None and subject != self._inbox:
+            self._listener.unlistened(destination.node_id, destination.incarnation)
+            if (waiting := self._pongs.get(destination.node_id)) is not None and not waiting.done():
+                waiting.set_result(None)
+
+    def on_link(self, up: bool) -> None:  # noqa: FBT001
+        if not up:
+            self.client.link_down()
+        self._listener.link(up)
+
+    # -- inside ---------------------------------------------------------------------------------------
+
+    def _sort(self, batch: Batch) -> None:
+        self._listener.heard(batch.node_id, batch.incarnation, batch.load)
+        self.client.on_alive(batch.node_id, batch.incarnation)
+        for frame in batch.frames:
+            kind = type(frame)
+            if kind is Reply or kind is Fault:
+                self.client.on_reply(frame)  # type: ignore[arg-type]
+            elif kind is Call:
+                self.server.on_call(frame, batch.reply_to)  # type: ignore[arg-type]
+            elif kind is Ping:
+                self._on_ping(batch)
+            elif kind is Pong:
+                self._on_pong(batch.node_id, frame)  # type: ignore[arg-type]
+            elif kind is Cancel:
+                self.server.on_cancel(frame.id, batch.reply_to)  # type: ignore[union-attr]
+
+    def _on_ping(self, batch: Batch) -> None:
+        if batch.reply_to == self._reply_box:
+            if self._echo is not None and not self._echo.done():
+                self._echo.set_result(None)
+            return
+        try:
+            self._outbox.put(batch.reply_to, Pong(self._listener.known_incarnation(batch.node_id)))
+        except OverloadedError:
+            self.counters["dropped_pongs"] += 1
+
+    def _on_pong(self, node_id: str, pong: Pong) -> None:
+        self._listener.outgrown(pong.incarnation)
+        waiting = self._pongs.get(node_id)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    def _sender(self) -> tuple[str, int, float, str]:
+        return (self.node_id, self.incarnation, self._load(), self._reply_box)
+
+    def _on_sent(self, subject: str, token: int, frames: Sequence[Frame]) -> None:
+        self.client.on_sent(subject, token, frames)
+
+    def _on_failed(self, subject: str, frames: Sequence[Frame], error: CatgaError) -> None:
+        self.counters["not_sent"] += len(frames)
+        self.client.on_not_sent(frames, error)
+        for frame in frames:
+            if type(frame) is Reply and isinstance(error, InvalidMessageError):
+                self._outbox.put(subject, fault_of(frame.id, error))
+
+    def _garbage(self, text: str) -> None:
+        self.counters["garbage"] += 1
+        if not self._complained:  # once: a flood of garbage must not become a flood of log lines
+            self._complained = True
+            logger.warning("garbage on the bus is dropped; from now on it is only counted", extra={"catga_error": text})

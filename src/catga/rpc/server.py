@@ -1,0 +1,297 @@
+"""The answering side: admission, dispatch, replies.
+
+A call is admitted (bounded concurrency, then a bounded queue), refused at once (`OverloadedError`), or
+dropped because its caller has given up. A plain function is called right in the receive path; a coroutine
+runs as a task, which its deadline or its caller may cancel.
+"""
+
+import asyncio
+import logging
+import sys
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
+
+from catga.errors import (
+    CatgaError,
+    CatgaTimeoutError,
+    ClosedError,
+    Execution,
+    HandlerError,
+    InvalidMessageError,
+    OverloadedError,
+)
+from catga.result import CatgaResult, Failure
+from catga.rpc.codec import Codec, encode
+from catga.rpc.deadlines import Deadlines
+from catga.rpc.outbox import Outbox
+from catga.rpc.wire import OVERHEAD, Call, Fault, Reply, fault_of
+
+logger = logging.getLogger("catga.rpc")
+
+CallKey = tuple[str, int]
+"""(reply_to, id): one call of one caller."""
+
+
+class Endpoint(NamedTuple):
+    """What runs a message type: its codec, and its compiled pipeline."""
+
+    codec: Codec
+    run: Callable[[Any], Coroutine[Any, Any, CatgaResult[Any]]]
+    direct: Callable[[Any], CatgaResult[Any]] | None
+
+
+class _Admitted(NamedTuple):
+    key: CallKey
+    endpoint: Endpoint
+    message: Any
+    deadline: float
+
+
+class Server:
+    """Runs calls that came over the bus.
+
+    Args:
+        outbox: where replies leave.
+        endpoint: wire name → endpoint, None where nothing handles it.
+        not_found: the error for a wire name without an endpoint.
+        max_concurrency: coroutine handlers that run at once, local ones included.
+        max_queue: admitted calls that wait for one of these places.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        *,
+        endpoint: Callable[[str], Endpoint | None],
+        not_found: Callable[[str], CatgaError],
+        max_concurrency: int,
+        max_queue: int,
+        max_payload: Callable[[], int],
+    ) -> None:
+        self._outbox = outbox
+        self._endpoint = endpoint
+        self._not_found = not_found
+        self._max_concurrency = max_concurrency
+        self._max_queue = max_queue
+        self._max_payload = max_payload
+        self._loop = asyncio.get_running_loop()
+        self._deadlines: Deadlines[CallKey] = Deadlines(self._expired)
+        self._running: dict[CallKey, asyncio.Task[None]] = {}
+        self._cancelled: dict[CallKey, CatgaError | None] = {}  # why, and what to answer
+        self._queue: deque[_Admitted] = deque()
+        self._local = 0
+        self._local_id = 0
+        self._refusing: CatgaError | None = None
+        self._idle: asyncio.Future[None] | None = None
+        self.refused = 0
+        """Calls answered with `OverloadedError`."""
+        self.dropped = 0
+        """Calls whose deadline had passed before they ran."""
+
+    @property
+    def inflight(self) -> int:
+        """Calls that run or wait."""
+        return len(self._running) + len(self._queue) + self._local
+
+    @property
+    def load(self) -> float:
+        """`inflight` over the capacity."""
+        return self.inflight / self._max_concurrency
+
+    # -- what comes over the bus ----------------------------------------------------------------------
+
+    def on_call(self, call: Call, reply_to: str) -> None:
+        """Admit, run or refuse one call. Never raises: its caller gets whatever goes wrong."""
+        key = (reply_to, call.id)
+        try:
+            admitted = self._admit(key, call)
+        except CatgaError as error:
+            self._reply(key, Failure(error))
+            return
+        if admitted is None:
+            return
+        direct = admitted.endpoint.direct
+        if direct is not None:
+            self._reply(key, direct(admitted.message))
+        elif len(self._running) + self._local < self._max_concurrency:
+            self._start(admitted)
+        else:
+            self._queue.append(admitted)
+
+    def on_cancel(self, call_id: int, reply_to: str) -> None:
+        """The caller does not wait any more: cancel the handler."""
+        key = (reply_to, call_id)
+        task = self._running.get(key)
+        if task is not None:
+            self._cancel(key, task, None)
+            return
+        for waiting in self._queue:
+            if waiting.key == key:
+                self._queue.remove(waiting)
+                return
+
+    # -- what this node sends to itself ---------------------------------------------------------------
+
+    async def run_local(self, endpoint: Endpoint, message: Any, timeout: float) -> CatgaResult[Any]:
+        """Run a message here, under the same limits, without the bus.
+
+        Returns a failure whose execution is NO if it was refused.
+        """
+        if self._refusing is not None:
+            return Failure(self._refusal())
+        if endpoint.direct is not None:
+            return endpoint.direct(message)
+        if len(self._running) + self._local >= self._max_concurrency:
+            self.refused += 1
+            return Failure(self._overloaded())
+        self._local += 1
+        try:
+            async with asyncio.timeout(timeout):
+                return await endpoint.run(message)
+        except TimeoutError:
+            error = CatgaTimeoutError(f"{endpoint.codec.name} took longer than {timeout:g} s")
+            error.execution = Execution.ANSWERED
+            return Failure(error)
+        finally:
+            self._local -= 1
+            self._next()
+
+    # -- stopping -------------------------------------------------------------------------------------
+
+    def refuse(self, reason: CatgaError) -> None:
+        """Take no more calls; those admitted go on. `reason` tells the callers, whose calls go elsewhere."""
+        self._refusing = reason
+
+    def accept(self) -> None:
+        """Take calls again."""
+        self._refusing = None
+
+    async def idle(self) -> None:
+        """Return once nothing runs or waits."""
+        while self.inflight:
+            if self._idle is None or self._idle.done():
+                self._idle = self._loop.create_future()
+            await self._idle
+
+    async def close(self) -> None:
+        """Cancel what still runs and wait for its end."""
+        self._queue.clear()
+        running = dict(self._running)
+        for key, task in running.items():
+            error = ClosedError("the node stopped before the handler finished")
+            error.execution = Execution.MAYBE
+            self._cancel(key, task, error)
+        await asyncio.gather(*running.values(), return_exceptions=True)
+        self._deadlines.close()
+
+    # -- inside ---------------------------------------------------------------------------------------
+
+    def _admit(self, key: CallKey, call: Call) -> _Admitted | None:
+        if self._refusing is not None:
+            raise self._refusal()
+        if call.ttl_ms <= 0:
+            self.dropped += 1
+            return None
+        endpoint = self._endpoint(call.type)
+        if endpoint is None:
+            raise self._not_found(call.type)
+        if len(self._queue) >= self._max_queue:
+            self.refused += 1
+            raise self._overloaded()
+        deadline = self._loop.time() + call.ttl_ms / 1000
+        return _Admitted(key, endpoint, endpoint.codec.decode(call.body), deadline)
+
+    def _start(self, admitted: _Admitted) -> None:
+        key = admitted.key
+        slot = self._deadlines.add(key, admitted.deadline)
+        task = _spawn(self._run(admitted, slot), self._loop)
+        if not task.done():
+            self._running[key] = task
+
+    async def _run(self, admitted: _Admitted, slot: int) -> None:
+        key = admitted.key
+        result: CatgaResult[Any] | None
+        try:
+            result = await admitted.endpoint.run(admitted.message)
+        except asyncio.CancelledError:
+            cancelled_itself = HandlerError("CancelledError: the handler was cancelled", details={"type": "CancelledError"})
+            error = self._cancelled.get(key, cancelled_itself)
+            result = None if error is None else Failure(error)
+        self._deadlines.discard(key, slot)
+        self._finish(key)
+        if result is not None:
+            self._reply(key, result)
+
+    def _finish(self, key: CallKey) -> None:
+        self._running.pop(key, None)
+        self._cancelled.pop(key, None)
+        self._next()
+
+    def _cancel(self, key: CallKey, task: "asyncio.Task[None]", answer: CatgaError | None) -> None:
+        self._cancelled[key] = answer
+        task.cancel()
+        # A task that is cancelled before its first step never enters `_run`.
+        task.add_done_callback(lambda _: self._finish(key))
+
+    def _next(self) -> None:
+        """A place is free: start the next call that still has time."""
+        while self._queue and len(self._running) + self._local < self._max_concurrency:
+            admitted = self._queue.popleft()
+            if admitted.deadline <= self._loop.time():
+                self.dropped += 1
+            else:
+                self._start(admitted)
+        if self._idle is not None and not self.inflight and not self._idle.done():
+            self._idle.set_result(None)
+
+    def _expired(self, key: CallKey) -> None:
+        task = self._running.get(key)
+        if task is not None:
+            self._cancel(key, task, CatgaTimeoutError("the handler was cancelled at the caller's deadline"))
+
+    def _reply(self, key: CallKey, result: CatgaResult[Any]) -> None:
+        reply_to, call_id = key
+        try:
+            self._outbox.put(reply_to, self._frame(call_id, result))
+        except OverloadedError:
+            # The caller learns it from its deadline; to keep the reply would be unbounded.
+            logger.warning("a reply was dropped: the outbox is full", extra={"catga_reply_to": reply_to})
+
+    def _frame(self, call_id: int, result: CatgaResult[Any]) -> Reply | Fault:
+        if isinstance(result, Failure):
+            return fault_of(call_id, result.error)
+        try:
+            body = encode(result.value)
+        except InvalidMessageError as error:
+            return fault_of(call_id, HandlerError(f"the handler's value cannot travel: {error}"))
+        limit = self._max_payload() - OVERHEAD
+        if len(body) > limit:
+            text = f"the handler's value has {len(body)} bytes, the broker's limit is {limit}"
+            return fault_of(call_id, HandlerError(text))
+        return Reply(call_id, body)
+
+    def _refusal(self) -> CatgaError:
+        assert self._refusing is not None  # noqa: S101
+        error = ClosedError(self._refusing.message, details=dict(self._refusing.details))
+        error.is_retryable = True
+        return error
+
+    def _overloaded(self) -> OverloadedError:
+        return OverloadedError(
+            f"{len(self._running) + self._local} calls run and {len(self._queue)} wait: the node is full",
+            details={"max_concurrency": self._max_concurrency, "max_queue": self._max_queue},
+        )
+
+
+if sys.version_info >= (3, 12):
+
+    def _spawn(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> "asyncio.Task[None]":
+        """A task that runs up to its first suspension right now."""
+        return asyncio.Task(coroutine, loop=loop, eager_start=True)
+
+else:
+
+    def _spawn(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> "asyncio.Task[None]":
+        """A task."""
+        return loop.create_task(coroutine)
