@@ -193,9 +193,9 @@ class Server:
         if call.ttl_ms <= 0:
             self.dropped += 1
             return None
-        endpoint = self._endpoint(call.type)
+        endpoint = self._endpoint(call.name)
         if endpoint is None:
-            raise self._not_found(call.type)
+            raise self._not_found(call.name)
         if len(self._queue) >= self._max_queue:
             self.refused += 1
             raise self._overloaded()

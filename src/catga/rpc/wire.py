@@ -5,7 +5,7 @@ reply and every pong is also a load report and a sign of life. Bodies are opaque
 malformed harms only its own frame.
 
     batch   [version, node_id, incarnation, load, reply_to, [frame, …]]
-    call    [0, id, type, ttl_ms, body, key, headers]
+    call    [0, id, name, ttl_ms, body, key, headers]
     reply   [1, id, body]
     fault   [2, id, code, text, details, is_retryable, execution]
     ping    [3]
@@ -27,7 +27,7 @@ OVERHEAD = 512
 
 
 class Call(msgspec.Struct, array_like=True, tag=0, gc=False):
-    """Run the handler of ``type``.
+    """Run the handler of the message type ``name``.
 
     Attributes:
         id: the caller's, for the reply.
@@ -37,7 +37,7 @@ class Call(msgspec.Struct, array_like=True, tag=0, gc=False):
     """
 
     id: int
-    type: str
+    name: str
     ttl_ms: int
     body: bytes
     key: int = 0
