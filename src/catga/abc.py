@@ -4,7 +4,7 @@ A backend is a `NodeDiscovery` and a `Transport` behind one URL scheme. A routin
 `RoutingStrategy`, a step of the pipeline a `Behavior`.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -84,8 +84,14 @@ class NodeDiscovery(Protocol):
         """What the store, or the other members, know now. Absence proves nothing."""
         ...
 
-    async def watch(self, observe: Callable[[Observation], None]) -> None:
-        """Once this returned, everything heard is passed to `observe`, which neither raises nor blocks."""
+    async def watch(
+        self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]]
+    ) -> None:
+        """Once this returned, everything heard is passed to `observe`, which neither raises nor blocks.
+
+        Args:
+            recall: what this node's own view holds; a discovery without a store answers others from it.
+        """
         ...
 
     async def aclose(self) -> None:

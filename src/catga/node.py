@@ -79,3 +79,14 @@ class NodeChangeEvent(msgspec.Struct, frozen=True):
     node: NodeInfo
     version: int = 0
     reason: LeftReason | None = None
+
+
+def token(node_id: str) -> str:
+    """`node_id` as one token of a subject: letters, digits, ``-`` and ``_`` stay, the rest becomes ``=XX``.
+
+    Two ids never share a token.
+    """
+    return "".join(
+        char if (char.isascii() and char.isalnum()) or char in "-_" else "".join(f"={b:02X}" for b in char.encode())
+        for char in node_id
+    )

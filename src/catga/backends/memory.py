@@ -6,7 +6,7 @@ there.
 
 import asyncio
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from urllib.parse import urlsplit
 
 from catga.abc import Backend, BackendSettings, Departure, Observation, Outgoing, Sighting, TransportListener
@@ -84,7 +84,9 @@ class MemoryNodeDiscovery:
             del here.records[node_id]
         return [Sighting(decode_record(record), now - at) for record, at in here.records.values()]
 
-    async def watch(self, observe: Callable[[Observation], None]) -> None:
+    async def watch(
+        self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]]
+    ) -> None:
         hub(self._name).watchers[self] = observe
 
     async def aclose(self) -> None:

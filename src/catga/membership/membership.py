@@ -110,7 +110,7 @@ class Membership:
 
     async def sync(self) -> None:
         """First step of joining: learn who is there, and outgrow every former life of this node's id."""
-        await self._discovery.watch(self._observe)
+        await self._discovery.watch(self._observe, self.view.observations)
         for observation in await self._discovery.get_nodes():
             self._observe(observation)
 
@@ -140,12 +140,12 @@ class Membership:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._joined and not self.fenced:
+        joined, self._joined = self._joined, False  # the echo of our own farewell is no news
+        if joined and not self.fenced:
             try:
                 await self._discovery.unregister(self.me.node_id, self.me.incarnation, LeftReason.DRAINED)
             except ClusterError as error:
                 logger.warning("could not unregister: the lease will run out", extra={"catga_error": str(error)})
-        self._joined = False
         await self._discovery.aclose()
         for watcher in list(self._watchers):
             watcher.close()

@@ -1,0 +1,394 @@
+"""``nats://``: subjects for everything, no store. Ready for servers from 2.10 on.
+
+A node announces itself on ``{prefix}.nodes.{node_id}`` and hears the others on ``{prefix}.nodes.*``. Who
+joins asks on ``{prefix}.sync``, and one member answers with its whole view.
+
+nats-py gives up after 60 reconnects, has no jitter, needs minutes to notice a half-open link and calls a
+wrong password "no servers": all four are set right in `NatsConnection`.
+"""
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+import nats
+import nats.errors
+from nats.aio.client import Client, Server
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from catga.abc import Backend, BackendSettings, Departure, Observation, Outgoing, TransportListener
+from catga.backends import redact
+from catga.errors import ClusterError, InvalidMessageError
+from catga.membership.records import (
+    decode_announcement,
+    decode_view,
+    encode_departure,
+    encode_record,
+    encode_view,
+)
+from catga.node import LeftReason, NodeInfo, token
+
+logger = logging.getLogger("catga.backends.nats")
+
+OPERATION_TIMEOUT = 5.0
+"""Seconds until a round trip to the broker counts as failed."""
+SYNC_TIMEOUT = 1.0
+"""Seconds that one member has to send its view."""
+SYNC_TRIES = 3
+PING_INTERVAL = 2
+"""Seconds between the client's own pings of the server: a half-open link is noticed after three."""
+
+OnMessage = Callable[[Msg], Awaitable[None]]
+
+
+def open_backend(settings: BackendSettings) -> Backend:
+    """The backend of a ``nats://`` or ``tls://`` URL. Options: those of `add_nats_cluster`."""
+    options = dict(settings.options)
+    discovery = options.pop("discovery", "pubsub")
+    connection = NatsConnection(settings.url, settings.connect_timeout, options)
+    if discovery != "pubsub":
+        raise ValueError(f"discovery must be 'pubsub', got {discovery!r}")
+    return Backend(NatsNodeDiscovery(connection, settings.prefix), NatsTransport(connection, settings.prefix))
+
+
+class NatsConnection:
+    """One client connection, shared by discovery and transport; closed when both are.
+
+    Args:
+        client: a connected client to use instead; it is not closed here.
+        options: passed on to ``nats.connect``.
+    """
+
+    def __init__(self, url: str, connect_timeout: float, options: dict[str, Any]) -> None:
+        self._url = url
+        self._timeout = connect_timeout
+        self._given: Client | None = options.pop("client", None)
+        self._options = options
+        self._client: Client | None = self._given
+        self._users = 0
+        self._opening: asyncio.Task[None] | None = None
+        self._refused: asyncio.Future[str] | None = None
+        self._poll: asyncio.Task[None] | None = None
+        self._up = False
+        self.on_link: list[Callable[[bool], None]] = []
+        self.problems = 0
+        """Errors that the client reported."""
+
+    @property
+    def client(self) -> Client:
+        """The connected client. Raises `ClusterError` if there is none."""
+        if self._client is None or self._client.is_closed:
+            raise ClusterError(f"not connected to {redact(self._url)}")
+        return self._client
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the link is believed to work."""
+        return self._client is not None and self._client.is_connected
+
+    async def open(self) -> None:
+        """Connect, once for all users. Raises `ClusterError` within the connect timeout."""
+        self._users += 1
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._connect())
+        try:
+            await asyncio.shield(self._opening)
+        except ClusterError:
+            self._users -= 1
+            self._opening = None
+            raise
+
+    async def close(self) -> None:
+        """Disconnect with the last user."""
+        self._users -= 1
+        if self._users > 0 or self._opening is None:
+            return
+        self._opening.cancel()
+        self.on_link.clear()
+        if self._poll is not None:
+            self._poll.cancel()
+        if self._given is None and self._client is not None and not self._client.is_closed:
+            if self._client.is_connected:
+                await self._bounded(self._client.flush(1), "flush", quiet=True)
+            await self._bounded(self._client.close(), "close", quiet=True)
+
+    async def subscribe(self, subject: str, on_message: OnMessage, queue: str = "") -> Subscription:
+        """Subscribe, and return when the server knows."""
+        subscription = await self._bounded(self.client.subscribe(subject, queue=queue, cb=on_message), "subscribe")
+        await self.flush()
+        return subscription  # type: ignore[no-any-return]
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """Unsubscribe, having handled what the server had sent before."""
+        if self.is_up:
+            await self._bounded(subscription.drain(), "unsubscribe", quiet=True)
+
+    async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
+        """Hand a message to the client. Raises `ClusterError` if the link is down."""
+        if not self.is_up:
+            raise ClusterError(f"the link to {redact(self._url)} is down")
+        try:
+            await self.client.publish(subject, data, reply=reply)
+        except nats.errors.Error as error:
+            raise ClusterError(f"{redact(self._url)}: {error}") from error
+
+    async def flush(self) -> None:
+        """A round trip to the server."""
+        await self._bounded(self.client.flush(int(OPERATION_TIMEOUT)), "flush")
+
+    async def _connect(self) -> None:
+        if self._given is not None:
+            self._up = self._given.is_connected
+            self._poll = asyncio.create_task(self._poll_given(self._given))
+            return
+        client = Client()
+        self._refused = asyncio.get_running_loop().create_future()
+        connecting = asyncio.create_task(
+            client.connect(
+                self._url,
+                error_cb=self._on_error,
+                disconnected_cb=self._on_disconnected,
+                reconnected_cb=self._on_reconnected,
+                closed_cb=self._on_closed,
+                **{
+                    "name": "catga",
+                    "connect_timeout": 2,
+                    "reconnect_time_wait": 0.1,
+                    "max_reconnect_attempts": -1,
+                    "reconnect_to_server_handler": _jittered,
+                    "ping_interval": PING_INTERVAL,
+                    "max_outstanding_pings": 2,
+                    **self._options,
+                },
+            )
+        )
+        try:
+            await asyncio.wait(
+                [connecting, self._refused], timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+            if self._refused.done():
+                raise ClusterError(f"{redact(self._url)} refused the credentials: {self._refused.result()}")
+            if not connecting.done():
+                raise ClusterError(f"{redact(self._url)} could not be reached within {self._timeout:g} s")
+            try:
+                connecting.result()
+            except (nats.errors.Error, OSError, ValueError) as error:
+                raise ClusterError(f"{redact(self._url)}: {error}") from error
+        except BaseException:
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
+            await self._bounded(client.close(), "close", quiet=True)
+            raise
+        self._client = client
+        self._up = True
+
+    async def _bounded(self, operation: Awaitable[Any], what: str, *, quiet: bool = False) -> Any:
+        try:
+            async with asyncio.timeout(OPERATION_TIMEOUT):
+                return await operation
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            if quiet:
+                logger.debug("%s failed", what, extra={"catga_error": repr(error)})
+                return None
+            raise ClusterError(f"{redact(self._url)}: {what} failed: {error!r}") from error
+
+    def _tell(self, up: bool) -> None:  # noqa: FBT001
+        if up != self._up:
+            self._up = up
+            for listener in self.on_link:
+                listener(up)
+
+    async def _poll_given(self, client: Client) -> None:
+        """A client that was handed in has its owner's callbacks: look at its state instead."""
+        while True:
+            self._tell(client.is_connected)
+            await asyncio.sleep(0.1)
+
+    async def _on_error(self, error: Exception) -> None:
+        self.problems += 1
+        text = str(error)
+        if "authorization" in text.lower() and self._refused is not None and not self._refused.done():
+            self._refused.set_result(text.removeprefix("nats: ").strip("'"))
+        if "permissions violation" in text.lower():
+            logger.error("the broker forbids what catga needs: %s", text)
+        logger.debug("the NATS client reports a problem", extra={"catga_error": text})
+
+    async def _on_disconnected(self) -> None:
+        self._tell(up=False)
+
+    async def _on_reconnected(self) -> None:
+        self._tell(up=True)
+
+    async def _on_closed(self) -> None:
+        self._tell(up=False)
+
+
+def _jittered(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
+    """Which server next, and when: 200 clients that lost one broker must not return in one instant."""
+    return random.choice(servers), random.uniform(0.05, 0.5)
+
+
+class NatsNodeDiscovery:
+    """`NodeDiscovery` by pub/sub, without a store: the members are the store."""
+
+    def __init__(self, connection: NatsConnection, prefix: str) -> None:
+        self._connection = connection
+        self._prefix = prefix
+        self._observe: Callable[[Observation], None] = lambda _: None
+        self._recall: Callable[[], Iterable[Observation]] = tuple
+        self._answering = False
+        self._subscriptions: list[Subscription] = []
+        self._complained = False
+        self._open = False
+        self.ignored = 0
+        """Announcements that were no announcements."""
+
+    async def register(self, node: NodeInfo) -> None:
+        await self._announce(node.node_id, encode_record(node))
+
+    async def unregister(self, node_id: str, incarnation: int, reason: LeftReason) -> None:
+        await self._announce(node_id, encode_departure(Departure(node_id, incarnation, reason)))
+
+    async def heartbeat(self, node: NodeInfo) -> None:
+        """Nothing to refresh: probes keep the members in each other's views."""
+
+    async def get_nodes(self) -> Sequence[Observation]:
+        for _ in range(SYNC_TRIES):
+            answer = await self._ask()
+            if answer is not None:
+                break
+        else:
+            answer = []
+        if not self._answering:  # only who has asked may answer: see docs/architecture.md
+            self._answering = True
+            self._subscriptions.append(
+                await self._connection.subscribe(f"{self._prefix}.sync", self._on_sync, queue="sync")
+            )
+        return answer
+
+    async def watch(
+        self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]]
+    ) -> None:
+        await self._connection.open()
+        self._open = True
+        self._observe, self._recall = observe, recall
+        self._subscriptions.append(
+            await self._connection.subscribe(f"{self._prefix}.nodes.*", self._on_announcement)
+        )
+
+    async def aclose(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        for subscription in self._subscriptions:
+            await self._connection.unsubscribe(subscription)
+        await self._connection.close()
+
+    async def _announce(self, node_id: str, data: bytes) -> None:
+        await self._connection.publish(f"{self._prefix}.nodes.{token(node_id)}", data)
+        await self._connection.flush()
+
+    async def _on_announcement(self, message: Msg) -> None:
+        try:
+            self._observe(decode_announcement(message.data))
+        except InvalidMessageError as error:
+            self._ignore(error)
+
+    async def _on_sync(self, message: Msg) -> None:
+        if message.reply:
+            for part in encode_view(self._recall(), self._connection.client.max_payload):
+                await self._connection.publish(message.reply, part)
+
+    async def _ask(self) -> list[Observation] | None:
+        """One member's view; [] if there is no member, None if it did not answer in time."""
+        found: list[Observation] = []
+        answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        async def on_part(message: Msg) -> None:
+            more = False
+            if not _nobody(message):
+                try:
+                    observations, more = decode_view(message.data)
+                    found.extend(observations)
+                except InvalidMessageError as error:
+                    self._ignore(error)
+            if not more and not answered.done():
+                answered.set_result(True)
+
+        box = f"{self._prefix}.reply.{secrets.token_urlsafe(16)}"
+        subscription = await self._connection.subscribe(box, on_part)
+        try:
+            await self._connection.publish(f"{self._prefix}.sync", b"", reply=box)
+            done, _ = await asyncio.wait([answered], timeout=SYNC_TIMEOUT)
+        finally:
+            await self._connection.unsubscribe(subscription)
+        return found if done or found else None
+
+    def _ignore(self, error: InvalidMessageError) -> None:
+        self.ignored += 1
+        if not self._complained:
+            self._complained = True
+            logger.warning("foreign data among the announcements is ignored", extra={"catga_error": str(error)})
+
+
+class NatsTransport:
+    """`Transport` by core NATS. The server's "no responders" tells that nobody listens."""
+
+    def __init__(self, connection: NatsConnection, prefix: str) -> None:
+        self._connection = connection
+        self._prefix = prefix
+        self._bounce = f"{prefix}.bounce.{secrets.token_urlsafe(16)}"
+        self._listener: TransportListener | None = None
+        self._subscriptions: dict[str, Subscription] = {}
+
+    @property
+    def max_payload(self) -> int:
+        return self._connection.client.max_payload
+
+    @property
+    def is_up(self) -> bool:
+        return self._connection.is_up
+
+    async def start(self, listener: TransportListener) -> None:
+        await self._connection.open()
+        self._listener = listener
+        self._connection.on_link.append(listener.on_link)
+        self._subscriptions[""] = await self._connection.subscribe(f"{self._bounce}.>", self._on_bounce)
+
+    async def subscribe(self, subject: str) -> None:
+        self._subscriptions[subject] = await self._connection.subscribe(subject, self._on_message)
+
+    async def unsubscribe(self, subject: str) -> None:
+        subscription = self._subscriptions.pop(subject, None)
+        if subscription is not None:
+            await self._connection.unsubscribe(subscription)
+
+    async def publish(self, messages: Sequence[Outgoing]) -> None:
+        for subject, payload, number in messages:
+            await self._connection.publish(subject, payload, f"{self._bounce}.{number}.{subject}")
+
+    async def aclose(self) -> None:
+        if self._listener is None:
+            return
+        self._listener = None
+        for subscription in self._subscriptions.values():
+            await self._connection.unsubscribe(subscription)
+        await self._connection.close()
+
+    async def _on_message(self, message: Msg) -> None:
+        if self._listener is not None:
+            self._listener.on_message(message.data)
+
+    async def _on_bounce(self, message: Msg) -> None:
+        if self._listener is not None and _nobody(message):
+            number, _, subject = message.subject.removeprefix(f"{self._bounce}.").partition(".")
+            self._listener.on_undeliverable(subject, int(number))
+
+
+def _nobody(message: Msg) -> bool:
+    """Whether this is the server's word that nobody listens on the subject."""
+    return not message.data and message.headers is not None and message.headers.get("Status") == "503"
