@@ -5,7 +5,6 @@ A backend is a `NodeDiscovery` and a `Transport` behind one URL scheme. A routin
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import msgspec
@@ -84,9 +83,7 @@ class NodeDiscovery(Protocol):
         """What the store, or the other members, know now. Absence proves nothing."""
         ...
 
-    async def watch(
-        self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]]
-    ) -> None:
+    async def watch(self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]]) -> None:
         """Once this returned, everything heard is passed to `observe`, which neither raises nor blocks.
 
         Args:
@@ -118,7 +115,7 @@ class TransportListener(Protocol):
         """Nobody listened on `subject` when the message with `token` reached the broker."""
         ...
 
-    def on_link(self, up: bool, /) -> None:  # noqa: FBT001
+    def on_link(self, up: bool, /) -> None:
         """The connection to the broker went down, or is up again with all subscriptions in place."""
         ...
 

@@ -122,7 +122,7 @@ def key_of(message: object) -> object:
         )
     try:
         return getattr(message, key) if isinstance(key, str) else key(message)
-    except Exception as error:  # noqa: BLE001 - a user's function
+    except Exception as error:
         raise InvalidMessageError(f"the key of {cls.__qualname__} failed: {error!r}") from error
 
 

@@ -167,9 +167,7 @@ class NatsConnection:
             )
         )
         try:
-            await asyncio.wait(
-                [connecting, self._refused], timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait([connecting, self._refused], timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
             if self._refused.done():
                 raise ClusterError(f"{redact(self._url)} refused the credentials: {self._refused.result()}")
             if not connecting.done():
@@ -196,7 +194,7 @@ class NatsConnection:
                 return None
             raise ClusterError(f"{redact(self._url)}: {what} failed: {error!r}") from error
 
-    def _tell(self, up: bool) -> None:  # noqa: FBT001
+    def _tell(self, up: bool) -> None:
         if up != self._up:
             self._up = up
             for listener in self.on_link:
@@ -270,15 +268,11 @@ class NatsNodeDiscovery:
             )
         return answer
 
-    async def watch(
-        self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]]
-    ) -> None:
+    async def watch(self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]]) -> None:
         await self._connection.open()
         self._open = True
         self._observe, self._recall = observe, recall
-        self._subscriptions.append(
-            await self._connection.subscribe(f"{self._prefix}.nodes.*", self._on_announcement)
-        )
+        self._subscriptions.append(await self._connection.subscribe(f"{self._prefix}.nodes.*", self._on_announcement))
 
     async def aclose(self) -> None:
         if not self._open:

@@ -7,7 +7,14 @@ from typing import Any
 from catga.abc import RoutingStrategy
 from catga.cluster.failover import RetryBudget, Verdict, judge
 from catga.cluster.table import Pool
-from catga.errors import CatgaError, CatgaTimeoutError, ClusterError, Execution, InvalidMessageError, OverloadedError
+from catga.errors import (
+    CatgaError,
+    CatgaTimeoutError,
+    ClusterError,
+    Execution,
+    InvalidMessageError,
+    OverloadedError,
+)
 from catga.messages import is_request
 from catga.node import NodeInfo
 from catga.result import CatgaResult, Failure, ResultMetadata, Success

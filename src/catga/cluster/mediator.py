@@ -12,7 +12,7 @@ from catga.cluster.delivery import Delivery
 from catga.cluster.load import LoadMeter
 from catga.cluster.options import ClusterOptions
 from catga.cluster.table import Pool, RoutingTable
-from catga.errors import CatgaError, ClosedError, ClusterError, NoNodeAvailableError, NodeNotFoundError
+from catga.errors import CatgaError, ClosedError, ClusterError, NodeNotFoundError, NoNodeAvailableError
 from catga.mediator import Mediator
 from catga.mediator.registry import handler_not_found
 from catga.membership import Membership, Watcher
@@ -269,7 +269,7 @@ class DistributedMediator(Mediator):
     def known_incarnation(self, node_id: str) -> int:
         return self._membership.view.known_incarnation(node_id)
 
-    def link(self, up: bool) -> None:  # noqa: FBT001
+    def link(self, up: bool) -> None:
         if up == self._link.is_set():
             return
         if up:
@@ -333,9 +333,7 @@ class DistributedMediator(Mediator):
 
         return await self._deliver(message, codec, pool, _Only())
 
-    async def _deliver(
-        self, message: Any, codec: Codec, pool: Pool, strategy: RoutingStrategy
-    ) -> CatgaResult[Any]:
+    async def _deliver(self, message: Any, codec: Codec, pool: Pool, strategy: RoutingStrategy) -> CatgaResult[Any]:
         result = await self._delivery.deliver(message, codec, pool, strategy, self._endpoint(codec.name))
         if isinstance(result, Failure) and type(result.error) is ClusterError:
             error = NoNodeAvailableError(str(result.error))
@@ -355,7 +353,7 @@ class DistributedMediator(Mediator):
         return handler_not_found(name, {n: tuple(ids) for n, ids in self._table.handled().items()})
 
     def _not_found(self, name: str) -> CatgaError:
-        return handler_not_found(name, {known: (self.node_id,) for known in self._registry.names})
+        return handler_not_found(name, dict.fromkeys(self._registry.names, (self.node_id,)))
 
     def _not_running(self) -> ClosedError | None:
         if self._running:
@@ -437,7 +435,5 @@ class DistributedMediator(Mediator):
 class _Only:
     """The strategy of a pool of one."""
 
-    def select(self, nodes: Sequence[NodeInfo], message: object) -> NodeInfo:  # noqa: ARG002
+    def select(self, nodes: Sequence[NodeInfo], message: object) -> NodeInfo:
         return nodes[0]
-
-

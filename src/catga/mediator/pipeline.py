@@ -122,7 +122,7 @@ def _unwrapping(call: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaita
 
 def is_coroutine_function(handler: Handler) -> bool:
     """Whether calling `handler` gives a coroutine: also for an object with an ``async def __call__``."""
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
 
 
 def as_catga_error(error: Exception) -> CatgaError:

@@ -71,7 +71,7 @@ class Registry:
 
     def not_found(self, cls: type) -> HandlerNotFoundError:
         """The error for a request nobody handles, with the handled names that look like it."""
-        return handler_not_found(wire_name(cls), {name: () for name in self.names})
+        return handler_not_found(wire_name(cls), dict.fromkeys(self.names, ()))
 
     def _changed(self) -> None:
         self.generation += 1
@@ -175,7 +175,9 @@ def _evaluate(annotation: str, function: Any, frame: FrameType | None) -> Any:
     try:
         return eval(annotation, names)  # noqa: S307 - the handler's own annotation
     except NameError as error:
-        raise InvalidMessageError(f"the annotation {annotation!r} of {_label(function)} is not defined: {error}") from error
+        raise InvalidMessageError(
+            f"the annotation {annotation!r} of {_label(function)} is not defined: {error}"
+        ) from error
 
 
 def _label(handler: Any) -> str:

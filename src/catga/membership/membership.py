@@ -219,7 +219,8 @@ class Membership:
             self.outgrown(departure.incarnation)
         elif departure.incarnation == self.me.incarnation and self._joined and not self.fenced:
             logger.error(
-                "declared %s by the others while alive: rejoining", departure.reason.value,
+                "declared %s by the others while alive: rejoining",
+                departure.reason.value,
                 extra={"catga_node_id": self.me.node_id},
             )
             self._spawn(self._rejoin(departure.incarnation + 1), "rejoin")
@@ -297,12 +298,14 @@ class Membership:
         """Run one step of a loop that must go on: a failure is told once, and so is its end."""
         try:
             await step
-        except Exception as error:  # noqa: BLE001 - the border of a background loop
+        except Exception as error:
             if name not in self._failing:
                 self._failing.add(name)
                 logger.warning(
-                    "%s fails; it is tried again", name,
-                    extra={"catga_error": repr(error)}, exc_info=not isinstance(error, ClusterError),
+                    "%s fails; it is tried again",
+                    name,
+                    extra={"catga_error": repr(error)},
+                    exc_info=not isinstance(error, ClusterError),
                 )
         else:
             if name in self._failing:

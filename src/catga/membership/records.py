@@ -114,4 +114,7 @@ def decode_view(data: bytes) -> tuple[list[Observation], bool]:
     except _MALFORMED as error:
         raise InvalidMessageError(f"not a part of a view: {error}") from error
     sightings: list[Observation] = [Sighting(node, max(age, 0.0)) for node, age in part.nodes]
-    return [*sightings, *(Departure(left.left, left.incarnation, left.reason) for left in part.left)], part.more
+    return [
+        *sightings,
+        *(Departure(left.left, left.incarnation, left.reason) for left in part.left),
+    ], part.more

@@ -8,6 +8,7 @@ value (a `Reply` or a `CatgaError` with its `Execution`), so that the failover a
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from catga.errors import (
     CatgaError,
@@ -256,10 +257,8 @@ class Client:
         self._tell(pending.destination, Cancel(call_id))
 
     def _tell(self, to: Destination, frame: Frame) -> None:
-        try:
+        with suppress(OverloadedError):  # a courtesy: the deadline and the next probe do without it
             self._outbox.put(to.subject, frame)
-        except OverloadedError:
-            pass  # a courtesy: the deadline and the next probe do without it
 
     def _look_for_silence(self) -> None:
         self._watch = None

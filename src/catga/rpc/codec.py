@@ -93,7 +93,7 @@ def _decoder_for(cls: Any, what: str) -> "msgspec.msgpack.Decoder[Any]":
 def _decode(decoder: "msgspec.msgpack.Decoder[Any]", body: bytes, what: str) -> Any:
     try:
         return decoder.decode(body)
-    except Exception as error:  # noqa: BLE001 - hostile bytes, and the constructors of the user's classes
+    except Exception as error:
         text = str(error)
         path = text.rpartition("at `")[2].rstrip("`") if "at `" in text else "$"
         raise InvalidMessageError(f"{what} is invalid: {text}", details={"path": path}) from error

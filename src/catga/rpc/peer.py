@@ -26,7 +26,7 @@ class Listener(Protocol):
     def unlistened(self, node_id: str, incarnation: int, /) -> None: ...
     def silent(self, node_id: str, incarnation: int, /) -> None: ...
     def known_incarnation(self, node_id: str, /) -> int: ...
-    def link(self, up: bool, /) -> None: ...  # noqa: FBT001
+    def link(self, up: bool, /) -> None: ...
 
 
 class Peer:
@@ -157,7 +157,7 @@ class Peer:
             if (waiting := self._pongs.get(destination.node_id)) is not None and not waiting.done():
                 waiting.set_result(None)
 
-    def on_link(self, up: bool) -> None:  # noqa: FBT001
+    def on_link(self, up: bool) -> None:
         if not up:
             self.client.link_down()
         self._listener.link(up)

@@ -215,7 +215,9 @@ class Server:
         try:
             result = await admitted.endpoint.run(admitted.message)
         except asyncio.CancelledError:
-            cancelled_itself = HandlerError("CancelledError: the handler was cancelled", details={"type": "CancelledError"})
+            cancelled_itself = HandlerError(
+                "CancelledError: the handler was cancelled", details={"type": "CancelledError"}
+            )
             error = self._cancelled.get(key, cancelled_itself)
             result = None if error is None else Failure(error)
         self._deadlines.discard(key, slot)
