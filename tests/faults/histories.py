@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -171,8 +170,8 @@ class Cluster:
         self.log: list[tuple[float, str]] = []
         self.failure: BrokenRuleError | None = None
         self.seed = seed
-        self._owners: dict[tuple[str, int], Process] = {}
         self._left: dict[tuple[int, str], tuple[int, float]] = {}
+        self._buried: set[tuple[str, int]] = set()
 
     def note(self, text: str) -> None:
         self.log.append((self.world.now, text))
@@ -221,7 +220,11 @@ class Cluster:
                 self._judge_death(observer, event)
 
     def _judge_death(self, observer: str, event: NodeChangeEvent) -> None:
+        """The first burial must be justified; the others follow it, late as it may reach them."""
         node = event.node
+        if (node.node_id, node.incarnation) in self._buried:
+            return
+        self._buried.add((node.node_id, node.incarnation))
         for process in self.alive():
             if process.node_id != node.node_id or not process.serving or process.replaced:
                 continue
@@ -457,5 +460,3 @@ def simulated(cluster: Cluster) -> Iterator[None]:
     finally:
         logging.disable(logging.NOTSET)
 
-
-run_history = functools.partial(history)

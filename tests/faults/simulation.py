@@ -170,15 +170,14 @@ OnMessage = Callable[[Msg], Coroutine[Any, Any, None]]
 
 
 class Sub:
-    """A subscription: the process's, and the broker's entry for it in one session."""
+    """A subscription of a process. The broker has an entry for it in each session that it knows."""
 
-    __slots__ = ("callback", "last", "link", "open", "queue", "session", "subject")
+    __slots__ = ("callback", "last", "link", "open", "queue", "subject")
 
     def __init__(self, link: "Link", subject: str, queue: str, callback: OnMessage) -> None:
         self.link, self.subject, self.queue, self.callback = link, subject, queue, callback
         self.open = True
         self.last = 0.0
-        self.session: Session | None = None
 
 
 class Session:
@@ -212,7 +211,7 @@ class Broker:
         self.frozen = False
         self.links: list[Link] = []
         self.store: dict[str, tuple[bytes, float]] = {}
-        self._exact: dict[str, dict[Sub, None]] = {}
+        self._entries: dict[str, dict[tuple[Session, Sub], None]] = {}
         self._waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
 
     def do(self, call: Callable[..., None], *args: Any) -> None:
@@ -237,7 +236,7 @@ class Broker:
         """The process ends, and with it all connections, subscriptions and records."""
         self.up, self.frozen = False, False
         self._waiting.clear()
-        self._exact.clear()
+        self._entries.clear()
         self.store.clear()
         for link in self.links:
             session = link.session
@@ -252,23 +251,18 @@ class Broker:
 
     def subscribe(self, session: Session, sub: Sub) -> None:
         if session.known and sub.open:
-            sub.session = session
             session.subs[sub] = None
-            self._exact.setdefault(sub.subject, {})[sub] = None
+            self._entries.setdefault(sub.subject, {})[session, sub] = None
 
     def unsubscribe(self, session: Session, sub: Sub) -> None:
-        if sub.session is session:
-            sub.session = None
-            session.subs.pop(sub, None)
-            self._forget(sub)
+        session.subs.pop(sub, None)
+        self._forget(session, sub)
 
     def close(self, session: Session) -> None:
         """The connection ended: the broker knows that nobody listens there any more."""
         session.known = False
         for sub in session.subs:
-            if sub.session is session:
-                sub.session = None
-            self._forget(sub)
+            self._forget(session, sub)
         session.subs.clear()
 
     def publish(self, session: Session, subject: str, data: bytes, reply: str) -> None:
@@ -276,43 +270,40 @@ class Broker:
             return
         if self.world.random.random() < self.wire.loss:
             return
-        found = [*self._exact.get(subject, ()), *self._exact.get(subject[: subject.rfind(".")] + ".*", ())]
+        found = [*self._entries.get(subject, ()), *self._entries.get(subject[: subject.rfind(".")] + ".*", ())]
         if not found and reply:
             self._bounce(session, reply)
-        groups: dict[str, list[Sub]] = {}
-        for sub in found:
+        groups: dict[str, list[tuple[Session, Sub]]] = {}
+        for to, sub in found:
             if sub.queue:
-                groups.setdefault(sub.queue, []).append(sub)
+                groups.setdefault(sub.queue, []).append((to, sub))
             else:
-                self._deliver(sub, Msg(subject, data, reply))
+                self._deliver(to, sub, Msg(subject, data, reply))
         for group in groups.values():
-            self._deliver(self.world.random.choice(group), Msg(subject, data, reply))
+            self._deliver(*self.world.random.choice(group), Msg(subject, data, reply))
 
     def listens(self, subject: str) -> bool:
         """Whether somebody is subscribed."""
-        return bool(self._exact.get(subject))
+        return bool(self._entries.get(subject))
 
     def _bounce(self, session: Session, reply: str) -> None:
         for sub in session.subs:
             if sub.subject == reply or (sub.subject.endswith(".>") and reply.startswith(sub.subject[:-1])):
-                self._deliver(sub, Msg(reply, b"", "", {"Status": "503"}))
+                self._deliver(session, sub, Msg(reply, b"", "", {"Status": "503"}))
 
-    def _deliver(self, sub: Sub, message: Msg) -> None:
+    def _deliver(self, session: Session, sub: Sub, message: Msg) -> None:
         chance, wire = self.world.random, self.wire
         for _ in range(2 if chance.random() < wire.twice else 1):
-            if chance.random() >= wire.loss and sub.session is not None:
+            if chance.random() >= wire.loss:
                 # in order within a subscription, not between two of them
                 sub.last = max(sub.last, self.world.now + wire.delay + chance.random() * wire.spread)
-                self.world.at(sub.last, self._arrive, sub.session, sub, message)
+                self.world.at(sub.last, session.link.arrive, session, _call, sub, message)
 
-    def _arrive(self, session: Session, sub: Sub, message: Msg) -> None:
-        session.link.arrive(session, _call, sub, message)
-
-    def _forget(self, sub: Sub) -> None:
-        subs = self._exact.get(sub.subject, {})
-        subs.pop(sub, None)
-        if not subs:
-            self._exact.pop(sub.subject, None)
+    def _forget(self, session: Session, sub: Sub) -> None:
+        entries = self._entries.get(sub.subject, {})
+        entries.pop((session, sub), None)
+        if not entries:
+            self._entries.pop(sub.subject, None)
 
 
 def _call(sub: Sub, message: Msg) -> None:
