@@ -6,7 +6,7 @@ outside, so the whole cost of a pipeline with nothing in it is one coroutine and
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from catga.abc import Behavior
 from catga.errors import CatgaError, Execution, HandlerError
@@ -114,7 +114,7 @@ def _unwrapping(call: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaita
     async def unwrapped(message: Any) -> Any:
         value = await call(message)
         if isinstance(value, Success | Failure):
-            return value.unwrap()
+            return cast("CatgaResult[Any]", value).unwrap()
         return value
 
     return unwrapped
