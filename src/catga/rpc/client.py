@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+import msgspec
+
 from catga.errors import (
     CatgaError,
     CatgaTimeoutError,
@@ -29,7 +31,7 @@ SENT_BATCHES = 1024  # a destination's batches whose "nobody listened" can still
 class Destination:
     """One incarnation of one node, as the caller knows it."""
 
-    __slots__ = ("heard_at", "incarnation", "node_id", "pending", "pinged_at", "sent", "subject")
+    __slots__ = ("epoch", "heard_at", "incarnation", "node_id", "pending", "pinged_at", "sent", "subject")
 
     def __init__(self, node_id: str, incarnation: int, subject: str) -> None:
         self.node_id = node_id
@@ -37,6 +39,7 @@ class Destination:
         self.subject = subject
         self.pending: dict[int, Pending] = {}  # in the order of the calls
         self.sent: deque[tuple[int, int, int]] = deque(maxlen=SENT_BATCHES)  # token, first id, last id
+        self.epoch: int | None = None
         self.heard_at = 0.0
         self.pinged_at: float | None = None
 
@@ -44,13 +47,18 @@ class Destination:
 class Pending:
     """A call without its end yet."""
 
-    __slots__ = ("destination", "future", "idempotent", "sent", "slot", "started")
+    __slots__ = ("call", "deadline", "destination", "future", "idempotent", "repeated", "sent", "slot", "started")
 
-    def __init__(self, destination: Destination, future: "asyncio.Future[Outcome]", idempotent: bool) -> None:
+    def __init__(
+        self, call: Call, destination: Destination, future: "asyncio.Future[Outcome]", deadline: float, idempotent: bool
+    ) -> None:
+        self.call = call
         self.destination = destination
         self.future = future
+        self.deadline = deadline
         self.idempotent = idempotent
         self.sent = False
+        self.repeated = False
         self.slot = 0
         self.started = 0.0
 
@@ -125,7 +133,7 @@ class Client:
         if len(self._pending) >= self._max_pending:
             return OverloadedError(f"{len(self._pending)} calls wait for replies, the limit is {self._max_pending}")
         future: asyncio.Future[Outcome] = self._loop.create_future()
-        pending = Pending(to, future, idempotent)
+        pending = Pending(call, to, future, deadline, idempotent)
         call_id = call.id
         try:
             self._outbox.put(to.subject, call)
@@ -144,7 +152,7 @@ class Client:
             return await future
         except asyncio.CancelledError:
             if self._take(call_id) is not None:
-                self._tell(to, Cancel(call_id))
+                self._tell(to, Cancel(call.key or call_id))
             raise
 
     def ping(self, to: Destination) -> None:
@@ -161,11 +169,16 @@ class Client:
         elif not pending.future.done():
             pending.future.set_result(reply if type(reply) is Reply else error_of(reply))  # type: ignore[arg-type]
 
-    def on_alive(self, node_id: str, incarnation: int) -> None:
-        """The node gave a sign of life."""
+    def on_alive(self, node_id: str, incarnation: int, epoch: int) -> None:
+        """The node gave a sign of life. A new `epoch` tells that its link was down since the last one."""
         destination = self._nodes.get((node_id, incarnation))
-        if destination is not None:
-            destination.heard_at, destination.pinged_at = self._loop.time(), None
+        if destination is None:
+            return
+        destination.heard_at, destination.pinged_at = self._loop.time(), None
+        if destination.epoch != epoch:
+            former, destination.epoch = destination.epoch, epoch
+            if former is not None:
+                self._repeat(destination)
 
     def on_sent(self, subject: str, token: int, frames: Sequence[Frame]) -> None:
         """A batch is about to leave for `subject`."""
@@ -188,12 +201,14 @@ class Client:
         for sent, first, last in destination.sent:
             if sent == token:
                 ids = [i for i in destination.pending if first <= i <= last]
-                self._end(ids, ClusterError(f"nobody listens on the inbox of {destination.node_id}"))
+                self._unlistened(destination, ids)
         return destination
 
     def on_not_sent(self, frames: Sequence[Frame], error: CatgaError) -> None:
         """These frames never left."""
-        self._end([f.id for f in frames if type(f) is Call], error)
+        for frame in frames:
+            if type(frame) is Call and not self._repeated(frame.id):  # a repeat goes out again with the link
+                self._end([frame.id], error)
 
     def node_left(self, node_id: str, incarnation: int) -> None:
         """The node is gone: its calls end now, not at their deadlines."""
@@ -212,6 +227,16 @@ class Client:
         """The link is lost: until it is back silence means nothing."""
         for destination in self._destinations.values():
             destination.pinged_at = None
+
+    def link_up(self) -> None:
+        """The link is back. What was in flight may be lost, on its way there or back: ask again.
+
+        The same incarnation of the node runs a repeated call only if the first never came, so this is safe for
+        every message.
+        """
+        for destination in self._destinations.values():
+            destination.heard_at = self._loop.time()
+            self._repeat(destination)
 
     def close(self) -> None:
         """End all calls."""
@@ -240,6 +265,29 @@ class Client:
             if pending is not None and not pending.future.done():
                 pending.future.set_result(error)
 
+    def _repeat(self, destination: Destination) -> None:
+        now = self._loop.time()
+        for pending in destination.pending.values():
+            if pending.sent and pending.deadline > now:
+                call = pending.call
+                pending.call = msgspec.structs.replace(
+                    call, key=call.key or call.id, ttl_ms=int((pending.deadline - now) * 1000) + 1
+                )
+                pending.repeated = True
+                self._tell(destination, pending.call)
+
+    def _repeated(self, call_id: int) -> bool:
+        pending = self._pending.get(call_id)
+        return pending is not None and pending.repeated
+
+    def _unlistened(self, destination: Destination, call_ids: Sequence[int]) -> None:
+        for call_id in call_ids:
+            if self._repeated(call_id):
+                text = f"node {destination.node_id} was gone when the link came back"
+                self._end([call_id], MaybeExecutedError(f"{text}: the request may have been executed"))
+            else:
+                self._end([call_id], ClusterError(f"nobody listens on the inbox of {destination.node_id}"))
+
     def _lose(self, destination: Destination, text: str, *, only_idempotent: bool) -> None:
         for call_id, pending in list(destination.pending.items()):
             if not pending.sent:
@@ -254,7 +302,7 @@ class Client:
         node_id = pending.destination.node_id
         error = CatgaTimeoutError(f"no answer from {node_id} within the deadline", details={"node_id": node_id})
         self._end([call_id], _with(error, Execution.MAYBE if pending.sent else Execution.NO))
-        self._tell(pending.destination, Cancel(call_id))
+        self._tell(pending.destination, Cancel(pending.call.key or call_id))
 
     def _tell(self, to: Destination, frame: Frame) -> None:
         with suppress(OverloadedError):  # a courtesy: the deadline and the next probe do without it
