@@ -1,5 +1,6 @@
 """One module a broker, opened by URL scheme."""
 
+from importlib import import_module
 from importlib.metadata import entry_points
 from urllib.parse import urlsplit, urlunsplit
 
@@ -47,33 +48,19 @@ def redact(url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{user if colon else ''}***@{host}"))
 
 
-def _memory() -> BackendFactory:
-    from catga.backends.memory import open_backend as factory
-
-    return factory
-
-
-def _nats() -> BackendFactory:
-    from catga.backends.nats import open_backend as factory
-
-    return factory
-
-
-def _redis() -> BackendFactory:
-    from catga.backends.redis import open_backend as factory
-
-    return factory
-
-
-_BUILT_IN = {"memory": _memory, "nats": _nats, "tls": _nats, "redis": _redis, "rediss": _redis}
+_BUILT_IN = {
+    "memory": "catga.backends.memory",
+    "nats": "catga.backends.nats",
+    "tls": "catga.backends.nats",
+    "redis": "catga.backends.redis",
+    "rediss": "catga.backends.redis",
+}
 
 
 def _factory(scheme: str) -> BackendFactory | None:
-    built_in = _BUILT_IN.get(scheme)
-    if built_in is not None:
-        return built_in()
-    for entry in entry_points(group=GROUP):
-        if entry.name == scheme:
-            factory: BackendFactory = entry.load()
-            return factory
-    return None
+    factory: BackendFactory | None = None
+    if (module := _BUILT_IN.get(scheme)) is not None:
+        factory = import_module(module).open_backend
+    elif entry := next((entry for entry in entry_points(group=GROUP) if entry.name == scheme), None):
+        factory = entry.load()
+    return factory

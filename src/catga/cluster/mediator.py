@@ -51,8 +51,8 @@ class DistributedMediator(Mediator):
         super().__init__()
         self._options = options
         self._backend = backend
-        self._registry = mediator._registry  # pyright: ignore[reportPrivateUsage]
-        self._registry.on_change(self._handlers_changed)
+        self.registry = mediator.registry
+        self.registry.on_change(self._handlers_changed)
         self._metadata = ResultMetadata(options.node_id, 1)
         self._codecs: dict[type, Codec] = {}
         self._endpoints: dict[str, Endpoint] = {}
@@ -353,7 +353,7 @@ class DistributedMediator(Mediator):
         return handler_not_found(name, {n: tuple(ids) for n, ids in self._table.handled().items()})
 
     def _not_found(self, name: str) -> CatgaError:
-        return handler_not_found(name, dict.fromkeys(self._registry.names, (self.node_id,)))
+        return handler_not_found(name, dict.fromkeys(self.registry.names, (self.node_id,)))
 
     def _not_running(self) -> ClosedError | None:
         if self._running:
@@ -370,17 +370,17 @@ class DistributedMediator(Mediator):
     def _endpoint(self, name: str) -> Endpoint | None:
         endpoint = self._endpoints.get(name)
         if endpoint is None:
-            cls = self._registry.names.get(name)
-            pipeline = None if cls is None else self._registry.compile(cls, self._metadata)
+            cls = self.registry.names.get(name)
+            pipeline = None if cls is None else self.registry.compile(cls, self._metadata)
             if cls is None or pipeline is None:
                 return None
             endpoint = self._endpoints[name] = Endpoint(self._codec(cls), pipeline.run, pipeline.direct)
         return endpoint
 
     def _handles(self) -> tuple[str, ...]:
-        for cls in self._registry.names.values():
+        for cls in self.registry.names.values():
             self._codec(cls)  # what cannot travel is an error at the start, not at the first call
-        return tuple(sorted(self._registry.names))
+        return tuple(sorted(self.registry.names))
 
     def _handlers_changed(self) -> None:
         self._endpoints.clear()
