@@ -9,6 +9,7 @@ from typing import Any
 from catga.abc import RoutingStrategy
 from catga.cluster.failover import RetryBudget, Verdict, judge
 from catga.cluster.table import Pool
+from catga.codec import Codec, encode
 from catga.errors import (
     CatgaError,
     CatgaTimeoutError,
@@ -20,7 +21,6 @@ from catga.errors import (
 from catga.messages import is_request
 from catga.node import NodeInfo
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
-from catga.rpc.codec import Codec, encode
 from catga.rpc.peer import Peer
 from catga.rpc.server import Endpoint
 from catga.rpc.subjects import inbox

@@ -13,6 +13,7 @@ from catga.cluster.delivery import Delivery
 from catga.cluster.load import LoadMeter
 from catga.cluster.options import ClusterOptions
 from catga.cluster.table import Pool, RoutingTable
+from catga.codec import Codec
 from catga.errors import CatgaError, ClosedError, ClusterError, NodeNotFoundError, NoNodeAvailableError
 from catga.mediator import Mediator
 from catga.mediator.registry import handler_not_found
@@ -20,7 +21,6 @@ from catga.membership import Membership, Watcher
 from catga.messages import Event, Request
 from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
-from catga.rpc.codec import Codec
 from catga.rpc.peer import GREET_TIMEOUT, GREETED, Peer
 from catga.rpc.server import Endpoint
 
