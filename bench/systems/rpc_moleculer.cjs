@@ -39,7 +39,7 @@ async function load(broker, payload, concurrency, seconds) {
 }
 
 async function main() {
-  const broker = new ServiceBroker({ nodeID: role, transporter: url, logger: false, requestTimeout: TIMEOUT });
+  const broker = new ServiceBroker({ namespace: "js", nodeID: role, transporter: url, logger: false, requestTimeout: TIMEOUT });
   if (role === "worker") {
     broker.createService({ name: "bench", actions: { echo: (ctx) => ctx.params } });
     await broker.start();

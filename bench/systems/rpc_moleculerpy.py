@@ -19,7 +19,7 @@ class Bench(Service):
 
 
 async def start(url):
-    broker = ServiceBroker(id=role, settings=Settings(transporter=url, log_level="CRITICAL"))
+    broker = ServiceBroker(id=role, settings=Settings(namespace="py", transporter=url, log_level="CRITICAL"))
     if role == "worker":
         await broker.register(Bench())
     await broker.start()
