@@ -95,7 +95,7 @@ class Node:
 class FaultCluster:
     """Worker processes, and callers in this process, on one broker."""
 
-    def __init__(self, server: Server, *, prefix: str = "faults", callers: int = 2, url: str = "", **options: Any) -> None:
+    def __init__(self, server: Server, *, callers: int = 2, url: str = "", **options: Any) -> None:
         self.server = server
         self.url = url or server.url
         self.options = {"ttl": 60, "heartbeat_interval": 15, **options}
@@ -106,7 +106,6 @@ class FaultCluster:
         self._log = Path(self._folder.name) / "executions"
         self._log.touch()
         self._number = callers
-        self._prefix = prefix
         self._tasks: list[asyncio.Task[None]] = []
         self._next_id = 0
 
