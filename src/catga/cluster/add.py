@@ -1,6 +1,6 @@
 """`add_cluster`: from one process to a cluster in one call."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from catga.abc import BackendSettings, RoutingStrategy
@@ -8,6 +8,7 @@ from catga.backends import open_backend
 from catga.cluster.mediator import DistributedMediator
 from catga.cluster.options import ClusterOptions, check_positive, default_node_id, default_routing
 from catga.mediator import Mediator
+from catga.rpc.signing import Signer
 
 
 def add_cluster(
@@ -29,6 +30,7 @@ def add_cluster(
     load: Callable[[], float] | None = None,
     metadata: Mapping[str, str] | None = None,
     prefix: str = "catga",
+    signing_keys: Sequence[bytes] = (),
     **options: Any,
 ) -> DistributedMediator:
     """A node that runs the handlers of `mediator`, and whose verbs reach all nodes behind `url`.
@@ -55,6 +57,8 @@ def add_cluster(
             event loop's lag.
         metadata: what the others may route by, e.g. ``{"zone": "a"}``.
         prefix: of all subjects, channels and keys; clusters with different ones share a broker.
+        signing_keys: if given, batches are signed with the first of these secrets (16 bytes or more each) and
+            dropped unless signed with one of them: for nodes that share a bus they do not trust.
         options: the backend's own, see `add_nats_cluster` and `add_redis_cluster`.
 
     Raises:
@@ -80,6 +84,7 @@ def add_cluster(
         load=load,
         metadata=metadata or {},
         prefix=prefix,
+        signer=Signer(signing_keys) if signing_keys else None,
         backend_options=options,
     )
     backend = open_backend(

@@ -131,6 +131,7 @@ class DistributedMediator(Mediator):
             "refused": server.refused,
             "dropped_expired": server.dropped,
             "late_replies": client.late,
+            "pending_calls": client.pending,
         }
 
     # -- lifecycle ------------------------------------------------------------------------------------
@@ -166,6 +167,7 @@ class DistributedMediator(Mediator):
             load=self._load,
             max_concurrency=options.max_concurrency,
             max_queue=options.max_queue,
+            signer=options.signer,
         )
         try:
             async with asyncio.timeout(options.connect_timeout):

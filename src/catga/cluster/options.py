@@ -10,6 +10,7 @@ import msgspec
 from catga.abc import RoutingStrategy
 from catga.membership import MembershipSettings
 from catga.routing import RoundRobin
+from catga.rpc.signing import Signer
 
 
 class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +32,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     load: Callable[[], float] | None
     metadata: Mapping[str, str]
     prefix: str
+    signer: Signer | None
     backend_options: dict[str, Any]
 
     def __post_init__(self) -> None:
