@@ -12,7 +12,7 @@ import logging
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import nats
 import nats.errors
@@ -118,14 +118,15 @@ class NatsConnection:
 
     async def subscribe(self, subject: str, on_message: OnMessage, queue: str = "") -> Subscription:
         """Subscribe, and return when the server knows."""
-        subscription = await self._bounded(self.client.subscribe(subject, queue=queue, cb=on_message), "subscribe")
+        subscribing = cast(Any, self.client).subscribe(subject, queue=queue, cb=on_message)
+        subscription = cast(Subscription, await self._bounded(subscribing, "subscribe"))
         await self.flush()
-        return subscription  # type: ignore[no-any-return]
+        return subscription
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """Unsubscribe, having handled what the server had sent before."""
         if self.is_up:
-            await self._bounded(subscription.drain(), "unsubscribe", quiet=True)
+            await self._bounded(cast(Any, subscription).drain(), "unsubscribe", quiet=True)
 
     async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
         """Hand a message to the client. Raises `ClusterError` if the link is down."""
@@ -154,20 +155,12 @@ class NatsConnection:
                 disconnected_cb=self._on_disconnected,
                 reconnected_cb=self._on_reconnected,
                 closed_cb=self._on_closed,
-                **{
-                    "name": "catga",
-                    "connect_timeout": 2,
-                    "reconnect_time_wait": 0.1,
-                    "max_reconnect_attempts": -1,
-                    "reconnect_to_server_handler": _jittered,
-                    "ping_interval": PING_INTERVAL,
-                    "max_outstanding_pings": 2,
-                    **self._options,
-                },
+                **(_DEFAULTS | self._options),
             )
         )
         try:
-            await asyncio.wait([connecting, self._refused], timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
+            first: list[asyncio.Future[Any]] = [connecting, self._refused]
+            await asyncio.wait(first, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
             if self._refused.done():
                 raise ClusterError(f"{redact(self._url)} refused the credentials: {self._refused.result()}")
             if not connecting.done():
@@ -228,6 +221,17 @@ class NatsConnection:
 def _jittered(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
     """Which server next, and when: 200 clients that lost one broker must not return in one instant."""
     return random.choice(servers), random.uniform(0.05, 0.5)
+
+
+_DEFAULTS: dict[str, Any] = {
+    "name": "catga",
+    "connect_timeout": 2,
+    "reconnect_time_wait": 0.1,
+    "max_reconnect_attempts": -1,
+    "reconnect_to_server_handler": _jittered,
+    "ping_interval": PING_INTERVAL,
+    "max_outstanding_pings": 2,
+}
 
 
 class NatsNodeDiscovery:
