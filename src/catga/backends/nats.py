@@ -125,8 +125,10 @@ class NatsConnection:
 
     async def subscribe(self, subject: str, on_message: OnMessage, queue: str = "") -> Subscription:
         """Subscribe, and return when the server knows."""
-        subscribing = cast(Any, self.client).subscribe(subject, queue=queue, cb=on_message)
-        subscription = cast(Subscription, await self._bounded(subscribing, "subscribe"))
+        client: Any = self.client  # nats-py's own annotation of `subscribe` is incomplete
+        subscription: Subscription = await self._bounded(
+            client.subscribe(subject, queue=queue, cb=on_message), "subscribe"
+        )
         await self.flush()
         return subscription
 
@@ -160,19 +162,24 @@ class NatsConnection:
             return
         client = Client()
         self._refused = asyncio.get_running_loop().create_future()
-        connecting = asyncio.create_task(
-            client.connect(
-                self._url,
-                error_cb=self._on_error,
-                disconnected_cb=self._on_disconnected,
-                reconnected_cb=self._on_reconnected,
-                closed_cb=self._on_closed,
-                **(_DEFAULTS | self._options),
-            )
-        )
+        settings: dict[str, Any] = {
+            "name": "catga",
+            "connect_timeout": 2,
+            "reconnect_time_wait": 0.1,
+            "max_reconnect_attempts": -1,
+            "reconnect_to_server_handler": _jittered,
+            "ping_interval": PING_INTERVAL,
+            "max_outstanding_pings": 2,
+            **self._options,
+            "error_cb": self._on_error,
+            "disconnected_cb": self._on_disconnected,
+            "reconnected_cb": self._on_reconnected,
+            "closed_cb": self._on_closed,
+        }
+        connecting = asyncio.create_task(client.connect(self._url, **settings))
+        ends: list[asyncio.Future[Any]] = [connecting, self._refused]
         try:
-            first: list[asyncio.Future[Any]] = [connecting, self._refused]
-            await asyncio.wait(first, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ends, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
             if self._refused.done():
                 raise ClusterError(f"{redact(self._url)} refused the credentials: {self._refused.result()}")
             if not connecting.done():
@@ -233,17 +240,6 @@ class NatsConnection:
 def _jittered(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
     """Which server next, and when: 200 clients that lost one broker must not return in one instant."""
     return random.choice(servers), random.uniform(0.05, 0.5)
-
-
-_DEFAULTS: dict[str, Any] = {
-    "name": "catga",
-    "connect_timeout": 2,
-    "reconnect_time_wait": 0.1,
-    "max_reconnect_attempts": -1,
-    "reconnect_to_server_handler": _jittered,
-    "ping_interval": PING_INTERVAL,
-    "max_outstanding_pings": 2,
-}
 
 
 class NatsNodeDiscovery:
