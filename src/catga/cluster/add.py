@@ -1,7 +1,8 @@
 """`add_cluster`: from one process to a cluster in one call."""
 
+import ssl
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from catga.abc import BackendSettings, RoutingStrategy
 from catga.backends import open_backend
@@ -9,6 +10,11 @@ from catga.cluster.mediator import DistributedMediator
 from catga.cluster.options import ClusterOptions, check_positive, default_node_id, default_routing
 from catga.mediator import Mediator
 from catga.rpc.signing import Signer
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client as NatsClient
+    from redis.asyncio import Redis
+    from redis.credentials import CredentialProvider
 
 
 def add_cluster(
@@ -93,11 +99,88 @@ def add_cluster(
     return DistributedMediator(mediator, checked, backend)
 
 
-def add_nats_cluster(mediator: Mediator, url: str = "nats://127.0.0.1:4222", **options: Any) -> DistributedMediator:
-    """`add_cluster` over NATS."""
+class CommonOptions(TypedDict, total=False):
+    """What `add_cluster` takes for every backend; see there."""
+
+    node_id: str | None
+    service: str
+    endpoint: str
+    routing: RoutingStrategy | None
+    ttl: float
+    heartbeat_interval: float
+    probe_interval: float
+    request_timeout: float
+    connect_timeout: float
+    drain_timeout: float
+    max_concurrency: int
+    max_queue: int
+    load: Callable[[], float] | None
+    metadata: Mapping[str, str] | None
+    prefix: str
+    signing_keys: Sequence[bytes]
+
+
+class NatsOptions(CommonOptions, total=False):
+    """Options of `add_nats_cluster`.
+
+    Attributes:
+        discovery: ``"pubsub"`` (default: no store, any server) or ``"kv"`` (a JetStream bucket, which needs
+            nats-server 2.11 with ``-js``).
+        client: a connected ``nats.aio.client.Client`` to use; it is not closed, and the options below do not apply.
+        user, password, token: credentials.
+        user_credentials: path of a ``.creds`` file.
+        nkeys_seed: path of a file with an nkey seed.
+        tls: for ``tls://`` URLs; verifies by the system's authorities by default.
+        tls_hostname: to verify instead of the URL's.
+    """
+
+    discovery: Literal["pubsub", "kv"]
+    client: "NatsClient"
+    user: str
+    password: str
+    token: str
+    user_credentials: str
+    nkeys_seed: str
+    tls: ssl.SSLContext
+    tls_hostname: str
+
+
+class RedisOptions(CommonOptions, total=False):
+    """Options of `add_redis_cluster`.
+
+    Attributes:
+        client: a ``redis.asyncio.Redis`` whose address, credentials and TLS are used, over the URL's; it is not closed.
+        username, password: credentials, over the URL's.
+        credential_provider: gives them at each connect, instead.
+        db: number of the database, over the URL's.
+        ssl_ca_certs: path of the authorities that the server's certificate is verified by (``rediss://``).
+        ssl_certfile, ssl_keyfile, ssl_password: this node's own certificate.
+        ssl_cert_reqs: ``"required"`` (default), ``"optional"`` or ``"none"``.
+        ssl_check_hostname: whether the certificate must be the host's; yes by default.
+    """
+
+    client: "Redis"
+    username: str
+    password: str
+    credential_provider: "CredentialProvider"
+    db: int
+    ssl_ca_certs: str
+    ssl_certfile: str
+    ssl_keyfile: str
+    ssl_password: str
+    ssl_cert_reqs: Literal["required", "optional", "none"]
+    ssl_check_hostname: bool
+
+
+def add_nats_cluster(
+    mediator: Mediator, url: str = "nats://127.0.0.1:4222", **options: Unpack[NatsOptions]
+) -> DistributedMediator:
+    """`add_cluster` over NATS. Options: `CommonOptions` and `NatsOptions`. Raises like `add_cluster`."""
     return add_cluster(mediator, url, **options)
 
 
-def add_redis_cluster(mediator: Mediator, url: str = "redis://127.0.0.1:6379", **options: Any) -> DistributedMediator:
-    """`add_cluster` over Redis or Valkey."""
+def add_redis_cluster(
+    mediator: Mediator, url: str = "redis://127.0.0.1:6379", **options: Unpack[RedisOptions]
+) -> DistributedMediator:
+    """`add_cluster` over Redis or Valkey. Options: `CommonOptions` and `RedisOptions`. Raises like `add_cluster`."""
     return add_cluster(mediator, url, **options)

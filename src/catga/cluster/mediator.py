@@ -28,6 +28,8 @@ R = TypeVar("R")
 
 logger = logging.getLogger("catga.cluster")
 
+JOIN_GRACE = 2.0
+"""Seconds on top of the connect timeout, so that the backend's own error, which has the cause, comes first."""
 LEFT_GRACE = 0.5
 """Seconds that replies sent before a graceful leave may still be behind the news of it."""
 
@@ -170,7 +172,7 @@ class DistributedMediator(Mediator):
             signer=options.signer,
         )
         try:
-            async with asyncio.timeout(options.connect_timeout):
+            async with asyncio.timeout(options.connect_timeout + JOIN_GRACE):
                 await self._join()
         except TimeoutError as error:
             await self._abandon()
