@@ -19,8 +19,6 @@ def key_bytes(key: object) -> bytes:
         InvalidMessageError: `key` is neither str, bytes, int, bool, an enum of one of these, a UUID, nor a
             tuple of them.
     """
-    if isinstance(key, Enum):
-        return key_bytes(key.value)
     if isinstance(key, str):
         return b"s" + key.encode("utf-8", "surrogatepass")
     if isinstance(key, int):
@@ -32,6 +30,8 @@ def key_bytes(key: object) -> bytes:
     if isinstance(key, tuple):
         parts = [key_bytes(part) for part in cast("tuple[object, ...]", key)]
         return b"t" + b"".join(b"%d:%b" % (len(part), part) for part in parts)
+    if isinstance(key, Enum):
+        return key_bytes(key.value)
     raise InvalidMessageError(f"a key of type {type(key).__qualname__} has no stable bytes: use {STABLE}")
 
 
