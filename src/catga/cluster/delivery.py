@@ -6,6 +6,7 @@ from typing import Any
 
 from catga.abc import RoutingStrategy
 from catga.cluster.failover import RetryBudget, Verdict, judge
+from catga.cluster.outliers import Outliers
 from catga.cluster.table import Pool
 from catga.errors import (
     CatgaError,
@@ -13,11 +14,13 @@ from catga.errors import (
     ClusterError,
     Execution,
     InvalidMessageError,
+    NoNodeAvailableError,
     OverloadedError,
 )
 from catga.messages import is_request
 from catga.node import NodeInfo
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
+from catga.routing import Candidates
 from catga.rpc.codec import Codec, encode
 from catga.rpc.peer import Peer
 from catga.rpc.server import Endpoint
@@ -33,41 +36,56 @@ class Delivery:
 
     Args:
         link: set while the link to the bus is up.
+        outliers: told of each call's end; leaves out the nodes that fail.
     """
 
     def __init__(
-        self, peer: Peer, prefix: str, link: asyncio.Event, max_payload: int, *, request_timeout: float
+        self,
+        peer: Peer,
+        prefix: str,
+        link: asyncio.Event,
+        max_payload: int,
+        outliers: Outliers,
+        *,
+        request_timeout: float,
     ) -> None:
         self._peer = peer
         self._prefix = prefix
         self._link = link
         self._max_payload = max_payload
+        self._outliers = outliers
         self._request_timeout = request_timeout
         self._budget = RetryBudget()
         self._loop = asyncio.get_running_loop()
 
     async def deliver(
-        self, message: Any, codec: Codec, pool: Pool, strategy: RoutingStrategy, local: Endpoint | None
+        self,
+        message: Any,
+        codec: Codec,
+        pool: Pool,
+        strategy: RoutingStrategy,
+        local: Endpoint | None,
+        timeout: float | None = None,
     ) -> CatgaResult[Any]:
         """Send `message` to a node of `pool` that `strategy` picks, and to another where that is safe.
 
         Returns the handler's result, or the failure that ended the attempts; raises only CancelledError.
         """
         self._budget.deposit()
-        job = _Job(message, codec, local, self._loop.time() + (codec.timeout or self._request_timeout))
+        job = _Job(message, codec, local, self._loop.time() + (timeout or codec.timeout or self._request_timeout))
         tried: set[str] = set()
         failure: Failure | None = None
         while True:
             nodes = pool()
-            untried = [node for node in nodes if node.node_id not in tried] if tried else nodes
-            if not untried:
-                if not nodes or not await self._pause(failure, job):
-                    return failure or Failure(ClusterError("no node can take this message"))
-                tried.clear()
-                continue
             try:
-                node = strategy.select(untried, message)
-                result = await self._attempt(job, node)
+                node = _pick(strategy, self._outliers.admit(nodes, tried), message, again=bool(tried))
+                if node is None:
+                    if not nodes or not await self._pause(failure, job):
+                        return failure or Failure(ClusterError("no node can take this message"))
+                    tried.clear()
+                    continue
+                with self._outliers.call(node.node_id) as call:
+                    result = call.result = await self._attempt(job, node)
             except CatgaError as error:  # the key function, the encoder, or the decoder of the value
                 return Failure(error, ResultMetadata("", job.attempts))
             if isinstance(result, Success):
@@ -148,6 +166,16 @@ class _Job:
         self.attempts = 0
         self.body: bytes | None = None
         self.key = 0
+
+
+def _pick(strategy: RoutingStrategy, nodes: Candidates, message: Any, *, again: bool) -> NodeInfo | None:
+    """The strategy's choice; None if there is none, or, in a later attempt, none that its filters let through."""
+    try:
+        return strategy.select(nodes, message) if nodes else None
+    except NoNodeAvailableError:
+        if again:
+            return None
+        raise
 
 
 def _counted(result: CatgaResult[Any], node: NodeInfo, attempts: int) -> CatgaResult[Any]:
