@@ -8,6 +8,7 @@ from catga.abc import BackendSettings, RoutingStrategy
 from catga.backends import open_backend
 from catga.cluster.mediator import DistributedMediator
 from catga.cluster.options import ClusterOptions, check_positive, default_node_id, default_routing
+from catga.cluster.outliers import OutlierEjection
 from catga.mediator import Mediator
 from catga.rpc.signing import Signer
 
@@ -25,6 +26,7 @@ def add_cluster(
     service: str = "default",
     endpoint: str = "",
     routing: RoutingStrategy | None = None,
+    outliers: OutlierEjection | None = None,
     ttl: float = 120.0,
     heartbeat_interval: float = 30.0,
     probe_interval: float = 1.0,
@@ -50,6 +52,8 @@ def add_cluster(
         service: of an event published, each service gets one copy.
         endpoint: free text for the others to read, e.g. this node's HTTP address.
         routing: which of the nodes that handle a message gets it; `RoundRobin` by default.
+            `DistributedMediator.route` sets another for one message class.
+        outliers: when a node whose calls fail is left out, see `OutlierEjection`.
         ttl: the lease: a node unheard of for so long has left. Crashes are noticed much earlier.
         heartbeat_interval: how often the lease is refreshed, ± 20 %.
         probe_interval: how often one other member is probed.
@@ -79,6 +83,7 @@ def add_cluster(
         service=service,
         endpoint=endpoint,
         routing=default_routing(routing),
+        outliers=outliers or OutlierEjection(),
         ttl=ttl,
         heartbeat_interval=heartbeat_interval,
         probe_interval=probe_interval,

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from catga.abc import RoutingStrategy
+from catga.cluster.outliers import OutlierEjection
 from catga.membership import MembershipSettings
 from catga.routing import RoundRobin
 from catga.rpc.signing import Signer
@@ -21,6 +22,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     service: str
     endpoint: str
     routing: RoutingStrategy
+    outliers: OutlierEjection
     ttl: float
     heartbeat_interval: float
     probe_interval: float
