@@ -1,6 +1,6 @@
 """The application of the demo: four messages, their handlers, and a node that serves them.
 
-    python -m catga.cli.demo.app NODE_ID URL
+One node process is ``python -m catga.cli.demo.app NODE_ID URL``.
 """
 
 import asyncio

@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
-from catga import DistributedMediator, NodeChangeEvent, NodeChangeType
+from catga import DistributedMediator, Failure, NodeChangeEvent, NodeChangeType
 from catga.cli.demo.app import Resize
 
 PATIENCE = 20.0
@@ -82,7 +82,7 @@ class Call(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def flow(caller: DistributedMediator, per_second: int = 250) -> AsyncIterator[list[Call]]:
+async def flow(caller: DistributedMediator, per_second: int = 250) -> AsyncGenerator[list[Call], None]:
     """Requests at a steady rate, from half a second before the block to half a second after it.
 
     The list has all calls, in the order of their ends, once the block was left.
@@ -94,7 +94,7 @@ async def flow(caller: DistributedMediator, per_second: int = 250) -> AsyncItera
     async def call(number: int) -> None:
         sent = time.monotonic()
         result = await caller.send(Resize(f"image-{number}"))
-        error = "" if result.is_success else repr(result.error)
+        error = repr(result.error) if isinstance(result, Failure) else ""
         calls.append(Call(sent, time.monotonic() - sent, result.metadata.node_id, result.metadata.attempts, error))
 
     async def run() -> None:

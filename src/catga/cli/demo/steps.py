@@ -6,20 +6,22 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
-from catga import ConsistentHash, Mediator, NodeChangeType, add_cluster
+from catga import ConsistentHash, Failure, Mediator, NodeChangeType, add_cluster
 from catga.cli.demo.app import CountNews, PriceChanged, Reserve, Resize
 from catga.cli.demo.stage import Call, Stage, flow, require
 from catga.errors import NodeNotFoundError
+from catga.node import LeftReason
 
 
 async def joining(stage: Stage) -> str:
     """Three processes start, and the caller sees them join"""
     start = time.monotonic()
     await asyncio.gather(*map(stage.start_node, ("alpha", "beta", "gamma")))
-    seen = [at - start for _, at in [await stage.saw(NodeChangeType.JOINED, node_id) for node_id in stage.nodes]]
+    joined = [await stage.saw(NodeChangeType.JOINED, node_id) for node_id in stage.nodes]
     members = [node.node_id for node in stage.caller.get_nodes()]
     require(members == ["alpha", "beta", "caller", "gamma"], f"the members are {members}")
-    return f"{', '.join(stage.nodes)} were members {max(seen):.2f} s after their processes were started"
+    last = max(at for _, at in joined) - start
+    return f"{', '.join(stage.nodes)} were members {last:.2f} s after their processes were started"
 
 
 async def round_robin(stage: Stage) -> str:
@@ -28,8 +30,8 @@ async def round_robin(stage: Stage) -> str:
     results = await stage.caller.send_batch(Resize(f"image-{number}") for number in range(600))
     rate = len(results) / (time.monotonic() - start)
     shares = Counter(result.unwrap() for result in results)
-    require(sorted(shares.values()) == [200, 200, 200], f"600 requests were shared as {told(shares)}")
-    return f"{told(shares)}; {rate:.0f} a second, 64 at once, with handlers of 10 ms"
+    require(sorted(shares.values()) == [200, 200, 200], f"600 requests were shared as {each(shares)}")
+    return f"{each(shares)}; {rate:.0f} a second, 64 at once, with handlers of 10 ms"
 
 
 async def by_key(stage: Stage) -> str:
@@ -40,7 +42,7 @@ async def by_key(stage: Stage) -> str:
         async with add_cluster(Mediator(), stage.url, node_id=sender, routing=ConsistentHash()) as caller:
             choices += [result.unwrap() for result in await caller.send_batch(orders * 2)]
     require(choices == choices[:300] * 4, "the same key went to different nodes")
-    return f"300 keys, sent twice by each of two senders: one node each; {told(Counter(choices[:300]))}"
+    return f"300 keys, sent twice by each of two senders: one node each; {each(Counter(choices[:300]))}"
 
 
 async def to_one_node(stage: Stage) -> str:
@@ -49,7 +51,7 @@ async def to_one_node(stage: Stage) -> str:
         ran = (await stage.caller.send_to_node(Resize("image"), node_id)).unwrap()
         require(ran == node_id, f"what was sent to {node_id} ran on {ran}")
     stray = await stage.caller.send_to_node(Resize("image"), "nobody")
-    require(not stray.is_success and isinstance(stray.error, NodeNotFoundError), f"sent to nobody: {stray}")
+    require(isinstance(stray, Failure) and isinstance(stray.error, NodeNotFoundError), f"sent to nobody: {stray}")
     return f"{', '.join(stage.nodes)} each ran its own; to nobody: NodeNotFoundError"
 
 
@@ -65,7 +67,7 @@ async def news(stage: Stage) -> str:
     broadcast = [after - before for before, after in zip(published, await heard(), strict=True)]
     require(sum(published) == 1, f"publish was heard {published} times")
     require(broadcast == [1, 1, 1] and not failed, f"broadcast was heard {broadcast} times; failed: {failed}")
-    return f"publish: {published} times; broadcast: {broadcast} times; acknowledged by {', '.join(acknowledged)}"
+    return f"publish was heard {published} times, broadcast {broadcast}; all acknowledged it: {', '.join(acknowledged)}"
 
 
 async def leaving(stage: Stage) -> str:
@@ -74,8 +76,8 @@ async def leaving(stage: Stage) -> str:
         asked = time.monotonic()
         status = await stage.end_node("gamma")
         left, at = await stage.saw(NodeChangeType.LEFT, "gamma")
-    require(status == 0 and told(left.reason) == "drained", f"exit status {status}, left({told(left.reason)})")
-    return f"left({told(left.reason)}) {milliseconds(at - asked)} after it was told to; {account(calls)}"
+    require(status == 0 and left.reason is LeftReason.DRAINED, f"exit status {status}, {left.reason}")
+    return f"left(drained) {milliseconds(at - asked)} after it was told to; {account(calls)}"
 
 
 async def crashing(stage: Stage) -> str:
@@ -84,14 +86,14 @@ async def crashing(stage: Stage) -> str:
         stage.nodes["beta"].kill()
         killed = time.monotonic()
         left, at = await stage.saw(NodeChangeType.LEFT, "beta")
-    require(told(left.reason) == "crashed", f"left({told(left.reason)})")
+    require(left.reason is LeftReason.CRASHED, f"the reason is {left.reason}")
     moved = [call.sent for call in calls if call.attempts > 1]
     last = max(moved, default=killed) - killed
     late = {call.node_id for call in calls if call.sent > killed + max(last, 0.0)}
     require(late == {"alpha"}, f"long after the kill requests ran on {late}")
     return (
         f"{len(moved)} requests were moved to a living node, none sent later than {milliseconds(max(last, 0.0))} "
-        f"after the kill; left({told(left.reason)}) after {at - killed:.1f} s; {account(calls)}"
+        f"after the kill; left(crashed) after {at - killed:.1f} s; {account(calls)}"
     )
 
 
@@ -118,11 +120,8 @@ def account(calls: Sequence[Call]) -> str:
     return f"{len(calls)} requests, 0 failed, median {median}, slowest {slowest}"
 
 
-def told(value: object) -> str:
-    """A reason, or the shares of the nodes, in words."""
-    if isinstance(value, Counter):
-        return ", ".join(f"{node_id} {count}" for node_id, count in sorted(value.items()))
-    return str(getattr(value, "value", value))
+def each(shares: Counter[str]) -> str:
+    return ", ".join(f"{node_id} {count}" for node_id, count in sorted(shares.items()))
 
 
 def milliseconds(seconds: float) -> str:
