@@ -15,6 +15,7 @@ from catga.errors import (
     CatgaTimeoutError,
     ClusterError,
     Execution,
+    HandlerNotFoundError,
     InvalidMessageError,
     NoNodeAvailableError,
     OverloadedError,
@@ -121,7 +122,7 @@ class Delivery:
 
     async def _pause(self, failure: Failure | None, job: "_Job") -> bool:
         """All candidates were tried: whether another round makes sense, after a pause."""
-        if failure is None or isinstance(failure.error, OverloadedError):
+        if failure is None or isinstance(failure.error, OverloadedError | HandlerNotFoundError):
             return False
         left = job.deadline - self._loop.time()
         if left <= 0:

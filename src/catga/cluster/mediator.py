@@ -17,7 +17,13 @@ from catga.cluster.outliers import Outliers
 from catga.cluster.scatter import Broadcast, Gathered, broadcast, gather
 from catga.cluster.table import Pool, RoutingTable
 from catga.codec import Codec
-from catga.errors import CatgaError, ClosedError, ClusterError, NodeNotFoundError, NoNodeAvailableError
+from catga.errors import (
+    CatgaError,
+    ClosedError,
+    ClusterError,
+    NodeNotFoundError,
+    NoNodeAvailableError,
+)
 from catga.mediator import Mediator
 from catga.mediator.registry import handler_not_found
 from catga.membership import Membership, Watcher
