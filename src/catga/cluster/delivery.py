@@ -47,7 +47,13 @@ class Delivery:
         self._loop = asyncio.get_running_loop()
 
     async def deliver(
-        self, message: Any, codec: Codec, pool: Pool, strategy: RoutingStrategy, local: Endpoint | None
+        self,
+        message: Any,
+        codec: Codec,
+        pool: Pool,
+        strategy: RoutingStrategy,
+        local: Endpoint | None,
+        headers: dict[str, str] | None = None,
     ) -> CatgaResult[Any]:
         """Send `message` to a node of `pool` that `strategy` picks, and to another where that is safe.
 
@@ -55,6 +61,7 @@ class Delivery:
         """
         self._budget.deposit()
         job = _Job(message, codec, local, self._loop.time() + (codec.timeout or self._request_timeout))
+        job.headers = headers
         tried: set[str] = set()
         failure: Failure | None = None
         while True:
@@ -91,7 +98,7 @@ class Delivery:
         if job.body is None:
             job.body = self._encode(job.message)
         call_id = self._peer.client.new_id()
-        call = Call(call_id, job.codec.name, int(left * 1000) + 1, job.body, job.key)
+        call = Call(call_id, job.codec.name, int(left * 1000) + 1, job.body, job.key, job.headers)
         job.key = job.key or call_id
         to = self._peer.client.destination(
             node.node_id, node.incarnation, inbox(self._prefix, node.node_id, node.incarnation)
@@ -137,7 +144,7 @@ class Delivery:
 class _Job:
     """One message on its way through its attempts."""
 
-    __slots__ = ("answered", "attempts", "body", "codec", "deadline", "key", "local", "message")
+    __slots__ = ("answered", "attempts", "body", "codec", "deadline", "headers", "key", "local", "message")
 
     def __init__(self, message: Any, codec: Codec, local: Endpoint | None, deadline: float) -> None:
         self.message = message
@@ -148,6 +155,7 @@ class _Job:
         self.attempts = 0
         self.body: bytes | None = None
         self.key = 0
+        self.headers: dict[str, str] | None = None
 
 
 def _counted(result: CatgaResult[Any], node: NodeInfo, attempts: int) -> CatgaResult[Any]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from catga.abc import Backend, RoutingStrategy
+from catga.abc import Backend, Forward, RoutingStrategy
 from catga.backends import redact
 from catga.cluster.delivery import Delivery
 from catga.cluster.load import LoadMeter
@@ -15,6 +15,7 @@ from catga.cluster.table import Pool, RoutingTable
 from catga.codec import Codec
 from catga.errors import CatgaError, ClosedError, ClusterError, NodeNotFoundError, NoNodeAvailableError
 from catga.mediator import Mediator
+from catga.mediator.intercept import Received, handling, send_through
 from catga.mediator.registry import handler_not_found
 from catga.membership import Membership, Watcher
 from catga.messages import Event, Request
@@ -24,6 +25,7 @@ from catga.rpc.peer import Peer
 from catga.rpc.server import Endpoint
 
 R = TypeVar("R")
+Headers = dict[str, str] | None
 
 logger = logging.getLogger("catga.cluster")
 
@@ -48,7 +50,7 @@ class DistributedMediator(Mediator):
     """
 
     def __init__(self, mediator: Mediator, options: ClusterOptions, backend: Backend) -> None:
-        super().__init__()
+        super().__init__(resolver=mediator.resolver)
         self._options = options
         self._backend = backend
         self.registry = mediator.registry
@@ -70,10 +72,17 @@ class DistributedMediator(Mediator):
         full), `MaybeExecutedError` (the node was lost in mid-call and the request is not idempotent),
         `CatgaTimeoutError`, `InvalidMessageError` (also: too large for the broker), `ClosedError`.
         """
+        if self.registry.interceptors:
+            return self._through(request, lambda message, headers: self._send(message, None, headers))
         return self._send(request, None)
 
     async def send_to_node(self, request: Request[R], node_id: str) -> CatgaResult[R]:
         """Run the request's handler on that node. `NodeNotFoundError` if it is no member."""
+        if self.registry.interceptors:
+            result: CatgaResult[R] = await self._through(
+                request, lambda message, headers: self._send(message, node_id, headers)
+            )
+            return result
         return await self._send(request, node_id)
 
     def publish(self, event: Event) -> Coroutine[Any, Any, CatgaResult[None]]:
@@ -81,6 +90,8 @@ class DistributedMediator(Mediator):
 
         Returns when all handlers have run. With no subscriber, nothing happens. ``Failure`` has what failed.
         """
+        if self.registry.interceptors:
+            return self._through(event, self._publish)
         return self._publish(event)
 
     async def broadcast(self, event: Event) -> Broadcast:
@@ -91,14 +102,9 @@ class DistributedMediator(Mediator):
         closed = self._not_running()
         if closed is not None:
             raise closed
-        codec = self._codec(type(event))
-        nodes = [node for node in self._membership.view.nodes() if node.state is not NodeState.LEFT]
-        results = await asyncio.gather(*(self._to_node(event, codec, node) for node in nodes))
-        pairs = list(zip(nodes, results, strict=True))
-        return Broadcast(
-            tuple(node.node_id for node, result in pairs if result.is_success),
-            {node.node_id: result.error for node, result in pairs if isinstance(result, Failure)},
-        )
+        if self.registry.interceptors:
+            return await self._broadcast_through(event)
+        return await self._broadcast(event)
 
     # -- the cluster ----------------------------------------------------------------------------------
 
@@ -282,7 +288,7 @@ class DistributedMediator(Mediator):
 
     # -- inside: sending ------------------------------------------------------------------------------
 
-    async def _send(self, message: Request[R], node_id: str | None) -> CatgaResult[R]:
+    async def _send(self, message: Request[R], node_id: str | None, headers: Headers = None) -> CatgaResult[R]:
         closed = self._not_running()
         if closed is not None:
             return Failure(closed)
@@ -295,16 +301,16 @@ class DistributedMediator(Mediator):
             if node is None:
                 known = ", ".join(n.node_id for n in self._membership.view.nodes())
                 return Failure(NodeNotFoundError(f"no node {node_id!r}; the members are {known}"))
-            return await self._to_node(message, codec, node)
+            return await self._to_node(message, codec, node, headers)
         if not self._table.candidates(codec.name).nodes:
             return Failure(self._nobody(codec.name))
 
         def pool() -> Sequence[NodeInfo]:
             return self._table.candidates(codec.name).nodes
 
-        return await self._deliver(message, codec, pool, self._options.routing)
+        return await self._deliver(message, codec, pool, self._options.routing, headers)
 
-    async def _publish(self, event: Event) -> CatgaResult[None]:
+    async def _publish(self, event: Event, headers: Headers = None) -> CatgaResult[None]:
         closed = self._not_running()
         if closed is not None:
             return Failure(closed)
@@ -314,27 +320,53 @@ class DistributedMediator(Mediator):
             return Failure(error)
         services = self._table.candidates(codec.name).services
         if len(services) == 1:
-            return await self._to_service(event, codec, services[0][0].service)
-        results = await asyncio.gather(*(self._to_service(event, codec, group[0].service) for group in services))
+            return await self._to_service(event, codec, services[0][0].service, headers)
+        results = await asyncio.gather(
+            *(self._to_service(event, codec, group[0].service, headers) for group in services)
+        )
         failed = next((result for result in results if isinstance(result, Failure)), None)
         return failed or Success(None, self._metadata)
 
-    async def _to_service(self, event: Event, codec: Codec, service: str) -> CatgaResult[None]:
+    async def _broadcast(self, event: Event, headers: Headers = None) -> Broadcast:
+        codec = self._codec(type(event))
+        nodes = [node for node in self._membership.view.nodes() if node.state is not NodeState.LEFT]
+        results = await asyncio.gather(*(self._to_node(event, codec, node, headers) for node in nodes))
+        pairs = list(zip(nodes, results, strict=True))
+        return Broadcast(
+            tuple(node.node_id for node, result in pairs if result.is_success),
+            {node.node_id: result.error for node, result in pairs if isinstance(result, Failure)},
+        )
+
+    async def _broadcast_through(self, event: Event) -> Broadcast:
+        result: Broadcast | Failure = await self._through(event, self._broadcast)
+        if isinstance(result, Failure):  # an interceptor's own
+            raise result.error
+        return result
+
+    async def _to_service(self, event: Event, codec: Codec, service: str, headers: Headers) -> CatgaResult[None]:
         def pool() -> Sequence[NodeInfo]:
             groups = self._table.candidates(codec.name).services
             return next((group for group in groups if group[0].service == service), ())
 
-        return await self._deliver(event, codec, pool, self._options.routing)
+        return await self._deliver(event, codec, pool, self._options.routing, headers)
 
-    async def _to_node(self, message: Any, codec: Codec, node: NodeInfo) -> CatgaResult[Any]:
+    async def _to_node(self, message: Any, codec: Codec, node: NodeInfo, headers: Headers) -> CatgaResult[Any]:
         def pool() -> Sequence[NodeInfo]:
             member = self._membership.view.get(node.node_id)
             return (member,) if member is not None and member.incarnation == node.incarnation else ()
 
-        return await self._deliver(message, codec, pool, _Only())
+        return await self._deliver(message, codec, pool, _Only(), headers)
 
-    async def _deliver(self, message: Any, codec: Codec, pool: Pool, strategy: RoutingStrategy) -> CatgaResult[Any]:
-        result = await self._delivery.deliver(message, codec, pool, strategy, self._endpoint(codec.name))
+    def _through(self, message: Any, forward: Forward) -> Coroutine[Any, Any, Any]:
+        return send_through(self.registry.interceptors, forward, message)
+
+    async def _deliver(
+        self, message: Any, codec: Codec, pool: Pool, strategy: RoutingStrategy, headers: Headers
+    ) -> CatgaResult[Any]:
+        local = self._endpoint(codec.name)
+        if local is not None and local.receiving is not None:
+            local = local.receiving(headers or {})
+        result = await self._delivery.deliver(message, codec, pool, strategy, local, headers)
         if isinstance(result, Failure) and type(result.error) is ClusterError:
             error = NoNodeAvailableError(str(result.error))
             error.__cause__ = result.error
@@ -374,7 +406,10 @@ class DistributedMediator(Mediator):
             pipeline = None if cls is None else self.registry.compile(cls, self._metadata)
             if cls is None or pipeline is None:
                 return None
-            endpoint = self._endpoints[name] = Endpoint(self._codec(cls), pipeline.run, pipeline.direct)
+            endpoint = Endpoint(self._codec(cls), pipeline.run, pipeline.direct)
+            if self.registry.interceptors:
+                endpoint = _intercepted(endpoint, handling(self.registry.interceptors, pipeline.run, self._metadata))
+            self._endpoints[name] = endpoint
         return endpoint
 
     def _handles(self) -> tuple[str, ...]:
@@ -430,6 +465,18 @@ class DistributedMediator(Mediator):
             await step
         except ClusterError as error:
             logger.warning("the bus failed while the node was leaving", extra={"catga_error": str(error)})
+
+
+def _intercepted(endpoint: Endpoint, received: Received) -> Endpoint:
+    """`endpoint` for calls with headers."""
+
+    def receiving(headers: Mapping[str, str]) -> Endpoint:
+        def run(message: Any) -> Coroutine[Any, Any, CatgaResult[Any]]:
+            return received(message, headers)
+
+        return Endpoint(endpoint.codec, run, None)
+
+    return Endpoint(endpoint.codec, endpoint.run, None, receiving)
 
 
 class _Only:
