@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from catga.abc import RoutingStrategy
@@ -65,11 +67,11 @@ class Delivery:
         tried: set[str] = set()
         failure: Failure | None = None
         while True:
-            nodes = pool()
+            nodes = await self._reachable(pool, job)
             untried = [node for node in nodes if node.node_id not in tried] if tried else nodes
             if not untried:
                 if not nodes or not await self._pause(failure, job):
-                    return failure or Failure(ClusterError("no node can take this message"))
+                    return failure or Failure(self._why_nobody())
                 tried.clear()
                 continue
             try:
@@ -81,8 +83,6 @@ class Delivery:
                 return result
             if judge(result.error, idempotent=codec.idempotent, budget=self._budget) is Verdict.FINAL:
                 return result
-            if not await self._link_is_up(job.deadline):
-                return Failure(_no_link(), ResultMetadata("", job.attempts))
             failure = result
             tried.add(node.node_id)
 
@@ -119,16 +119,21 @@ class Delivery:
         await asyncio.sleep(min(left, random.uniform(0.02, MAX_PAUSE)))
         return True
 
-    async def _link_is_up(self, deadline: float) -> bool:
-        """Wait for the link rather than burn attempts on it. False once the deadline has passed."""
-        if self._link.is_set():
-            return True
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._link.wait()
-        except TimeoutError:
-            return False
-        return True
+    async def _reachable(self, pool: Pool, job: "_Job") -> Sequence[NodeInfo]:
+        """The pool. While the link is down only this node itself, or, if it is not in it, wait for the link."""
+        if not self._link.is_set():
+            here = [node for node in pool() if node.node_id == self._peer.node_id]
+            if here and job.local is not None:
+                return here
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(job.deadline):
+                    await self._link.wait()
+            if not self._link.is_set():
+                return ()
+        return pool()
+
+    def _why_nobody(self) -> CatgaError:
+        return ClusterError("no node can take this message") if self._link.is_set() else _no_link()
 
     def _encode(self, message: Any) -> bytes:
         body = encode(message)
@@ -167,7 +172,7 @@ def _counted(result: CatgaResult[Any], node: NodeInfo, attempts: int) -> CatgaRe
 
 def _expired() -> CatgaError:
     error = CatgaTimeoutError("the deadline passed before the request could be sent")
-    error.execution = Execution.ANSWERED
+    error.execution = Execution.NO
     return error
 
 

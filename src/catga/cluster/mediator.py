@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -21,7 +22,7 @@ from catga.membership import Membership, Watcher
 from catga.messages import Event, Request
 from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
-from catga.rpc.peer import Peer
+from catga.rpc.peer import GREET_TIMEOUT, GREETED, Peer
 from catga.rpc.server import Endpoint
 
 R = TypeVar("R")
@@ -29,9 +30,6 @@ Headers = dict[str, str] | None
 
 logger = logging.getLogger("catga.cluster")
 
-GREETED = 64
-"""Members that a joining node greets, so that they know it when `start` returns."""
-GREET_TIMEOUT = 1.0
 LEFT_GRACE = 0.5
 """Seconds that replies sent before a graceful leave may still be behind the news of it."""
 
@@ -275,6 +273,10 @@ class DistributedMediator(Mediator):
     def known_incarnation(self, node_id: str) -> int:
         return self._membership.view.known_incarnation(node_id)
 
+    def members(self) -> Sequence[NodeInfo]:
+        others = [node for node in self._membership.view.nodes() if node.node_id != self.node_id]
+        return others if len(others) <= GREETED else random.sample(others, GREETED)
+
     def link(self, up: bool) -> None:
         if up == self._link.is_set():
             return
@@ -445,14 +447,12 @@ class DistributedMediator(Mediator):
         await self._membership.sync()
         await self._peer.open_inbox(self._membership.me.incarnation)
         await self._peer.echo()
-        await self._greet()  # a former life on a clock ahead of this one's is heard of here
+        await self._peer.greet(
+            self.members(), GREET_TIMEOUT
+        )  # a former life on a clock ahead of this one's is heard of here
         await self._peer.open_inbox(self._membership.me.incarnation)
         await self._membership.join()
-        await self._greet()
-
-    async def _greet(self) -> None:
-        others = [n for n in self._membership.view.nodes() if n.node_id != self.node_id]
-        await self._peer.greet(others[:GREETED], GREET_TIMEOUT)
+        await self._peer.greet(self.members(), GREET_TIMEOUT)  # they know this node when `start` returns
 
     async def _abandon(self) -> None:
         """Free everything, whatever state it is in."""

@@ -18,6 +18,10 @@ from catga.rpc.wire import VERSION, Batch, Call, Cancel, Fault, Frame, Ping, Pon
 
 logger = logging.getLogger("catga.rpc")
 
+GREETED = 64
+"""Members that a node greets when it joins, and when its link is back."""
+GREET_INTERVAL = 0.1
+GREET_TIMEOUT = 1.0
 ECHO_TIMEOUT = 2.0
 """Seconds until a ping to oneself counts as lost."""
 MAX_UNSENT = 10_000
@@ -32,6 +36,7 @@ class Listener(Protocol):
     def unlistened(self, node_id: str, incarnation: int, /) -> None: ...
     def silent(self, node_id: str, incarnation: int, /) -> None: ...
     def known_incarnation(self, node_id: str, /) -> int: ...
+    def members(self) -> Sequence[NodeInfo]: ...
     def link(self, up: bool, /) -> None: ...
 
 
@@ -75,7 +80,7 @@ class Peer:
         self._epoch = 0
         self._verifying: asyncio.Task[None] | None = None
         self._unsent: list[tuple[str, Frame]] = []  # answers that wait for the link
-        self.client = Client(self._outbox, on_silent=listener.silent)
+        self.client = Client(self._outbox, echo=self._ping_self, on_silent=listener.silent)
         self.server = Server(
             self._outbox,
             endpoint=endpoint,
@@ -111,7 +116,7 @@ class Peer:
     async def echo(self) -> None:
         """Return when a ping to this node's own inbox has come back: the subscription works."""
         self._echo = asyncio.get_running_loop().create_future()
-        self.ping(self.node_id, self.incarnation)
+        self._ping_self()
         await self._echo
 
     async def flush(self) -> None:
@@ -135,14 +140,21 @@ class Peer:
         """Ask one incarnation of a node for a sign of life."""
         self.client.ping(self.client.destination(node_id, incarnation, inbox(self._prefix, node_id, incarnation)))
 
+    def _ping_self(self) -> None:
+        self.ping(self.node_id, self.incarnation)
+
     async def greet(self, nodes: Sequence[NodeInfo], timeout: float) -> None:
-        """Ping `nodes` and wait until all have answered, or `timeout` seconds."""
+        """Ping `nodes`, again and again, until all have answered, or `timeout` seconds."""
         loop = asyncio.get_running_loop()
-        self._pongs = {node.node_id: loop.create_future() for node in nodes}
-        for node in nodes:
-            self.ping(node.node_id, node.incarnation)
-        if self._pongs:
-            await asyncio.wait(self._pongs.values(), timeout=timeout)
+        deadline = loop.time() + timeout
+        waiting = self._pongs = {node.node_id: loop.create_future() for node in nodes}
+        while (left := deadline - loop.time()) > 0:
+            missing = [node for node in nodes if not waiting[node.node_id].done()]
+            if not missing:
+                break
+            for node in missing:
+                self.ping(node.node_id, node.incarnation)
+            await asyncio.wait(waiting.values(), timeout=min(left, GREET_INTERVAL))
         self._pongs = {}
 
     # -- TransportListener ----------------------------------------------------------------------------
@@ -165,8 +177,6 @@ class Peer:
         destination = self.client.on_unlistened(subject, token)
         if destination is not None and subject != self._inbox:
             self._listener.unlistened(destination.node_id, destination.incarnation)
-            if (waiting := self._pongs.get(destination.node_id)) is not None and not waiting.done():
-                waiting.set_result(None)
 
     def on_link(self, up: bool) -> None:
         if self._verifying is not None:
@@ -192,6 +202,7 @@ class Peer:
                 self.counters["deaf"] += 1
                 await self._resubscribe()
         self._epoch += 1
+        await self.greet(self._listener.members(), GREET_TIMEOUT)  # they lost the link too, and may not be back
         self._listener.link(True)
         self.client.link_up()
         unsent, self._unsent = self._unsent, []
