@@ -66,14 +66,17 @@ class NatsStore(_Bucket):
     """A `KeyValueStore` in a bucket. Lifetimes are rounded up to whole seconds."""
 
     @classmethod
-    async def open(cls, client: Client, bucket: str = "catga-store", **options: Any) -> "NatsStore":
+    async def open(
+        cls, client: Client, bucket: str = "catga-store", *, timeout: float = 5.0, **options: Any
+    ) -> "NatsStore":
         """Open the bucket, which is made if need be.
 
         Args:
             client: the caller's, who closes it.
+            timeout: seconds for one operation.
             options: of `nats.js.api.KeyValueConfig`, e.g. ``replicas=3``.
         """
-        return cls(*await _open(client, bucket, options))
+        return cls(*await _open(client, bucket, timeout, options))
 
     async def get(self, key: str) -> bytes | None:
         entry = await self._entry(token(key))
@@ -100,9 +103,11 @@ class NatsDeadLetters(_Bucket):
     """A `DeadLetterStore` in a bucket."""
 
     @classmethod
-    async def open(cls, client: Client, bucket: str = "catga-dead-letters", **options: Any) -> "NatsDeadLetters":
+    async def open(
+        cls, client: Client, bucket: str = "catga-dead-letters", *, timeout: float = 5.0, **options: Any
+    ) -> "NatsDeadLetters":
         """Like `NatsStore.open`. ``max_bytes`` bounds the bucket."""
-        return cls(*await _open(client, bucket, options))
+        return cls(*await _open(client, bucket, timeout, options))
 
     async def put(self, letter: DeadLetter) -> None:
         await self._write(letter.id, msgspec.msgpack.encode(letter), None, None)
@@ -130,9 +135,9 @@ class NatsDeadLetters(_Bucket):
         return [letter for letter in letters if letter is not None]
 
 
-async def _open(client: Client, bucket: str, options: dict[str, Any]) -> tuple[Any, Any, str]:
+async def _open(client: Client, bucket: str, timeout: float, options: dict[str, Any]) -> tuple[Any, Any, str]:
     untyped: Any = client  # in part
-    js: Any = untyped.jetstream()
+    js: Any = untyped.jetstream(timeout=timeout)
     settings: dict[str, Any] = {"limit_marker_ttl": 1.0, **options}
     config = KeyValueConfig(bucket=bucket, **settings)
     try:

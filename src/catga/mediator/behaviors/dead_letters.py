@@ -11,7 +11,8 @@ import msgspec
 from catga.abc import Behavior, CallNext
 from catga.codec import Codec, encode
 from catga.errors import CatgaError, HandlerNotFoundError
-from catga.mediator.context import current_message
+from catga.mediator.context import MESSAGE_ID, current_message
+from catga.mediator.intercept import handling
 from catga.mediator.pipeline import as_catga_error
 from catga.mediator.router import Router
 from catga.messages import is_event, wire_name
@@ -146,7 +147,8 @@ class DeadLetters:
         replay = _Replay(letter)
         token = _replay.set(replay)
         try:
-            result = await pipeline.run(event)
+            run = handling(router.registry.interceptors, pipeline.run, LOCAL)
+            result = await run(event, {MESSAGE_ID: letter.message_id} if letter.message_id else {})
         finally:
             _replay.reset(token)
         if not replay.found:
