@@ -131,17 +131,16 @@ class DistributedMediator(Mediator):
         self._strategies[message_type] = strategy
         self._resolved.clear()
 
-    def explain(self, message: Request[Any] | Event) -> Explanation:
-        """Why `message` would go where it goes if it was sent now. Nothing is sent, and no turn is used up.
+    def explain(self, request: Request[Any]) -> Explanation:
+        """Why `request` would go where it goes if it was sent now. Nothing is sent, and no turn is used up.
 
-        Raises `ClosedError` before the start, and `InvalidMessageError` for what is no message.
+        Raises `ClosedError` before the start, and `InvalidMessageError` for what cannot travel.
         """
         self._require_started()
-        name = self._codec(type(message)).name
+        cls = type(request)
+        name = self._codec(cls).name
         nodes = self._table.routes(name).nodes
-        return explain(
-            message, name, self._membership.view.nodes(), nodes, self._strategy(type(message)), self._outliers
-        )
+        return explain(request, name, self._membership.view.nodes(), nodes, self._strategy(cls), self._outliers)
 
     # -- the cluster ----------------------------------------------------------------------------------
 
