@@ -2,12 +2,14 @@
 
 import asyncio
 import random
+from contextlib import suppress
 from typing import Any
 
 from catga.abc import RoutingStrategy
 from catga.cluster.failover import RetryBudget, Verdict, judge
 from catga.cluster.outliers import Outliers
 from catga.cluster.table import Pool
+from catga.codec import Codec, encode
 from catga.errors import (
     CatgaError,
     CatgaTimeoutError,
@@ -21,7 +23,6 @@ from catga.messages import is_request
 from catga.node import NodeInfo
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 from catga.routing import Candidates
-from catga.rpc.codec import Codec, encode
 from catga.rpc.peer import Peer
 from catga.rpc.server import Endpoint
 from catga.rpc.subjects import inbox
@@ -76,12 +77,12 @@ class Delivery:
         tried: set[str] = set()
         failure: Failure | None = None
         while True:
-            nodes = pool()
+            nodes = await self._reachable(pool, job)
             try:
                 node = _pick(strategy, self._outliers.admit(nodes, tried), message, again=bool(tried))
                 if node is None:
                     if not nodes or not await self._pause(failure, job):
-                        return failure or Failure(ClusterError("no node can take this message"))
+                        return failure or Failure(self._why_nobody())
                     tried.clear()
                     continue
                 with self._outliers.call(node.node_id) as call:
@@ -92,8 +93,6 @@ class Delivery:
                 return result
             if judge(result.error, idempotent=codec.idempotent, budget=self._budget) is Verdict.FINAL:
                 return result
-            if not await self._link_is_up(job.deadline):
-                return Failure(_no_link(), ResultMetadata("", job.attempts))
             failure = result
             tried.add(node.node_id)
 
@@ -130,16 +129,21 @@ class Delivery:
         await asyncio.sleep(min(left, random.uniform(0.02, MAX_PAUSE)))
         return True
 
-    async def _link_is_up(self, deadline: float) -> bool:
-        """Wait for the link rather than burn attempts on it. False once the deadline has passed."""
-        if self._link.is_set():
-            return True
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._link.wait()
-        except TimeoutError:
-            return False
-        return True
+    async def _reachable(self, pool: Pool, job: "_Job") -> Candidates:
+        """The pool. While the link is down only this node itself, or, if it is not in it, wait for the link."""
+        if not self._link.is_set():
+            here = pool().only("here", lambda node: node.node_id == self._peer.node_id)
+            if here and job.local is not None:
+                return here
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(job.deadline):
+                    await self._link.wait()
+            if not self._link.is_set():
+                return Candidates()
+        return pool()
+
+    def _why_nobody(self) -> CatgaError:
+        return ClusterError("no node can take this message") if self._link.is_set() else _no_link()
 
     def _encode(self, message: Any) -> bytes:
         body = encode(message)
@@ -187,7 +191,7 @@ def _counted(result: CatgaResult[Any], node: NodeInfo, attempts: int) -> CatgaRe
 
 def _expired() -> CatgaError:
     error = CatgaTimeoutError("the deadline passed before the request could be sent")
-    error.execution = Execution.ANSWERED
+    error.execution = Execution.NO
     return error
 
 

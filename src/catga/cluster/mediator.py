@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import random
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from catga.abc import Backend, RoutingStrategy
@@ -15,6 +16,7 @@ from catga.cluster.options import ClusterOptions, default_routing
 from catga.cluster.outliers import Outliers
 from catga.cluster.scatter import Broadcast, Gathered, broadcast, gather
 from catga.cluster.table import Pool, RoutingTable
+from catga.codec import Codec
 from catga.errors import CatgaError, ClosedError, ClusterError, NodeNotFoundError, NoNodeAvailableError
 from catga.mediator import Mediator
 from catga.mediator.registry import handler_not_found
@@ -24,8 +26,7 @@ from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 from catga.routing import Candidates, RoundRobin, Stats
 from catga.routing.inner import check_inner
-from catga.rpc.codec import Codec
-from catga.rpc.peer import Peer
+from catga.rpc.peer import GREET_TIMEOUT, GREETED, Peer
 from catga.rpc.server import Endpoint
 
 R = TypeVar("R")
@@ -36,9 +37,8 @@ ONLY = RoundRobin()
 """The strategy of a pool of one."""
 NOBODY = Candidates()
 
-GREETED = 64
-"""Members that a joining node greets, so that they know it when `start` returns."""
-GREET_TIMEOUT = 1.0
+JOIN_GRACE = 2.0
+"""Seconds on top of the connect timeout, so that the backend's own error, which has the cause, comes first."""
 LEFT_GRACE = 0.5
 """Seconds that replies sent before a graceful leave may still be behind the news of it."""
 
@@ -53,8 +53,8 @@ class DistributedMediator(Mediator):
         super().__init__()
         self._options = options
         self._backend = backend
-        self._registry = mediator._registry  # pyright: ignore[reportPrivateUsage]
-        self._registry.on_change(self._handlers_changed)
+        self.registry = mediator.registry
+        self.registry.on_change(self._handlers_changed)
         self._metadata = ResultMetadata(options.node_id, 1)
         self._codecs: dict[type, Codec] = {}
         self._endpoints: dict[str, Endpoint] = {}
@@ -175,6 +175,7 @@ class DistributedMediator(Mediator):
             "refused": server.refused,
             "dropped_expired": server.dropped,
             "late_replies": client.late,
+            "pending_calls": client.pending,
         }
 
     # -- lifecycle ------------------------------------------------------------------------------------
@@ -212,9 +213,10 @@ class DistributedMediator(Mediator):
             load=self._load,
             max_concurrency=options.max_concurrency,
             max_queue=options.max_queue,
+            signer=options.signer,
         )
         try:
-            async with asyncio.timeout(options.connect_timeout):
+            async with asyncio.timeout(options.connect_timeout + JOIN_GRACE):
                 await self._join()
         except TimeoutError as error:
             await self._abandon()
@@ -314,6 +316,10 @@ class DistributedMediator(Mediator):
     def known_incarnation(self, node_id: str) -> int:
         return self._membership.view.known_incarnation(node_id)
 
+    def members(self) -> Sequence[NodeInfo]:
+        others = [node for node in self._membership.view.nodes() if node.node_id != self.node_id]
+        return others if len(others) <= GREETED else random.sample(others, GREETED)
+
     def link(self, up: bool) -> None:
         if up == self._link.is_set():
             return
@@ -412,7 +418,7 @@ class DistributedMediator(Mediator):
         return handler_not_found(name, {n: tuple(ids) for n, ids in self._table.handled().items()})
 
     def _not_found(self, name: str) -> CatgaError:
-        return handler_not_found(name, dict.fromkeys(self._registry.names, (self.node_id,)))
+        return handler_not_found(name, dict.fromkeys(self.registry.names, (self.node_id,)))
 
     def _not_running(self) -> ClosedError | None:
         if self._running:
@@ -429,17 +435,17 @@ class DistributedMediator(Mediator):
     def _endpoint(self, name: str) -> Endpoint | None:
         endpoint = self._endpoints.get(name)
         if endpoint is None:
-            cls = self._registry.names.get(name)
-            pipeline = None if cls is None else self._registry.compile(cls, self._metadata)
+            cls = self.registry.names.get(name)
+            pipeline = None if cls is None else self.registry.compile(cls, self._metadata)
             if cls is None or pipeline is None:
                 return None
             endpoint = self._endpoints[name] = Endpoint(self._codec(cls), pipeline.run, pipeline.direct)
         return endpoint
 
     def _handles(self) -> tuple[str, ...]:
-        for cls in self._registry.names.values():
+        for cls in self.registry.names.values():
             self._codec(cls)  # what cannot travel is an error at the start, not at the first call
-        return tuple(sorted(self._registry.names))
+        return tuple(sorted(self.registry.names))
 
     def _handlers_changed(self) -> None:
         self._endpoints.clear()
@@ -477,14 +483,12 @@ class DistributedMediator(Mediator):
         await self._membership.sync()
         await self._peer.open_inbox(self._membership.me.incarnation)
         await self._peer.echo()
-        await self._greet()  # a former life on a clock ahead of this one's is heard of here
+        await self._peer.greet(
+            self.members(), GREET_TIMEOUT
+        )  # a former life on a clock ahead of this one's is heard of here
         await self._peer.open_inbox(self._membership.me.incarnation)
         await self._membership.join()
-        await self._greet()
-
-    async def _greet(self) -> None:
-        others = [n for n in self._membership.view.nodes() if n.node_id != self.node_id]
-        await self._peer.greet(others[:GREETED], GREET_TIMEOUT)
+        await self._peer.greet(self.members(), GREET_TIMEOUT)  # they know this node when `start` returns
 
     async def _abandon(self) -> None:
         """Free everything, whatever state it is in."""

@@ -144,6 +144,8 @@ class Outliers:
             return self._settings.handler_errors
         if isinstance(error, OverloadedError) or not isinstance(error, CatgaTimeoutError | ClusterError):
             return None
+        if isinstance(error, CatgaTimeoutError) and error.execution is Execution.NO:
+            return None
         return None if self._deaf() else True
 
     def _eject(self, stats: NodeStats, record: _Record) -> None:

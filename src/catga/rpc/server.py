@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from catga.codec import Codec, encode
 from catga.errors import (
     CatgaError,
     CatgaTimeoutError,
@@ -26,7 +27,6 @@ from catga.errors import (
 )
 from catga.result import CatgaResult, Failure
 from catga.rpc.answers import Answers, CallKey, Seen
-from catga.rpc.codec import Codec, encode
 from catga.rpc.deadlines import Deadlines
 from catga.rpc.outbox import Outbox
 from catga.rpc.wire import OVERHEAD, Call, Fault, Reply, fault_of
