@@ -15,6 +15,7 @@ from catga.errors import (
     CatgaTimeoutError,
     ClusterError,
     Execution,
+    HandlerNotFoundError,
     InvalidMessageError,
     NoNodeAvailableError,
     OverloadedError,
@@ -77,7 +78,7 @@ class Delivery:
         tried: set[str] = set()
         failure: Failure | None = None
         while True:
-            nodes = await self._reachable(pool, job)
+            nodes = pool() if self._link.is_set() else await self._without_link(pool, job)
             try:
                 node = _pick(strategy, self._outliers.admit(nodes, tried), message, again=bool(tried))
                 if node is None:
@@ -121,7 +122,7 @@ class Delivery:
 
     async def _pause(self, failure: Failure | None, job: "_Job") -> bool:
         """All candidates were tried: whether another round makes sense, after a pause."""
-        if failure is None or isinstance(failure.error, OverloadedError):
+        if failure is None or isinstance(failure.error, OverloadedError | HandlerNotFoundError):
             return False
         left = job.deadline - self._loop.time()
         if left <= 0:
@@ -129,18 +130,16 @@ class Delivery:
         await asyncio.sleep(min(left, random.uniform(0.02, MAX_PAUSE)))
         return True
 
-    async def _reachable(self, pool: Pool, job: "_Job") -> Candidates:
-        """The pool. While the link is down only this node itself, or, if it is not in it, wait for the link."""
-        if not self._link.is_set():
-            here = pool().only("here", lambda node: node.node_id == self._peer.node_id)
-            if here and job.local is not None:
-                return here
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(job.deadline):
-                    await self._link.wait()
-            if not self._link.is_set():
-                return Candidates()
-        return pool()
+    async def _without_link(self, pool: Pool, job: "_Job") -> Candidates:
+        """The link is down: this node itself, if it is a candidate; else wait for the link."""
+        me = self._peer.node_id
+        here = pool().only(me, lambda node: node.node_id == me)
+        if here and job.local is not None:
+            return here
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(job.deadline):
+                await self._link.wait()
+        return pool() if self._link.is_set() else Candidates()
 
     def _why_nobody(self) -> CatgaError:
         return ClusterError("no node can take this message") if self._link.is_set() else _no_link()

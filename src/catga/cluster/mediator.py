@@ -17,7 +17,13 @@ from catga.cluster.outliers import Outliers
 from catga.cluster.scatter import Broadcast, Gathered, broadcast, gather
 from catga.cluster.table import Pool, RoutingTable
 from catga.codec import Codec
-from catga.errors import CatgaError, ClosedError, ClusterError, NodeNotFoundError, NoNodeAvailableError
+from catga.errors import (
+    CatgaError,
+    ClosedError,
+    ClusterError,
+    NodeNotFoundError,
+    NoNodeAvailableError,
+)
 from catga.mediator import Mediator
 from catga.mediator.registry import handler_not_found
 from catga.membership import Membership, Watcher
@@ -33,12 +39,11 @@ R = TypeVar("R")
 
 logger = logging.getLogger("catga.cluster")
 
+JOIN_GRACE = 2.0
+"""Seconds on top of the connect timeout, so that the backend's own error, which has the cause, comes first."""
 ONLY = RoundRobin()
 """The strategy of a pool of one."""
 NOBODY = Candidates()
-
-JOIN_GRACE = 2.0
-"""Seconds on top of the connect timeout, so that the backend's own error, which has the cause, comes first."""
 LEFT_GRACE = 0.5
 """Seconds that replies sent before a graceful leave may still be behind the news of it."""
 

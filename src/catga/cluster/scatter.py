@@ -6,7 +6,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from catga.errors import CatgaError, Execution
+from catga.errors import CatgaError, Execution, HandlerNotFoundError
 from catga.node import NodeInfo
 from catga.result import CatgaResult, Failure, Success
 
@@ -46,12 +46,14 @@ Send = Callable[[NodeInfo], Awaitable[CatgaResult[Any]]]
 
 
 async def broadcast(nodes: Iterable[NodeInfo], send: Send) -> Broadcast:
-    """`send` to each of `nodes` at once; who acknowledged."""
+    """`send` to each of `nodes` at once; who acknowledged, those without a handler included."""
     results = await _each(nodes, send)
-    return Broadcast(
-        tuple(i for i, result in results.items() if result.is_success),
-        {i: result.error for i, result in results.items() if isinstance(result, Failure)},
-    )
+    failed = {
+        i: result.error
+        for i, result in results.items()
+        if isinstance(result, Failure) and not isinstance(result.error, HandlerNotFoundError)
+    }
+    return Broadcast(tuple(i for i in results if i not in failed), failed)
 
 
 async def gather(nodes: Iterable[NodeInfo], send: Send) -> Gathered[Any]:
