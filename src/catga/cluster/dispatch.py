@@ -130,11 +130,11 @@ class Dispatch:
             raise self._nobody(codec.name)
         return await gather(able, lambda node: self._to(node, request, codec, headers, timeout))
 
-    def explain(self, message: Request[Any] | Event) -> Explanation:
-        """Why `message` would go where it goes. Raises `InvalidMessageError` for what is no message."""
-        name = self._codecs[type(message)].name
+    def explain(self, request: Request[Any]) -> Explanation:
+        """Why `request` would go where it goes. Raises `InvalidMessageError` for what is no message."""
+        name = self._codecs[type(request)].name
         nodes = self._table.routes(name).nodes
-        return explain(message, name, self._view.nodes(), nodes, self._routing.of(type(message)), self._outliers)
+        return explain(request, name, self._view.nodes(), nodes, self._routing.of(type(request)), self._outliers)
 
     async def _to_service(self, service: str, event: Event, codec: Codec, headers: Headers) -> CatgaResult[None]:
         def pool() -> Candidates:

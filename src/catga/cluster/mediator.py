@@ -119,12 +119,12 @@ class DistributedMediator(Mediator):
         """
         self._routing.set(message_type, strategy)
 
-    def explain(self, message: Request[Any] | Event) -> Explanation:
-        """Why `message` would go where it goes if it was sent now. Nothing is sent, and no turn is used up.
+    def explain(self, request: Request[Any]) -> Explanation:
+        """Why `request` would go where it goes if it was sent now. Nothing is sent, and no turn is used up.
 
         Raises `ClosedError` before the start, and `InvalidMessageError` for what is no message.
         """
-        return self._running().explain(message)
+        return self._running().explain(request)
 
     # -- the cluster ----------------------------------------------------------------------------------
 
