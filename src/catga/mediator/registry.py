@@ -1,15 +1,15 @@
 """Which handler belongs to which message, and the pipelines compiled from that."""
 
 import inspect
-import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, get_args, get_origin
 
-from catga.abc import Behavior
+from catga.abc import Behavior, Interceptor
 from catga.errors import DuplicateHandlerError, HandlerNotFoundError, InvalidMessageError
-from catga.mediator.pipeline import Handler, Pipeline, Run, compile_event, compile_request
+from catga.mediator.intercept import intercepted
+from catga.mediator.pipeline import Handler, Pipeline, Run, compile_event, compile_request, enclosed, label
 from catga.messages import is_event, is_request, wire_name
 from catga.result import LOCAL, CatgaResult, Failure, ResultMetadata, Success
 
@@ -22,6 +22,8 @@ class Registry:
         """Wire name → message class of everything that has a handler: the allow-list of decoding."""
         self.generation = 0
         """Grows with each registration: compiled pipelines of an older one are stale."""
+        self.interceptors: tuple[Interceptor, ...] = ()
+        """What stands around the way of every message, the first outermost."""
         self._requests: dict[type, Handler] = {}
         self._events: dict[type, tuple[Handler, ...]] = {}
         self._behaviors: list[tuple[Behavior, tuple[type, ...]]] = []
@@ -41,7 +43,7 @@ class Registry:
         if is_request(cls):
             if cls in self._requests:
                 raise DuplicateHandlerError(
-                    f"{name} is handled by {_label(self._requests[cls])} already: a request has exactly one handler"
+                    f"{name} is handled by {label(self._requests[cls])} already: a request has exactly one handler"
                 )
             self._requests[cls] = handler
         elif is_event(cls):
@@ -56,13 +58,27 @@ class Registry:
         self._behaviors.append((behavior, only))
         self._changed()
 
+    def add_interceptor(self, interceptor: Interceptor) -> None:
+        """Put `interceptor` inside those added before it."""
+        self.interceptors = (*self.interceptors, interceptor)
+        self._changed()
+
+    def include(self, other: "Registry", adapt: Callable[[Handler], Handler]) -> None:
+        """Take over the handlers of `other`, each with its behaviors. Raises like `add`."""
+        requests = [(cls, handler) for cls, handler in other._requests.items()]
+        events = [(cls, handler) for cls, handlers in other._events.items() for handler in handlers]
+        for cls, handler in requests + events:
+            may_return_result = _may_return_result(handler)
+            steps = other._behaviors_of(cls)
+            self.add(cls, enclosed(adapt(handler), steps, may_return_result=may_return_result))
+
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` after each registration."""
         self._listeners.append(listener)
 
     def compile(self, cls: type, metadata: ResultMetadata) -> Pipeline | None:
         """The pipeline of a message class; None where it has no handler."""
-        behaviors = [b for b, only in self._behaviors if not only or issubclass(cls, only)]
+        behaviors = self._behaviors_of(cls)
         if (handler := self._requests.get(cls)) is not None:
             return compile_request(handler, behaviors, metadata, may_return_result=_may_return_result(handler))
         if (handlers := self._events.get(cls)) is not None:
@@ -72,6 +88,9 @@ class Registry:
     def not_found(self, cls: type) -> HandlerNotFoundError:
         """The error for a request nobody handles, with the handled names that look like it."""
         return handler_not_found(wire_name(cls), dict.fromkeys(self.names, ()))
+
+    def _behaviors_of(self, cls: type) -> list[Behavior]:
+        return [b for b, only in self._behaviors if not only or issubclass(cls, only)]
 
     def _changed(self) -> None:
         self.generation += 1
@@ -90,10 +109,12 @@ class Runners(dict[type, Run]):
 
     def __missing__(self, cls: type) -> Run:
         pipeline = self.registry.compile(cls, self.metadata)
+        run = self._no_handler if pipeline is None else pipeline.run
+        if self.registry.interceptors:
+            run = intercepted(self.registry.interceptors, run, self.metadata, is_handled=pipeline is not None)
         if pipeline is not None:
-            self[cls] = pipeline.run
-            return pipeline.run
-        return self._no_handler
+            self[cls] = run
+        return run
 
     async def _no_handler(self, message: object) -> CatgaResult[Any]:
         if is_event(type(message)):
@@ -133,26 +154,35 @@ def message_type_of(handler: Handler, frame: FrameType | None) -> type:
     Args:
         frame: where the decorator stands, whose local classes the annotation may name.
     """
-    function = handler if inspect.isroutine(handler) else handler.__call__
+    function = _function_of(handler)
     parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls")]
     annotation: Any = parameters[0].annotation if parameters else inspect.Parameter.empty
     if isinstance(annotation, str):
         annotation = _evaluate(annotation, function, frame)
     if not (is_request(annotation) or is_event(annotation)):
         raise InvalidMessageError(
-            f"{_label(handler)} must annotate its first parameter with a request or event class, got {annotation!r}"
+            f"{label(handler)} must annotate its first parameter with a request or event class, got {annotation!r}"
         )
     return annotation  # type: ignore[no-any-return]
 
 
-def caller_frame(depth: int) -> FrameType:
-    """The frame `depth` calls above the caller of this function."""
-    return sys._getframe(depth + 1)  # pyright: ignore[reportPrivateUsage]
+def caller_frame(depth: int) -> FrameType | None:
+    """The frame `depth` calls above the caller of this function; None where the interpreter has no frames."""
+    frame = inspect.currentframe()
+    for _ in range(depth + 1):
+        frame = frame and frame.f_back
+    return frame
+
+
+def _function_of(handler: Any) -> Callable[..., Any]:
+    """`handler` itself, or the method that an object with ``__call__`` is called through."""
+    function: Callable[..., Any] = handler if inspect.isroutine(handler) else handler.__call__
+    return function
 
 
 def _may_return_result(handler: Handler) -> bool:
     """False only where the annotation says that the handler returns a plain value."""
-    function = inspect.unwrap(handler if inspect.isroutine(handler) else handler.__call__)
+    function = inspect.unwrap(_function_of(handler))
     annotation: Any = getattr(function, "__annotations__", {}).get("return", inspect.Parameter.empty)
     if annotation is inspect.Parameter.empty or annotation in (Any, object):
         return True
@@ -176,10 +206,5 @@ def _evaluate(annotation: str, function: Any, frame: FrameType | None) -> Any:
         return eval(annotation, names)  # noqa: S307 - the handler's own annotation
     except NameError as error:
         raise InvalidMessageError(
-            f"the annotation {annotation!r} of {_label(function)} is not defined: {error}"
+            f"the annotation {annotation!r} of {label(function)} is not defined: {error}"
         ) from error
-
-
-def _label(handler: Any) -> str:
-    function = inspect.unwrap(handler)
-    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"

@@ -74,6 +74,7 @@ class Client:
         max_pending: calls without a reply; more are refused with `OverloadedError`.
         silence: seconds without a sign of life, while replies are overdue, until a node is pinged, and again
             until it counts as silent.
+        echo: sends a ping to this node itself, to tell the others' silence from one's own deafness.
         on_silent: told of (node_id, incarnation) that owes replies and does not answer a ping.
     """
 
@@ -82,13 +83,16 @@ class Client:
         outbox: Outbox,
         *,
         max_pending: int = 100_000,
-        silence: float = 0.25,
+        silence: float = 0.15,
+        echo: Callable[[], None],
         on_silent: Callable[[str, int], None],
     ) -> None:
         self._outbox = outbox
         self._max_pending = max_pending
         self._silence = silence
+        self._echo = echo
         self._on_silent = on_silent
+        self._heard_at = 0.0
         self._loop = asyncio.get_running_loop()
         self._deadlines: Deadlines[int] = Deadlines(self._timed_out)
         self._destinations: dict[str, Destination] = {}  # by subject
@@ -171,14 +175,22 @@ class Client:
 
     def on_alive(self, node_id: str, incarnation: int, epoch: int) -> None:
         """The node gave a sign of life. A new `epoch` tells that its link was down since the last one."""
+        self._hear()
         destination = self._nodes.get((node_id, incarnation))
         if destination is None:
             return
-        destination.heard_at, destination.pinged_at = self._loop.time(), None
+        destination.heard_at, destination.pinged_at = self._heard_at, None
         if destination.epoch != epoch:
             former, destination.epoch = destination.epoch, epoch
             if former is not None:
                 self._repeat(destination)
+
+    def _hear(self) -> None:
+        """Something came over the bus. After a gap it was this node that was deaf: silence starts to count anew."""
+        former, self._heard_at = self._heard_at, self._loop.time()
+        if self._heard_at - former > 2 * self._silence:
+            for destination in self._destinations.values():
+                destination.heard_at, destination.pinged_at = self._heard_at, None
 
     def on_sent(self, subject: str, token: int, frames: Sequence[Frame]) -> None:
         """A batch is about to leave for `subject`."""
@@ -282,10 +294,7 @@ class Client:
 
     def _unlistened(self, destination: Destination, call_ids: Sequence[int]) -> None:
         for call_id in call_ids:
-            if self._repeated(call_id):
-                text = f"node {destination.node_id} was gone when the link came back"
-                self._end([call_id], MaybeExecutedError(f"{text}: the request may have been executed"))
-            else:
+            if not self._repeated(call_id):  # a repeat waits for the node to come back, or to be declared gone
                 self._end([call_id], ClusterError(f"nobody listens on the inbox of {destination.node_id}"))
 
     def _lose(self, destination: Destination, text: str, *, only_idempotent: bool) -> None:
@@ -294,6 +303,7 @@ class Client:
                 self._end([call_id], ClusterError(text))
             elif pending.idempotent or not only_idempotent:
                 self._end([call_id], MaybeExecutedError(f"{text}: the request may have been executed"))
+                self._tell(destination, Cancel(pending.call.key or call_id))  # should it wake up, and not have begun
 
     def _timed_out(self, call_id: int) -> None:
         pending = self._pending.get(call_id)
@@ -319,7 +329,8 @@ class Client:
             if destination.pinged_at is None:
                 destination.pinged_at = now
                 self.ping(destination)
-            elif now - destination.pinged_at >= 2 * self._silence:
+                self._echo()
+            elif now - destination.pinged_at >= 2 * self._silence and self._heard_at > destination.pinged_at:
                 destination.pinged_at = now
                 self._on_silent(destination.node_id, destination.incarnation)
         if owing:

@@ -13,11 +13,29 @@ from catga.node import NodeInfo
 from catga.rpc.client import Client
 from catga.rpc.outbox import Outbox
 from catga.rpc.server import Endpoint, Server
+from catga.rpc.signing import Signer
 from catga.rpc.subjects import inbox, reply_box
-from catga.rpc.wire import VERSION, Batch, Call, Cancel, Fault, Frame, Ping, Pong, Reply, decode_batch, fault_of
+from catga.rpc.wire import (
+    OVERHEAD,
+    VERSION,
+    Batch,
+    Call,
+    Cancel,
+    Fault,
+    Frame,
+    Ping,
+    Pong,
+    Reply,
+    decode_batch,
+    fault_of,
+)
 
 logger = logging.getLogger("catga.rpc")
 
+GREETED = 64
+"""Members that a node greets when it joins, and when its link is back."""
+GREET_INTERVAL = 0.1
+GREET_TIMEOUT = 1.0
 ECHO_TIMEOUT = 2.0
 """Seconds until a ping to oneself counts as lost."""
 MAX_UNSENT = 10_000
@@ -32,6 +50,7 @@ class Listener(Protocol):
     def unlistened(self, node_id: str, incarnation: int, /) -> None: ...
     def silent(self, node_id: str, incarnation: int, /) -> None: ...
     def known_incarnation(self, node_id: str, /) -> int: ...
+    def members(self) -> Sequence[NodeInfo]: ...
     def link(self, up: bool, /) -> None: ...
 
 
@@ -42,6 +61,7 @@ class Peer:
         endpoint: wire name → what runs it.
         not_found: the error for a wire name that nothing runs.
         load: this node's load, for the header of each batch.
+        signer: signs what leaves; what comes in without a valid signature is dropped and counted.
     """
 
     def __init__(
@@ -56,6 +76,7 @@ class Peer:
         load: Callable[[], float],
         max_concurrency: int,
         max_queue: int,
+        signer: Signer | None = None,
     ) -> None:
         self.node_id = node.node_id
         self.incarnation = node.incarnation
@@ -67,7 +88,14 @@ class Peer:
         self._load = load
         self._reply_box = reply_box(prefix)
         self._inbox = ""
-        self._outbox = Outbox(transport, self._wrap, on_sent=self._on_sent, on_failed=self._on_failed)
+        self._signer = signer
+        self._outbox = Outbox(
+            transport,
+            self._wrap,
+            on_sent=self._on_sent,
+            on_failed=self._on_failed,
+            seal=None if signer is None else signer.seal,
+        )
         self._pump: asyncio.Task[None] | None = None
         self._echo: asyncio.Future[None] | None = None
         self._pongs: dict[str, asyncio.Future[None]] = {}
@@ -75,7 +103,7 @@ class Peer:
         self._epoch = 0
         self._verifying: asyncio.Task[None] | None = None
         self._unsent: list[tuple[str, Frame]] = []  # answers that wait for the link
-        self.client = Client(self._outbox, on_silent=listener.silent)
+        self.client = Client(self._outbox, echo=self._ping_self, on_silent=listener.silent)
         self.server = Server(
             self._outbox,
             endpoint=endpoint,
@@ -111,7 +139,7 @@ class Peer:
     async def echo(self) -> None:
         """Return when a ping to this node's own inbox has come back: the subscription works."""
         self._echo = asyncio.get_running_loop().create_future()
-        self.ping(self.node_id, self.incarnation)
+        self._ping_self()
         await self._echo
 
     async def flush(self) -> None:
@@ -129,20 +157,43 @@ class Peer:
             await asyncio.gather(self._pump, return_exceptions=True)
         await self._transport.aclose()
 
+    @property
+    def max_body(self) -> int:
+        """The largest message or value, encoded, in bytes, that fits in a batch of its own."""
+        return self._transport.max_payload - OVERHEAD
+
+    def counts(self) -> dict[str, int]:
+        """How often what happened, by name."""
+        return {
+            **self.counters,
+            "refused": self.server.refused,
+            "dropped_expired": self.server.dropped,
+            "repeated": self.server.repeated,
+            "late_replies": self.client.late,
+            "pending_calls": self.client.pending,
+        }
+
     # -- pings ----------------------------------------------------------------------------------------
 
     def ping(self, node_id: str, incarnation: int) -> None:
         """Ask one incarnation of a node for a sign of life."""
         self.client.ping(self.client.destination(node_id, incarnation, inbox(self._prefix, node_id, incarnation)))
 
+    def _ping_self(self) -> None:
+        self.ping(self.node_id, self.incarnation)
+
     async def greet(self, nodes: Sequence[NodeInfo], timeout: float) -> None:
-        """Ping `nodes` and wait until all have answered, or `timeout` seconds."""
+        """Ping `nodes`, again and again, until all have answered, or `timeout` seconds."""
         loop = asyncio.get_running_loop()
-        self._pongs = {node.node_id: loop.create_future() for node in nodes}
-        for node in nodes:
-            self.ping(node.node_id, node.incarnation)
-        if self._pongs:
-            await asyncio.wait(self._pongs.values(), timeout=timeout)
+        deadline = loop.time() + timeout
+        waiting = self._pongs = {node.node_id: loop.create_future() for node in nodes}
+        while (left := deadline - loop.time()) > 0:
+            missing = [node for node in nodes if not waiting[node.node_id].done()]
+            if not missing:
+                break
+            for node in missing:
+                self.ping(node.node_id, node.incarnation)
+            await asyncio.wait(waiting.values(), timeout=min(left, GREET_INTERVAL))
         self._pongs = {}
 
     # -- TransportListener ----------------------------------------------------------------------------
@@ -150,6 +201,8 @@ class Peer:
     def on_message(self, payload: bytes) -> None:
         """Sort the frames of one batch. Nothing that came over the bus gets past this border."""
         try:
+            if self._signer is not None:
+                payload = self._signer.open((self._inbox, self._reply_box), payload)
             batch = decode_batch(payload)
         except InvalidMessageError as error:
             self._garbage(str(error))
@@ -165,8 +218,6 @@ class Peer:
         destination = self.client.on_unlistened(subject, token)
         if destination is not None and subject != self._inbox:
             self._listener.unlistened(destination.node_id, destination.incarnation)
-            if (waiting := self._pongs.get(destination.node_id)) is not None and not waiting.done():
-                waiting.set_result(None)
 
     def on_link(self, up: bool) -> None:
         if self._verifying is not None:
@@ -192,6 +243,7 @@ class Peer:
                 self.counters["deaf"] += 1
                 await self._resubscribe()
         self._epoch += 1
+        await self.greet(self._listener.members(), GREET_TIMEOUT)  # they lost the link too, and may not be back
         self._listener.link(True)
         self.client.link_up()
         unsent, self._unsent = self._unsent, []

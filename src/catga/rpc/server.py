@@ -9,11 +9,12 @@ import asyncio
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
+from catga.codec import Codec, encode
 from catga.errors import (
     CatgaError,
     CatgaTimeoutError,
@@ -26,7 +27,6 @@ from catga.errors import (
 )
 from catga.result import CatgaResult, Failure
 from catga.rpc.answers import Answers, CallKey, Seen
-from catga.rpc.codec import Codec, encode
 from catga.rpc.deadlines import Deadlines
 from catga.rpc.outbox import Outbox
 from catga.rpc.wire import OVERHEAD, Call, Fault, Reply, fault_of
@@ -35,11 +35,15 @@ logger = logging.getLogger("catga.rpc")
 
 
 class Endpoint(NamedTuple):
-    """What runs a message type: its codec, and its compiled pipeline."""
+    """What runs a message type: its codec, and its compiled pipeline.
+
+    ``receiving``, where something wants the headers of a call, makes the endpoint for one call of them.
+    """
 
     codec: Codec
     run: Callable[[Any], Coroutine[Any, Any, CatgaResult[Any]]]
     direct: Callable[[Any], CatgaResult[Any]] | None
+    receiving: "Callable[[Mapping[str, str]], Endpoint] | None" = None
 
 
 class _Admitted(NamedTuple):
@@ -219,6 +223,8 @@ class Server:
             raise self._not_found(call.name)
         if endpoint.direct is None and self._is_full and len(self._queue) >= self._max_queue:
             raise self._overloaded()
+        if endpoint.receiving is not None:
+            endpoint = endpoint.receiving(call.headers or {})
         deadline = self._loop.time() + call.ttl_ms / 1000
         return _Admitted(key, call.id, endpoint, endpoint.codec.decode(call.body), deadline)
 
