@@ -10,15 +10,13 @@ from unittest import mock
 import msgspec
 from simulation import Broker, Link, Loop, StoreDiscovery, Wire, World
 
-import catga.cluster.mediator
-from catga import DistributedMediator, Mediator
+import catga.cluster.node
+from catga import DistributedMediator, Mediator, add_cluster
 from catga.abc import Backend, NodeDiscovery
 from catga.backends.nats import NatsNodeDiscovery, NatsTransport
-from catga.cluster.options import ClusterOptions
 from catga.errors import CatgaError
 from catga.membership import Membership, Watcher
 from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
-from catga.routing import RoundRobin
 
 TTL, HEARTBEAT, PROBE, CONFIRM, SETTLE = 20.0, 5.0, 1.0, 1.0, 5.0
 DETECTION = 3 * PROBE + CONFIRM
@@ -58,7 +56,7 @@ class Process:
     @property
     def membership(self) -> Membership:
         assert self.mediator is not None
-        return self.mediator._membership  # pyright: ignore[reportPrivateUsage]
+        return self.mediator._joined().membership
 
     @property
     def alive(self) -> bool:
@@ -101,7 +99,7 @@ class Process:
 
     async def _main(self) -> None:
         while not self.leaving:
-            mediator = DistributedMediator(Mediator(), self._options(), self._backend())
+            mediator = self._build()
             try:
                 await mediator.start()
             except CatgaError:
@@ -117,13 +115,14 @@ class Process:
                 self.loop.create_task(fold.read())
             return
 
-    def _options(self) -> ClusterOptions:
-        return ClusterOptions(
-            url="sim://", node_id=self.node_id, service="s", endpoint="", routing=RoundRobin(), ttl=TTL,
-            heartbeat_interval=HEARTBEAT, probe_interval=PROBE, request_timeout=5.0, connect_timeout=10.0,
-            drain_timeout=0.2, max_concurrency=10, max_queue=10, load=lambda: self.load, metadata={}, prefix="c",
-            backend_options={},
+    def _build(self) -> DistributedMediator:
+        """As `add_cluster` makes it, but on the simulated wire."""
+        made = add_cluster(
+            Mediator(), "memory://simulated", node_id=self.node_id, ttl=TTL, heartbeat_interval=HEARTBEAT,
+            probe_interval=PROBE, request_timeout=5.0, connect_timeout=10.0, drain_timeout=0.2,
+            load=lambda: self.load, prefix="c",
         )  # fmt: skip
+        return DistributedMediator(Mediator(), made._options, self._backend())
 
     def _backend(self) -> Backend:
         link: Any = self.link
@@ -460,8 +459,8 @@ def simulated(cluster: Cluster) -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     try:
         with (
-            mock.patch.object(catga.cluster.mediator, "Membership", Watched),
-            mock.patch.object(catga.cluster.mediator, "time", Clock),
+            mock.patch.object(catga.cluster.node, "Membership", Watched),
+            mock.patch.object(catga.cluster.node, "time", Clock),
         ):
             yield
     finally:

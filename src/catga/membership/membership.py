@@ -203,6 +203,7 @@ class Membership:
         if self.fenced:
             return
         self.fenced = True
+        self.view.observe(Departure(self.me.node_id, self.me.incarnation, LeftReason.CRASHED))  # no more told of
         logger.critical(
             "fenced: another process has taken this node's id; this one takes no more work",
             extra={"catga_node_id": self.me.node_id, "catga_newer_incarnation": incarnation},
@@ -255,7 +256,9 @@ class Membership:
             self.outgrown(departure.incarnation)
         elif departure.incarnation == self.me.incarnation and not self._joined:
             self.me = msgspec.structs.replace(self.me, incarnation=self._beyond(departure.incarnation))
-        elif departure.incarnation == self.me.incarnation and self._joined and not self.fenced:
+        elif self._rival > self.me.incarnation or self.fenced:
+            return  # ended by another process of this id; whether that one lives is being asked
+        elif departure.incarnation == self.me.incarnation:
             logger.error(
                 "declared %s by the others while alive: rejoining",
                 departure.reason.value,

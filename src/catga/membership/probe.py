@@ -53,7 +53,7 @@ class Prober:
         self._pinged: dict[str, int] = {}  # node → incarnation, pinged at the last tick and not heard of since
         self._overdue: set[str] = set()  # nodes in doubt for another reason, to be pinged
         self._absent: dict[str, tuple[int, float, int]] = {}  # node → (incarnation, since, reports)
-        self._settled_at = 0.0  # hearing time
+        self._settled_at = hearing.now + settle
         self._resets = hearing.resets
         self._heard = hearing.count
 
