@@ -44,19 +44,14 @@ class Process:
         self.leaving = False
         self.replaced = False  # another process took its id
         self.joined_at: float | None = None
-        self.lives: set[int] = set()  # its incarnations
         self.mediator: DistributedMediator | None = None
+        self.membership: Membership
         self.folds: list[Fold] = []
         self.mute: list[tuple[float, float]] = []  # when it could not be heard, through a fault of its own
         self.muted = 0
         self.mute_since = 0.0
         self.load = 0.0
         self.loop.create_task(self._main())
-
-    @property
-    def membership(self) -> Membership:
-        assert self.mediator is not None
-        return self.mediator._joined().membership
 
     @property
     def alive(self) -> bool:
@@ -107,7 +102,7 @@ class Process:
                 await asyncio.sleep(1.0)
                 self.link = Link(self.cluster.broker, self.loop, self.cluster.reconnect)
                 continue
-            self.mediator = mediator
+            self.mediator, self.membership = mediator, mediator._joined().membership
             self.joined_at = self.cluster.world.now
             for pause in (0.0, 1.5):
                 fold = Fold(self, mediator.watch(), pause)

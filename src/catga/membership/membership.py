@@ -186,9 +186,13 @@ class Membership:
 
     def unlistened(self, node_id: str, incarnation: int) -> None:
         """Nobody listened on that node's inbox."""
-        self.prober.unlistened(node_id, incarnation)
+        death = self.prober.unlistened(node_id, incarnation)
         if node_id == self.me.node_id:
-            self._rival_asked = 0  # no rival so far: if this is confirmed it was a former life
+            self._rival_asked = 0  # no rival so far; if this is certain it was a former life
+            if death is not None:
+                self._spawn(self._rejoin(incarnation), "rejoin")
+        elif death is not None and self.view.observe(death):
+            self._spawn(self._discovery.unregister(*death), "announcing a death")
 
     def _ask_rival(self) -> None:
         if self._rival <= self.me.incarnation or self.fenced:
@@ -304,14 +308,11 @@ class Membership:
             self._host.ping(self.me)
         for node in self.prober.tick():
             self._host.ping(node)
-        for departure in self.prober.crashed():
-            if departure.node_id == self.me.node_id:
-                await self._rejoin(departure.incarnation)
-            elif self.view.observe(departure):
-                await self._discovery.unregister(*departure)
         self._ask_rival()
+        for departure in self.prober.expired():
+            self.view.observe(departure)
+        self.view.forget()
         await self._tell_ghosts()
-        self.view.expire()
 
     async def _tell_ghosts(self) -> None:
         ghosts, self._ghosts = self._ghosts, {}
