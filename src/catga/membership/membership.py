@@ -192,7 +192,7 @@ class Membership:
             if death is not None:
                 self._spawn(self._rejoin(incarnation), "rejoin")
         elif death is not None and self.view.observe(death):
-            self._spawn(self._discovery.unregister(*death), "announcing a death")
+            self._spawn(self._announce(death), "announcing a death")
 
     def _ask_rival(self) -> None:
         if self._rival <= self.me.incarnation or self.fenced:
@@ -318,15 +318,18 @@ class Membership:
         ghosts, self._ghosts = self._ghosts, {}
         for end in list(ghosts.values())[:MAX_EXTRA]:
             if self.view.buried(end.node_id) == end:
-                await self._discovery.unregister(*end)
+                await self._announce(end)
+
+    async def _announce(self, end: Departure) -> None:
+        await self._discovery.unregister(end.node_id, end.incarnation, end.reason)
 
     async def _reconcile(self) -> None:
-        mine: int | None = None
+        mine = (-1, -1)  # as the others know this node
         for observation in await self._discovery.get_nodes():
             if not isinstance(observation, Departure) and observation.node.node_id == self.me.node_id:
-                mine = observation.node.incarnation
+                mine = observation.node.version
             self._observe(observation)
-        if mine is None and not self.fenced and self._joined and self.me.state is not NodeState.LEFT:
+        if mine < self.me.version and not self.fenced and self._joined and self.me.state is not NodeState.LEFT:
             await self._discovery.register(self.me)
 
     async def _after_reconnect(self) -> None:
