@@ -29,6 +29,7 @@ def add_cluster(
     load: Callable[[], float] | None = None,
     metadata: Mapping[str, str] | None = None,
     prefix: str = "catga",
+    observe_only: bool = False,
     **options: Any,
 ) -> DistributedMediator:
     """A node that runs the handlers of `mediator`, and whose verbs reach all nodes behind `url`.
@@ -55,6 +56,8 @@ def add_cluster(
             event loop's lag.
         metadata: what the others may route by, e.g. ``{"zone": "a"}``.
         prefix: of all subjects, channels and keys; clusters with different ones share a broker.
+        observe_only: see the members and call them without being one: it takes no calls and is in nobody's view.
+            Its `node_id` must be its own all the same.
         options: the backend's own, see `add_nats_cluster` and `add_redis_cluster`.
 
     Raises:
@@ -80,6 +83,7 @@ def add_cluster(
         load=load,
         metadata=metadata or {},
         prefix=prefix,
+        observe_only=observe_only,
         backend_options=options,
     )
     backend = open_backend(

@@ -31,6 +31,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     load: Callable[[], float] | None
     metadata: Mapping[str, str]
     prefix: str
+    observe_only: bool
     backend_options: dict[str, Any]
 
     def __post_init__(self) -> None:
@@ -58,7 +59,10 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     def membership(self) -> MembershipSettings:
         """The times of membership."""
         return MembershipSettings(
-            ttl=self.ttl, heartbeat_interval=self.heartbeat_interval, probe_interval=self.probe_interval
+            ttl=self.ttl,
+            heartbeat_interval=self.heartbeat_interval,
+            probe_interval=self.probe_interval,
+            observe_only=self.observe_only,
         )
 
 
