@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -35,16 +36,25 @@ class Delivery:
 
     Args:
         link: set while the link to the bus is up.
+        failovers: counts, by wire name, the attempts that are made again elsewhere.
     """
 
     def __init__(
-        self, peer: Peer, prefix: str, link: asyncio.Event, max_payload: int, *, request_timeout: float
+        self,
+        peer: Peer,
+        prefix: str,
+        link: asyncio.Event,
+        max_payload: int,
+        failovers: Counter[str],
+        *,
+        request_timeout: float,
     ) -> None:
         self._peer = peer
         self._prefix = prefix
         self._link = link
         self._max_payload = max_payload
         self._request_timeout = request_timeout
+        self._failovers = failovers
         self._budget = RetryBudget()
         self._loop = asyncio.get_running_loop()
 
@@ -78,6 +88,7 @@ class Delivery:
                 return result
             failure = result
             tried.add(node.node_id)
+            self._failovers[codec.name] += 1
 
     async def _attempt(self, job: "_Job", node: NodeInfo) -> CatgaResult[Any]:
         """One attempt, here or there."""

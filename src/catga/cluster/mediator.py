@@ -12,19 +12,22 @@ from catga.backends import redact
 from catga.cluster.delivery import Delivery
 from catga.cluster.load import LoadMeter
 from catga.cluster.options import ClusterOptions
+from catga.cluster.stats import NodeStats, Recorder, Stats
 from catga.cluster.table import Pool, RoutingTable
 from catga.codec import Codec
 from catga.errors import CatgaError, ClosedError, ClusterError, NodeNotFoundError, NoNodeAvailableError
 from catga.mediator import Mediator
+from catga.mediator.pipeline import Pipeline, compile_request
 from catga.mediator.registry import handler_not_found
 from catga.membership import Membership, Watcher
-from catga.messages import Event, Request
+from catga.messages import Event, Request, wire_name
 from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 from catga.rpc.peer import GREET_TIMEOUT, GREETED, Peer
 from catga.rpc.server import Endpoint
 
 R = TypeVar("R")
+STATS = wire_name(Stats)
 
 logger = logging.getLogger("catga.cluster")
 
@@ -54,6 +57,7 @@ class DistributedMediator(Mediator):
         self._metadata = ResultMetadata(options.node_id, 1)
         self._codecs: dict[type, Codec] = {}
         self._endpoints: dict[str, Endpoint] = {}
+        self._recorder = Recorder()
         self._link = asyncio.Event()
         self._running = False
         self._started = False
@@ -372,12 +376,29 @@ class DistributedMediator(Mediator):
     def _endpoint(self, name: str) -> Endpoint | None:
         endpoint = self._endpoints.get(name)
         if endpoint is None:
-            cls = self.registry.names.get(name)
-            pipeline = None if cls is None else self.registry.compile(cls, self._metadata)
+            cls = Stats if name == STATS else self.registry.names.get(name)
+            pipeline = None if cls is None else self._compile(cls)
             if cls is None or pipeline is None:
                 return None
-            endpoint = self._endpoints[name] = Endpoint(self._codec(cls), pipeline.run, pipeline.direct)
+            endpoint = Endpoint(self._codec(cls), pipeline.run, pipeline.direct, self._recorder.tally(name))
+            self._endpoints[name] = endpoint
         return endpoint
+
+    def _compile(self, cls: type) -> Pipeline | None:
+        if cls is Stats:  # no handler of the user's: not announced, and no behavior sees it
+            return compile_request(self._stats, (), self._metadata, may_return_result=False)
+        return self.registry.compile(cls, self._metadata)
+
+    def _stats(self, request: Stats) -> NodeStats:
+        if not request.detail:
+            return self._recorder.read(self.node_id)
+        return self._recorder.read(
+            self.node_id,
+            inflight=self._peer.server.inflight,
+            ghosts=self._membership.view.ghosts(),
+            types=self._recorder.types(),
+            counters=dict(self.counters),
+        )
 
     def _handles(self) -> tuple[str, ...]:
         for cls in self.registry.names.values():
@@ -407,6 +428,7 @@ class DistributedMediator(Mediator):
             self._options.prefix,
             self._link,
             self._backend.transport.max_payload,
+            self._recorder.failovers,
             request_timeout=self._options.request_timeout,
         )
         await self._membership.sync()
