@@ -249,7 +249,7 @@ class NatsNodeDiscovery:
         self._connection = connection
         self._prefix = prefix
         self._observe: Callable[[Observation], None] = lambda _: None
-        self._recall: Callable[[], Iterable[Observation]] = tuple
+        self._recall: Callable[[], Iterable[Observation]] | None = tuple
         self._answering = False
         self._subscriptions: list[Subscription] = []
         self._complained = False
@@ -273,14 +273,16 @@ class NatsNodeDiscovery:
                 break
         else:
             answer = []
-        if not self._answering:  # only who has asked may answer: see docs/architecture.md
+        if not self._answering and self._recall is not None:  # only who has asked may answer: see docs/architecture.md
             self._answering = True
             self._subscriptions.append(
                 await self._connection.subscribe(f"{self._prefix}.sync", self._on_sync, queue="sync")
             )
         return answer
 
-    async def watch(self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]]) -> None:
+    async def watch(
+        self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]] | None
+    ) -> None:
         await self._connection.open()
         self._open = True
         self._observe, self._recall = observe, recall
@@ -305,7 +307,7 @@ class NatsNodeDiscovery:
             self._ignore(error)
 
     async def _on_sync(self, message: Msg) -> None:
-        if message.reply:
+        if message.reply and self._recall is not None:
             for part in encode_view(self._recall(), self._connection.client.max_payload):
                 await self._connection.publish(message.reply, part)
 
