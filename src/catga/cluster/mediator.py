@@ -2,43 +2,50 @@
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from catga.abc import Backend, RoutingStrategy
 from catga.backends import redact
 from catga.cluster.delivery import Delivery
+from catga.cluster.explain import Explanation, explain
 from catga.cluster.load import LoadMeter
-from catga.cluster.options import ClusterOptions
+from catga.cluster.options import ClusterOptions, default_routing
+from catga.cluster.outliers import Outliers
+from catga.cluster.scatter import Broadcast, Gathered, broadcast, gather
 from catga.cluster.table import Pool, RoutingTable
-from catga.errors import CatgaError, ClosedError, ClusterError, NodeNotFoundError, NoNodeAvailableError
+from catga.codec import Codec
+from catga.errors import (
+    CatgaError,
+    ClosedError,
+    ClusterError,
+    NodeNotFoundError,
+    NoNodeAvailableError,
+)
 from catga.mediator import Mediator
 from catga.mediator.registry import handler_not_found
 from catga.membership import Membership, Watcher
 from catga.messages import Event, Request
 from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
-from catga.rpc.codec import Codec
-from catga.rpc.peer import Peer
+from catga.routing import Candidates, RoundRobin, Stats
+from catga.routing.inner import check_inner
+from catga.rpc.peer import GREET_TIMEOUT, GREETED, Peer
 from catga.rpc.server import Endpoint
 
 R = TypeVar("R")
 
 logger = logging.getLogger("catga.cluster")
 
-GREETED = 64
-"""Members that a joining node greets, so that they know it when `start` returns."""
-GREET_TIMEOUT = 1.0
+JOIN_GRACE = 2.0
+"""Seconds on top of the connect timeout, so that the backend's own error, which has the cause, comes first."""
+ONLY = RoundRobin()
+"""The strategy of a pool of one."""
+NOBODY = Candidates()
 LEFT_GRACE = 0.5
 """Seconds that replies sent before a graceful leave may still be behind the news of it."""
-
-
-class Broadcast(NamedTuple):
-    """What became of a broadcast: who acknowledged it, and why the others did not."""
-
-    acknowledged: tuple[str, ...]
-    failed: dict[str, CatgaError]
 
 
 class DistributedMediator(Mediator):
@@ -51,14 +58,16 @@ class DistributedMediator(Mediator):
         super().__init__()
         self._options = options
         self._backend = backend
-        self._registry = mediator._registry  # pyright: ignore[reportPrivateUsage]
-        self._registry.on_change(self._handlers_changed)
+        self.registry = mediator.registry
+        self.registry.on_change(self._handlers_changed)
         self._metadata = ResultMetadata(options.node_id, 1)
         self._codecs: dict[type, Codec] = {}
         self._endpoints: dict[str, Endpoint] = {}
         self._link = asyncio.Event()
         self._running = False
         self._started = False
+        self._strategies: dict[type, RoutingStrategy] = {}
+        self._resolved: dict[type, RoutingStrategy] = {}
 
     # -- verbs ----------------------------------------------------------------------------------------
 
@@ -92,12 +101,51 @@ class DistributedMediator(Mediator):
         if closed is not None:
             raise closed
         codec = self._codec(type(event))
-        nodes = [node for node in self._membership.view.nodes() if node.state is not NodeState.LEFT]
-        results = await asyncio.gather(*(self._to_node(event, codec, node) for node in nodes))
-        pairs = list(zip(nodes, results, strict=True))
-        return Broadcast(
-            tuple(node.node_id for node, result in pairs if result.is_success),
-            {node.node_id: result.error for node, result in pairs if isinstance(result, Failure)},
+        return await broadcast(self._membership.view.nodes(), lambda node: self._to_node(event, codec, node))
+
+    async def send_to_all(self, request: Request[R], *, timeout: float | None = None) -> Gathered[R]:
+        """Run the request's handler on every node that has one, draining nodes excepted.
+
+        Args:
+            timeout: seconds, over the message's own and the cluster's.
+
+        Returns the answer of each, and why the others gave none. Raises `ClosedError`, `InvalidMessageError`,
+        and `HandlerNotFoundError` if no node has a handler.
+        """
+        closed = self._not_running()
+        if closed is not None:
+            raise closed
+        codec = self._codec(type(request))
+        nodes = [
+            node
+            for node in self._membership.view.nodes()
+            if codec.name in node.handles and node.state is not NodeState.DRAINING
+        ]
+        if not nodes:
+            raise self._nobody(codec.name)
+        return await gather(nodes, lambda node: self._to_node(request, codec, node, timeout))
+
+    def route(self, message_type: type, strategy: RoutingStrategy) -> None:
+        """Route messages of this class, and of those derived from it, by `strategy`, not by the cluster's.
+
+        Raises:
+            TypeError: `strategy` is none.
+            InvalidMessageError: it cannot route this class, e.g. `ConsistentHash` without a ``key``.
+        """
+        check_inner(default_routing(strategy), message_type)
+        self._strategies[message_type] = strategy
+        self._resolved.clear()
+
+    def explain(self, message: Request[Any] | Event) -> Explanation:
+        """Why `message` would go where it goes if it was sent now. Nothing is sent, and no turn is used up.
+
+        Raises `ClosedError` before the start, and `InvalidMessageError` for what is no message.
+        """
+        self._require_started()
+        name = self._codec(type(message)).name
+        nodes = self._table.routes(name).nodes
+        return explain(
+            message, name, self._membership.view.nodes(), nodes, self._strategy(type(message)), self._outliers
         )
 
     # -- the cluster ----------------------------------------------------------------------------------
@@ -133,6 +181,7 @@ class DistributedMediator(Mediator):
             "refused": server.refused,
             "dropped_expired": server.dropped,
             "late_replies": client.late,
+            "pending_calls": client.pending,
         }
 
     # -- lifecycle ------------------------------------------------------------------------------------
@@ -157,7 +206,9 @@ class DistributedMediator(Mediator):
         )
         self._meter = LoadMeter()
         self._membership = Membership(self._backend.discovery, node, self, options.membership, load=self._load)
-        self._table = RoutingTable(self._membership.view)
+        stats = Stats(self._load_of)
+        self._table = RoutingTable(self._membership.view, stats, self.node_id)
+        self._outliers = Outliers(options.outliers, stats, deaf=self._deaf)
         self._peer = Peer(
             self._backend.transport,
             node,
@@ -168,9 +219,10 @@ class DistributedMediator(Mediator):
             load=self._load,
             max_concurrency=options.max_concurrency,
             max_queue=options.max_queue,
+            signer=options.signer,
         )
         try:
-            async with asyncio.timeout(options.connect_timeout):
+            async with asyncio.timeout(options.connect_timeout + JOIN_GRACE):
                 await self._join()
         except TimeoutError as error:
             await self._abandon()
@@ -236,6 +288,7 @@ class DistributedMediator(Mediator):
     def on_change(self, event: NodeChangeEvent) -> None:
         node = event.node
         if event.type is NodeChangeType.LEFT:
+            self._outliers.forget(node.node_id)
             graceful = event.reason is not None and event.reason.value == "drained"
             if graceful:
                 asyncio.get_running_loop().call_later(
@@ -269,6 +322,10 @@ class DistributedMediator(Mediator):
     def known_incarnation(self, node_id: str) -> int:
         return self._membership.view.known_incarnation(node_id)
 
+    def members(self) -> Sequence[NodeInfo]:
+        others = [node for node in self._membership.view.nodes() if node.node_id != self.node_id]
+        return others if len(others) <= GREETED else random.sample(others, GREETED)
+
     def link(self, up: bool) -> None:
         if up == self._link.is_set():
             return
@@ -296,13 +353,13 @@ class DistributedMediator(Mediator):
                 known = ", ".join(n.node_id for n in self._membership.view.nodes())
                 return Failure(NodeNotFoundError(f"no node {node_id!r}; the members are {known}"))
             return await self._to_node(message, codec, node)
-        if not self._table.candidates(codec.name).nodes:
+        if not self._table.routes(codec.name).nodes:
             return Failure(self._nobody(codec.name))
 
-        def pool() -> Sequence[NodeInfo]:
-            return self._table.candidates(codec.name).nodes
+        def pool() -> Candidates:
+            return self._table.routes(codec.name).nodes
 
-        return await self._deliver(message, codec, pool, self._options.routing)
+        return await self._deliver(message, codec, pool, self._strategy(codec.cls))
 
     async def _publish(self, event: Event) -> CatgaResult[None]:
         closed = self._not_running()
@@ -312,7 +369,7 @@ class DistributedMediator(Mediator):
             codec = self._codec(type(event))
         except CatgaError as error:
             return Failure(error)
-        services = self._table.candidates(codec.name).services
+        services = self._table.routes(codec.name).services
         if len(services) == 1:
             return await self._to_service(event, codec, services[0][0].service)
         results = await asyncio.gather(*(self._to_service(event, codec, group[0].service) for group in services))
@@ -320,26 +377,40 @@ class DistributedMediator(Mediator):
         return failed or Success(None, self._metadata)
 
     async def _to_service(self, event: Event, codec: Codec, service: str) -> CatgaResult[None]:
-        def pool() -> Sequence[NodeInfo]:
-            groups = self._table.candidates(codec.name).services
-            return next((group for group in groups if group[0].service == service), ())
+        def pool() -> Candidates:
+            groups = self._table.routes(codec.name).services
+            return next((group for group in groups if group[0].service == service), NOBODY)
 
-        return await self._deliver(event, codec, pool, self._options.routing)
+        return await self._deliver(event, codec, pool, self._strategy(codec.cls))
 
-    async def _to_node(self, message: Any, codec: Codec, node: NodeInfo) -> CatgaResult[Any]:
-        def pool() -> Sequence[NodeInfo]:
+    async def _to_node(
+        self, message: Any, codec: Codec, node: NodeInfo, timeout: float | None = None
+    ) -> CatgaResult[Any]:
+        alone = self._table.alone(node)
+
+        def pool() -> Candidates:
             member = self._membership.view.get(node.node_id)
-            return (member,) if member is not None and member.incarnation == node.incarnation else ()
+            return alone if member is not None and member.incarnation == node.incarnation else NOBODY
 
-        return await self._deliver(message, codec, pool, _Only())
+        return await self._deliver(message, codec, pool, ONLY, timeout)
 
-    async def _deliver(self, message: Any, codec: Codec, pool: Pool, strategy: RoutingStrategy) -> CatgaResult[Any]:
-        result = await self._delivery.deliver(message, codec, pool, strategy, self._endpoint(codec.name))
+    async def _deliver(
+        self, message: Any, codec: Codec, pool: Pool, strategy: RoutingStrategy, timeout: float | None = None
+    ) -> CatgaResult[Any]:
+        result = await self._delivery.deliver(message, codec, pool, strategy, self._endpoint(codec.name), timeout)
         if isinstance(result, Failure) and type(result.error) is ClusterError:
             error = NoNodeAvailableError(str(result.error))
             error.__cause__ = result.error
             return Failure(error, result.metadata)
         return result
+
+    def _strategy(self, cls: type) -> RoutingStrategy:
+        found = self._resolved.get(cls)
+        if found is None:
+            owner = next((base for base in cls.__mro__ if base in self._strategies), None)
+            found = self._options.routing if owner is None else self._strategies[owner]
+            self._resolved[cls] = found
+        return found
 
     def _codec(self, cls: type) -> Codec:
         codec = self._codecs.get(cls)
@@ -353,7 +424,7 @@ class DistributedMediator(Mediator):
         return handler_not_found(name, {n: tuple(ids) for n, ids in self._table.handled().items()})
 
     def _not_found(self, name: str) -> CatgaError:
-        return handler_not_found(name, dict.fromkeys(self._registry.names, (self.node_id,)))
+        return handler_not_found(name, dict.fromkeys(self.registry.names, (self.node_id,)))
 
     def _not_running(self) -> ClosedError | None:
         if self._running:
@@ -370,17 +441,17 @@ class DistributedMediator(Mediator):
     def _endpoint(self, name: str) -> Endpoint | None:
         endpoint = self._endpoints.get(name)
         if endpoint is None:
-            cls = self._registry.names.get(name)
-            pipeline = None if cls is None else self._registry.compile(cls, self._metadata)
+            cls = self.registry.names.get(name)
+            pipeline = None if cls is None else self.registry.compile(cls, self._metadata)
             if cls is None or pipeline is None:
                 return None
             endpoint = self._endpoints[name] = Endpoint(self._codec(cls), pipeline.run, pipeline.direct)
         return endpoint
 
     def _handles(self) -> tuple[str, ...]:
-        for cls in self._registry.names.values():
+        for cls in self.registry.names.values():
             self._codec(cls)  # what cannot travel is an error at the start, not at the first call
-        return tuple(sorted(self._registry.names))
+        return tuple(sorted(self.registry.names))
 
     def _handlers_changed(self) -> None:
         self._endpoints.clear()
@@ -394,6 +465,13 @@ class DistributedMediator(Mediator):
             return max(float(self._options.load()), 0.0)
         return round(self._meter.read(self._peer.server.load), 3)
 
+    def _load_of(self, node_id: str) -> float:
+        return self._load() if node_id == self.node_id else self._membership.view.load(node_id)
+
+    def _deaf(self) -> bool:
+        silence = self._membership.hearing.silence
+        return not self._link.is_set() or silence > 2 * self._options.probe_interval
+
     # -- inside: lifecycle ----------------------------------------------------------------------------
 
     async def _join(self) -> None:
@@ -405,19 +483,18 @@ class DistributedMediator(Mediator):
             self._options.prefix,
             self._link,
             self._backend.transport.max_payload,
+            self._outliers,
             request_timeout=self._options.request_timeout,
         )
         await self._membership.sync()
         await self._peer.open_inbox(self._membership.me.incarnation)
         await self._peer.echo()
-        await self._greet()  # a former life on a clock ahead of this one's is heard of here
+        await self._peer.greet(
+            self.members(), GREET_TIMEOUT
+        )  # a former life on a clock ahead of this one's is heard of here
         await self._peer.open_inbox(self._membership.me.incarnation)
         await self._membership.join()
-        await self._greet()
-
-    async def _greet(self) -> None:
-        others = [n for n in self._membership.view.nodes() if n.node_id != self.node_id]
-        await self._peer.greet(others[:GREETED], GREET_TIMEOUT)
+        await self._peer.greet(self.members(), GREET_TIMEOUT)  # they know this node when `start` returns
 
     async def _abandon(self) -> None:
         """Free everything, whatever state it is in."""
@@ -430,10 +507,3 @@ class DistributedMediator(Mediator):
             await step
         except ClusterError as error:
             logger.warning("the bus failed while the node was leaving", extra={"catga_error": str(error)})
-
-
-class _Only:
-    """The strategy of a pool of one."""
-
-    def select(self, nodes: Sequence[NodeInfo], message: object) -> NodeInfo:
-        return nodes[0]

@@ -1,0 +1,48 @@
+"""Wait for a condition, not for a time."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+__all__ = ["eventually"]
+
+T = TypeVar("T")
+
+
+async def eventually(
+    condition: Callable[[], Awaitable[T] | T], within: float = 15.0, *, every: float = 0.01, what: str = ""
+) -> T:
+    """Return the first true value of `condition`, asked again and again.
+
+    Args:
+        condition: a function, or a coroutine function. An AssertionError that it raises counts as "not yet".
+        within: seconds until it is given up; be generous, a test that passes does not wait.
+        every: seconds between two questions.
+        what: for the error, what was waited for.
+
+    Raises:
+        AssertionError: the condition did not come true; the message has its last value.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within
+    last: Any = None
+    while True:
+        try:
+            answer = condition()
+            value: Any = await answer if inspect.isawaitable(answer) else answer
+            if value:
+                return value  # type: ignore[no-any-return]
+            last = value
+        except AssertionError as error:
+            last = error
+        if loop.time() >= deadline:
+            raise AssertionError(f"not within {within:g} s: {what or _source(condition)}; last: {last!r}")
+        await asyncio.sleep(every)
+
+
+def _source(condition: Callable[..., Any]) -> str:
+    try:
+        return inspect.getsource(condition).strip()
+    except (OSError, TypeError):
+        return repr(condition)

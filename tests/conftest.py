@@ -1,0 +1,3 @@
+"""What all tests share. The plugin is named here too, for a checkout that is not installed."""
+
+pytest_plugins = ["catga.testing.plugin"]
