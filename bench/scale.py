@@ -218,7 +218,9 @@ def report(results: Sequence[Result]) -> str:
     header = ["broker", "nodes", "sent /s·node", "delivered /s·node", "kB/s", "broker CPU %", "all nodes CPU %"]
     header += ["formed s", "join: median / last node s", "crash: median / last node s", ""]
     rows = [_row(result) for result in results]
-    text = "An idle cluster with default settings. `sent` and `delivered` are messages a second and node at the broker.\n"
+    text = (
+        "An idle cluster with default settings. `sent` and `delivered` are messages a second and node at the broker.\n"
+    )
     text += "Times are medians of the trials, until the median node and until the last node knew.\n\n"
     text += table(header, rows)
     for result in results:
