@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 
 from catga.abc import Behavior
 from catga.errors import DuplicateHandlerError, HandlerNotFoundError, InvalidMessageError
-from catga.mediator.pipeline import Handler, Pipeline, Run, compile_event, compile_request
+from catga.mediator.pipeline import Call, Handler, Pipeline, Run, compile_event, compile_request
 from catga.messages import is_event, is_request, wire_name
 from catga.result import LOCAL, CatgaResult, Failure, ResultMetadata, Success
 
@@ -85,14 +85,27 @@ class Runners(dict[type, Run]):
         super().__init__()
         self.registry = registry
         self.metadata = metadata
-        registry.on_change(self.clear)
+        self.request_calls: dict[type, Call] = {}
+        """Request class → its pipeline without the outermost part, for a caller that makes the result itself."""
+        self.event_calls: dict[type, tuple[Call, ...]] = {}
+        """The same of events, one for each handler."""
+        registry.on_change(self._forget)
 
     def __missing__(self, cls: type) -> Run:
         pipeline = self.registry.compile(cls, self.metadata)
         if pipeline is not None:
             self[cls] = pipeline.run
+            if is_event(cls):
+                self.event_calls[cls] = pipeline.calls
+            elif pipeline.calls:
+                self.request_calls[cls] = pipeline.calls[0]
             return pipeline.run
         return self._no_handler
+
+    def _forget(self) -> None:
+        self.clear()
+        self.request_calls.clear()
+        self.event_calls.clear()
 
     async def _no_handler(self, message: object) -> CatgaResult[Any]:
         if is_event(type(message)):
