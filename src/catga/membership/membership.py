@@ -15,7 +15,7 @@ from catga.membership.hearing import HearingClock
 from catga.membership.probe import MAX_EXTRA, Prober
 from catga.membership.view import View
 from catga.membership.watchers import Watcher
-from catga.node import LeftReason, NodeChangeEvent, NodeInfo, NodeState
+from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 
 logger = logging.getLogger("catga.membership")
 
@@ -279,6 +279,8 @@ class Membership:
         await self._discovery.register(self.me)
 
     def _changed(self, event: NodeChangeEvent) -> None:
+        if event.type is NodeChangeType.JOINED:
+            self.prober.joined(event.node.node_id)
         for watcher in self._watchers:
             watcher.push(event)
         self._host.on_change(event)
