@@ -114,10 +114,10 @@ class Server:
         direct = admitted.endpoint.direct
         if direct is not None:
             self._reply(key, direct(admitted.message))
-        elif len(self._running) + self._local < self._max_concurrency:
-            self._start(admitted)
-        else:
+        elif self._is_full:
             self._queue.append(admitted)
+        else:
+            self._start(admitted)
 
     def on_cancel(self, call_id: int, reply_to: str) -> None:
         """The caller does not wait any more: cancel the handler."""
@@ -142,7 +142,7 @@ class Server:
             return Failure(self._refusal())
         if endpoint.direct is not None:
             return endpoint.direct(message)
-        if len(self._running) + self._local >= self._max_concurrency:
+        if self._is_full:
             self.refused += 1
             return Failure(self._overloaded())
         self._local += 1
@@ -187,6 +187,10 @@ class Server:
 
     # -- inside ---------------------------------------------------------------------------------------
 
+    @property
+    def _is_full(self) -> bool:
+        return len(self._running) + self._local >= self._max_concurrency
+
     def _admit(self, key: CallKey, call: Call) -> _Admitted | None:
         if self._refusing is not None:
             raise self._refusal()
@@ -196,7 +200,7 @@ class Server:
         endpoint = self._endpoint(call.name)
         if endpoint is None:
             raise self._not_found(call.name)
-        if len(self._queue) >= self._max_queue:
+        if self._is_full and len(self._queue) >= self._max_queue:
             self.refused += 1
             raise self._overloaded()
         deadline = self._loop.time() + call.ttl_ms / 1000
@@ -238,7 +242,7 @@ class Server:
 
     def _next(self) -> None:
         """A place is free: start the next call that still has time."""
-        while self._queue and len(self._running) + self._local < self._max_concurrency:
+        while self._queue and not self._is_full:
             admitted = self._queue.popleft()
             if admitted.deadline <= self._loop.time():
                 self.dropped += 1
