@@ -12,6 +12,7 @@ from catga.errors import (
     CatgaTimeoutError,
     ClusterError,
     Execution,
+    HandlerNotFoundError,
     InvalidMessageError,
     OverloadedError,
 )
@@ -109,13 +110,13 @@ class Delivery:
 
     async def _next_round(self, error: CatgaError | None, deadline: float, *, found: bool) -> CatgaError | None:
         """All candidates were tried, or there are none. None after a pause, if another round makes sense."""
-        if not found or error is None or isinstance(error, OverloadedError):
+        if not found or error is None or isinstance(error, OverloadedError | HandlerNotFoundError):
             return error or ClusterError("no node can take this message")
         left = deadline - self._loop.time()
         if left <= 0:
             return error
         await asyncio.sleep(min(left, random.uniform(0.02, MAX_PAUSE)))
-        return None
+        return error if self._loop.time() >= deadline else None
 
     async def _link_is_up(self, deadline: float) -> bool:
         """Wait for the link rather than burn attempts on it. False once the deadline has passed."""

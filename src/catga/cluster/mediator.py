@@ -12,7 +12,14 @@ from catga.cluster.delivery import Delivery
 from catga.cluster.load import LoadMeter
 from catga.cluster.options import ClusterOptions
 from catga.cluster.table import Pool, RoutingTable
-from catga.errors import CatgaError, ClosedError, ClusterError, NodeNotFoundError, NoNodeAvailableError
+from catga.errors import (
+    CatgaError,
+    ClosedError,
+    ClusterError,
+    HandlerNotFoundError,
+    NodeNotFoundError,
+    NoNodeAvailableError,
+)
 from catga.mediator import Mediator
 from catga.mediator.registry import handler_not_found
 from catga.membership import Membership, Watcher
@@ -94,11 +101,13 @@ class DistributedMediator(Mediator):
         codec = self._codec(type(event))
         nodes = [node for node in self._membership.view.nodes() if node.state is not NodeState.LEFT]
         results = await asyncio.gather(*(self._to_node(event, codec, node) for node in nodes))
-        pairs = list(zip(nodes, results, strict=True))
-        return Broadcast(
-            tuple(node.node_id for node, result in pairs if result.is_success),
-            {node.node_id: result.error for node, result in pairs if isinstance(result, Failure)},
-        )
+        failed = {
+            node.node_id: result.error
+            for node, result in zip(nodes, results, strict=True)
+            # A node without a handler has taken note of the event all the same.
+            if isinstance(result, Failure) and not isinstance(result.error, HandlerNotFoundError)
+        }
+        return Broadcast(tuple(node.node_id for node in nodes if node.node_id not in failed), failed)
 
     # -- the cluster ----------------------------------------------------------------------------------
 
