@@ -118,9 +118,12 @@ class NatsConnection:
 
     async def subscribe(self, subject: str, on_message: OnMessage, queue: str = "") -> Subscription:
         """Subscribe, and return when the server knows."""
-        subscription = await self._bounded(self.client.subscribe(subject, queue=queue, cb=on_message), "subscribe")
+        client: Any = self.client  # nats-py's own annotation of `subscribe` is incomplete
+        subscription: Subscription = await self._bounded(
+            client.subscribe(subject, queue=queue, cb=on_message), "subscribe"
+        )
         await self.flush()
-        return subscription  # type: ignore[no-any-return]
+        return subscription
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """Unsubscribe, having handled what the server had sent before."""
@@ -147,27 +150,24 @@ class NatsConnection:
             return
         client = Client()
         self._refused = asyncio.get_running_loop().create_future()
-        connecting = asyncio.create_task(
-            client.connect(
-                self._url,
-                error_cb=self._on_error,
-                disconnected_cb=self._on_disconnected,
-                reconnected_cb=self._on_reconnected,
-                closed_cb=self._on_closed,
-                **{
-                    "name": "catga",
-                    "connect_timeout": 2,
-                    "reconnect_time_wait": 0.1,
-                    "max_reconnect_attempts": -1,
-                    "reconnect_to_server_handler": _jittered,
-                    "ping_interval": PING_INTERVAL,
-                    "max_outstanding_pings": 2,
-                    **self._options,
-                },
-            )
-        )
+        settings: dict[str, Any] = {
+            "name": "catga",
+            "connect_timeout": 2,
+            "reconnect_time_wait": 0.1,
+            "max_reconnect_attempts": -1,
+            "reconnect_to_server_handler": _jittered,
+            "ping_interval": PING_INTERVAL,
+            "max_outstanding_pings": 2,
+            **self._options,
+            "error_cb": self._on_error,
+            "disconnected_cb": self._on_disconnected,
+            "reconnected_cb": self._on_reconnected,
+            "closed_cb": self._on_closed,
+        }
+        connecting = asyncio.create_task(client.connect(self._url, **settings))
+        ends: list[asyncio.Future[Any]] = [connecting, self._refused]
         try:
-            await asyncio.wait([connecting, self._refused], timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ends, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
             if self._refused.done():
                 raise ClusterError(f"{redact(self._url)} refused the credentials: {self._refused.result()}")
             if not connecting.done():

@@ -2,11 +2,14 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from catga.abc import RoutingStrategy
 from catga.cluster.failover import RetryBudget, Verdict, judge
 from catga.cluster.table import Pool
+from catga.codec import Codec, encode
 from catga.errors import (
     CatgaError,
     CatgaTimeoutError,
@@ -19,11 +22,10 @@ from catga.errors import (
 from catga.messages import is_request
 from catga.node import NodeInfo
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
-from catga.rpc.codec import Codec, encode
 from catga.rpc.peer import Peer
 from catga.rpc.server import Endpoint
 from catga.rpc.subjects import inbox
-from catga.rpc.wire import OVERHEAD, Call, Reply
+from catga.rpc.wire import OVERHEAD, Call
 
 MAX_PAUSE = 0.5
 """Seconds between two rounds through all candidates, at most."""
@@ -33,7 +35,6 @@ class Delivery:
     """Carries messages to nodes on behalf of one node.
 
     Args:
-        local: runs a message here.
         link: set while the link to the bus is up.
     """
 
@@ -55,79 +56,78 @@ class Delivery:
 
         Returns the handler's result, or the failure that ended the attempts; raises only CancelledError.
         """
-        deadline = self._loop.time() + (codec.timeout or self._request_timeout)
         self._budget.deposit()
-        body: bytes | None = None
-        key = 0
-        attempts = 0
+        job = _Job(message, codec, local, self._loop.time() + (codec.timeout or self._request_timeout))
         tried: set[str] = set()
-        error: CatgaError | None = None
+        failure: Failure | None = None
         while True:
-            nodes = pool()
+            nodes = await self._reachable(pool, job)
             untried = [node for node in nodes if node.node_id not in tried] if tried else nodes
             if not untried:
-                final = await self._next_round(error, deadline, found=bool(nodes))
-                if final is not None:
-                    return Failure(final, ResultMetadata("", attempts))
+                if not nodes or not await self._pause(failure, job):
+                    return failure or Failure(self._why_nobody())
                 tried.clear()
                 continue
             try:
                 node = strategy.select(untried, message)
-                attempts += 1
-                if node.node_id == self._peer.node_id and local is not None:
-                    result = await self._peer.server.run_local(local, message, deadline - self._loop.time())
-                    if isinstance(result, Success) or result.error.execution is not Execution.NO:
-                        return result if attempts == 1 else _counted(result, node, attempts)
-                    error = result.error
-                else:
-                    if body is None:
-                        body = self._encode(message)
-                    call_id = self._peer.client.new_id()
-                    outcome = await self._call(node, codec, call_id, key, body, deadline)
-                    key = key or call_id
-                    if type(outcome) is Reply:
-                        return Success(self._value(codec, outcome.body), ResultMetadata(node.node_id, attempts))
-                    error = outcome  # type: ignore[assignment]
-            except CatgaError as raised:  # the key function, the encoder, or the decoder of the value
-                return Failure(raised, ResultMetadata("", attempts))
-            assert error is not None  # noqa: S101
-            if judge(error, idempotent=codec.idempotent, budget=self._budget) is Verdict.FINAL:
-                return Failure(error, ResultMetadata(node.node_id, attempts))
-            if not await self._link_is_up(deadline):
-                return Failure(_no_link(), ResultMetadata("", attempts))
+                result = await self._attempt(job, node)
+            except CatgaError as error:  # the key function, the encoder, or the decoder of the value
+                return Failure(error, ResultMetadata("", job.attempts))
+            if isinstance(result, Success):
+                return result
+            if judge(result.error, idempotent=codec.idempotent, budget=self._budget) is Verdict.FINAL:
+                return result
+            failure = result
             tried.add(node.node_id)
 
-    async def _call(
-        self, node: NodeInfo, codec: Codec, call_id: int, key: int, body: bytes, deadline: float
-    ) -> Reply | CatgaError:
-        left = deadline - self._loop.time()
+    async def _attempt(self, job: "_Job", node: NodeInfo) -> CatgaResult[Any]:
+        """One attempt, here or there."""
+        job.attempts += 1
+        left = job.deadline - self._loop.time()
         if left <= 0:
-            return _expired()
-        subject = inbox(self._prefix, node.node_id, node.incarnation)
-        to = self._peer.client.destination(node.node_id, node.incarnation, subject)
-        call = Call(call_id, codec.name, int(left * 1000) + 1, body, key)
-        return await self._peer.client.call(to, call, deadline, idempotent=codec.idempotent)
+            return Failure(_expired(), ResultMetadata("", job.attempts))
+        if job.local is not None and node.node_id == self._peer.node_id:
+            result = await self._peer.server.run_local(job.local, job.message, left)
+            return result if job.attempts == 1 else _counted(result, node, job.attempts)
+        if job.body is None:
+            job.body = self._encode(job.message)
+        call_id = self._peer.client.new_id()
+        call = Call(call_id, job.codec.name, int(left * 1000) + 1, job.body, job.key)
+        job.key = job.key or call_id
+        to = self._peer.client.destination(
+            node.node_id, node.incarnation, inbox(self._prefix, node.node_id, node.incarnation)
+        )
+        outcome = await self._peer.client.call(to, call, job.deadline, idempotent=job.codec.idempotent)
+        metadata = ResultMetadata(node.node_id, job.attempts)
+        if isinstance(outcome, CatgaError):
+            return Failure(outcome, metadata)
+        return Success(job.codec.decode_response(outcome.body) if job.answered else None, metadata)
 
-    async def _next_round(self, error: CatgaError | None, deadline: float, *, found: bool) -> CatgaError | None:
-        """All candidates were tried, or there are none. None after a pause, if another round makes sense."""
-        if not found or error is None or isinstance(error, OverloadedError | HandlerNotFoundError):
-            return error or ClusterError("no node can take this message")
-        left = deadline - self._loop.time()
-        if left <= 0:
-            return error
-        await asyncio.sleep(min(left, random.uniform(0.02, MAX_PAUSE)))
-        return error if self._loop.time() >= deadline else None
-
-    async def _link_is_up(self, deadline: float) -> bool:
-        """Wait for the link rather than burn attempts on it. False once the deadline has passed."""
-        if self._link.is_set():
-            return True
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._link.wait()
-        except TimeoutError:
+    async def _pause(self, failure: Failure | None, job: "_Job") -> bool:
+        """All candidates were tried: whether another round makes sense, after a pause."""
+        if failure is None or isinstance(failure.error, OverloadedError | HandlerNotFoundError):
             return False
-        return True
+        left = job.deadline - self._loop.time()
+        if left <= 0:
+            return False
+        await asyncio.sleep(min(left, random.uniform(0.02, MAX_PAUSE)))
+        return self._loop.time() < job.deadline  # if not, the last failure says more than that
+
+    async def _reachable(self, pool: Pool, job: "_Job") -> Sequence[NodeInfo]:
+        """The pool. While the link is down only this node itself, or, if it is not in it, wait for the link."""
+        if not self._link.is_set():
+            here = [node for node in pool() if node.node_id == self._peer.node_id]
+            if here and job.local is not None:
+                return here
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(job.deadline):
+                    await self._link.wait()
+            if not self._link.is_set():
+                return ()
+        return pool()
+
+    def _why_nobody(self) -> CatgaError:
+        return ClusterError("no node can take this message") if self._link.is_set() else _no_link()
 
     def _encode(self, message: Any) -> bytes:
         body = encode(message)
@@ -139,8 +139,21 @@ class Delivery:
             )
         return body
 
-    def _value(self, codec: Codec, body: bytes) -> Any:
-        return codec.decode_response(body) if is_request(codec.cls) else None
+
+class _Job:
+    """One message on its way through its attempts."""
+
+    __slots__ = ("answered", "attempts", "body", "codec", "deadline", "key", "local", "message")
+
+    def __init__(self, message: Any, codec: Codec, local: Endpoint | None, deadline: float) -> None:
+        self.message = message
+        self.codec = codec
+        self.local = local
+        self.deadline = deadline
+        self.answered = is_request(codec.cls)
+        self.attempts = 0
+        self.body: bytes | None = None
+        self.key = 0
 
 
 def _counted(result: CatgaResult[Any], node: NodeInfo, attempts: int) -> CatgaResult[Any]:
@@ -152,7 +165,7 @@ def _counted(result: CatgaResult[Any], node: NodeInfo, attempts: int) -> CatgaRe
 
 def _expired() -> CatgaError:
     error = CatgaTimeoutError("the deadline passed before the request could be sent")
-    error.execution = Execution.ANSWERED
+    error.execution = Execution.NO
     return error
 
 

@@ -44,9 +44,10 @@ class RetryBudget:
 def judge(error: CatgaError, *, idempotent: bool, budget: RetryBudget) -> Verdict:
     """Not executed: always elsewhere, free of charge. Maybe executed: only if it may run twice, from the budget.
     Answered: final."""
+    if isinstance(error, CatgaTimeoutError):  # there is no time left for another attempt
+        return Verdict.FINAL
     if error.execution is Execution.NO:
         return Verdict.ELSEWHERE
-    in_doubt = error.execution is Execution.MAYBE and not isinstance(error, CatgaTimeoutError)
-    if in_doubt and idempotent and budget.withdraw():
+    if error.execution is Execution.MAYBE and idempotent and budget.withdraw():
         return Verdict.ELSEWHERE
     return Verdict.FINAL

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -12,6 +13,7 @@ from catga.cluster.delivery import Delivery
 from catga.cluster.load import LoadMeter
 from catga.cluster.options import ClusterOptions
 from catga.cluster.table import Pool, RoutingTable
+from catga.codec import Codec
 from catga.errors import (
     CatgaError,
     ClosedError,
@@ -26,17 +28,13 @@ from catga.membership import Membership, Watcher
 from catga.messages import Event, Request
 from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
-from catga.rpc.codec import Codec
-from catga.rpc.peer import Peer
+from catga.rpc.peer import GREET_TIMEOUT, GREETED, Peer
 from catga.rpc.server import Endpoint
 
 R = TypeVar("R")
 
 logger = logging.getLogger("catga.cluster")
 
-GREETED = 64
-"""Members that a joining node greets, so that they know it when `start` returns."""
-GREET_TIMEOUT = 1.0
 LEFT_GRACE = 0.5
 """Seconds that replies sent before a graceful leave may still be behind the news of it."""
 
@@ -58,8 +56,8 @@ class DistributedMediator(Mediator):
         super().__init__()
         self._options = options
         self._backend = backend
-        self._registry = mediator._registry  # pyright: ignore[reportPrivateUsage]
-        self._registry.on_change(self._handlers_changed)
+        self.registry = mediator.registry
+        self.registry.on_change(self._handlers_changed)
         self._metadata = ResultMetadata(options.node_id, 1)
         self._codecs: dict[type, Codec] = {}
         self._endpoints: dict[str, Endpoint] = {}
@@ -278,6 +276,10 @@ class DistributedMediator(Mediator):
     def known_incarnation(self, node_id: str) -> int:
         return self._membership.view.known_incarnation(node_id)
 
+    def members(self) -> Sequence[NodeInfo]:
+        others = [node for node in self._membership.view.nodes() if node.node_id != self.node_id]
+        return others if len(others) <= GREETED else random.sample(others, GREETED)
+
     def link(self, up: bool) -> None:
         if up == self._link.is_set():
             return
@@ -362,7 +364,7 @@ class DistributedMediator(Mediator):
         return handler_not_found(name, {n: tuple(ids) for n, ids in self._table.handled().items()})
 
     def _not_found(self, name: str) -> CatgaError:
-        return handler_not_found(name, dict.fromkeys(self._registry.names, (self.node_id,)))
+        return handler_not_found(name, dict.fromkeys(self.registry.names, (self.node_id,)))
 
     def _not_running(self) -> ClosedError | None:
         if self._running:
@@ -379,17 +381,17 @@ class DistributedMediator(Mediator):
     def _endpoint(self, name: str) -> Endpoint | None:
         endpoint = self._endpoints.get(name)
         if endpoint is None:
-            cls = self._registry.names.get(name)
-            pipeline = None if cls is None else self._registry.compile(cls, self._metadata)
+            cls = self.registry.names.get(name)
+            pipeline = None if cls is None else self.registry.compile(cls, self._metadata)
             if cls is None or pipeline is None:
                 return None
             endpoint = self._endpoints[name] = Endpoint(self._codec(cls), pipeline.run, pipeline.direct)
         return endpoint
 
     def _handles(self) -> tuple[str, ...]:
-        for cls in self._registry.names.values():
+        for cls in self.registry.names.values():
             self._codec(cls)  # what cannot travel is an error at the start, not at the first call
-        return tuple(sorted(self._registry.names))
+        return tuple(sorted(self.registry.names))
 
     def _handlers_changed(self) -> None:
         self._endpoints.clear()
@@ -419,14 +421,12 @@ class DistributedMediator(Mediator):
         await self._membership.sync()
         await self._peer.open_inbox(self._membership.me.incarnation)
         await self._peer.echo()
-        await self._greet()  # a former life on a clock ahead of this one's is heard of here
+        await self._peer.greet(
+            self.members(), GREET_TIMEOUT
+        )  # a former life on a clock ahead of this one's is heard of here
         await self._peer.open_inbox(self._membership.me.incarnation)
         await self._membership.join()
-        await self._greet()
-
-    async def _greet(self) -> None:
-        others = [n for n in self._membership.view.nodes() if n.node_id != self.node_id]
-        await self._peer.greet(others[:GREETED], GREET_TIMEOUT)
+        await self._peer.greet(self.members(), GREET_TIMEOUT)  # they know this node when `start` returns
 
     async def _abandon(self) -> None:
         """Free everything, whatever state it is in."""

@@ -53,8 +53,9 @@ class Mediator:
     """
 
     def __init__(self) -> None:
-        self._registry = Registry()
-        self._runners = Runners(self._registry)
+        self.registry = Registry()
+        """The handler table, which a `DistributedMediator` made of this mediator shares."""
+        self._runners = Runners(self.registry)
 
     # -- registration ---------------------------------------------------------------------------------
 
@@ -68,12 +69,12 @@ class Mediator:
             DuplicateHandlerError: the request has a handler already.
             InvalidMessageError: the parameter is not annotated with a request or an event class.
         """
-        self._registry.add(message_type_of(handler, caller_frame(1)), handler)
+        self.registry.add(message_type_of(handler, caller_frame(1)), handler)
         return handler
 
     def handles(self, message_type: type[M]) -> Handles[M]:
         """Like `handler`, with the class given: parameter and return type are then checked statically."""
-        return Handles(lambda handler: self._registry.add(message_type, handler))
+        return Handles(lambda handler: self.registry.add(message_type, handler))
 
     @overload
     def behavior(self, behavior: B, /) -> B: ...
@@ -88,7 +89,7 @@ class Mediator:
         classes = only if isinstance(only, tuple) else (only,)
 
         def add(step: B) -> B:
-            self._registry.add_behavior(step, classes)
+            self.registry.add_behavior(step, classes)
             return step
 
         return add if behavior is None else add(behavior)

@@ -6,7 +6,7 @@ outside, so the whole cost of a pipeline with nothing in it is one coroutine and
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from catga.abc import Behavior
 from catga.errors import CatgaError, Execution, HandlerError
@@ -113,11 +113,13 @@ def _awaitable(handler: Handler) -> Callable[[Any], Awaitable[Any]]:
 def _unwrapping(call: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
     async def unwrapped(message: Any) -> Any:
         value = await call(message)
-        if isinstance(value, Success | Failure):
-            return value.unwrap()
-        return value
+        return value.unwrap() if _is_result(value) else value
 
     return unwrapped
+
+
+def _is_result(value: object) -> TypeGuard[CatgaResult[Any]]:
+    return isinstance(value, Success | Failure)
 
 
 def is_coroutine_function(handler: Handler) -> bool:

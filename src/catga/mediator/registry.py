@@ -1,7 +1,6 @@
 """Which handler belongs to which message, and the pipelines compiled from that."""
 
 import inspect
-import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
@@ -133,7 +132,7 @@ def message_type_of(handler: Handler, frame: FrameType | None) -> type:
     Args:
         frame: where the decorator stands, whose local classes the annotation may name.
     """
-    function = handler if inspect.isroutine(handler) else handler.__call__
+    function = _function_of(handler)
     parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls")]
     annotation: Any = parameters[0].annotation if parameters else inspect.Parameter.empty
     if isinstance(annotation, str):
@@ -145,14 +144,23 @@ def message_type_of(handler: Handler, frame: FrameType | None) -> type:
     return annotation  # type: ignore[no-any-return]
 
 
-def caller_frame(depth: int) -> FrameType:
-    """The frame `depth` calls above the caller of this function."""
-    return sys._getframe(depth + 1)  # pyright: ignore[reportPrivateUsage]
+def caller_frame(depth: int) -> FrameType | None:
+    """The frame `depth` calls above the caller of this function; None where the interpreter has no frames."""
+    frame = inspect.currentframe()
+    for _ in range(depth + 1):
+        frame = frame and frame.f_back
+    return frame
+
+
+def _function_of(handler: Any) -> Callable[..., Any]:
+    """`handler` itself, or the method that an object with ``__call__`` is called through."""
+    function: Callable[..., Any] = handler if inspect.isroutine(handler) else handler.__call__
+    return function
 
 
 def _may_return_result(handler: Handler) -> bool:
     """False only where the annotation says that the handler returns a plain value."""
-    function = inspect.unwrap(handler if inspect.isroutine(handler) else handler.__call__)
+    function = inspect.unwrap(_function_of(handler))
     annotation: Any = getattr(function, "__annotations__", {}).get("return", inspect.Parameter.empty)
     if annotation is inspect.Parameter.empty or annotation in (Any, object):
         return True

@@ -22,6 +22,8 @@ class HearingClock:
         self._last = clock()
         self.now = 0.0
         """Seconds of hearing so far."""
+        self.count = 0
+        """Things heard so far."""
         self.resets = 0
         """How often a silence was too long. A stored time counts only within one value of this."""
 
@@ -30,6 +32,7 @@ class HearingClock:
         time = self._clock()
         gap = time - self._last
         self._last = time
+        self.count += 1
         if gap <= self._max_gap:
             self.now += gap
         else:

@@ -55,6 +55,7 @@ class Prober:
         self._absent: dict[str, tuple[int, float, int]] = {}  # node → (incarnation, since, reports)
         self._settled_at = 0.0  # hearing time
         self._resets = hearing.resets
+        self._heard = hearing.count
 
     def tick(self) -> list[NodeInfo]:
         """One probe interval passed: judge what is overdue; returns whom to ping now."""
@@ -68,6 +69,7 @@ class Prober:
         for node in targets.values():
             self._pinged[node.node_id] = node.incarnation
         self._overdue.clear()
+        self._heard = self._hearing.count
         return list(targets.values())
 
     def alive(self, node_id: str) -> None:
@@ -110,8 +112,9 @@ class Prober:
         return dead
 
     def _judge_silence(self) -> None:
-        for node_id, incarnation in self._pinged.items():  # a whole interval went by without an answer
-            self._view.suspect(node_id, incarnation)
+        if self._hearing.count > self._heard:  # else it is this node that was deaf
+            for node_id, incarnation in self._pinged.items():  # a whole interval went by without an answer
+                self._view.suspect(node_id, incarnation)
         self._pinged.clear()
 
     def _in_doubt(self) -> Iterable[NodeInfo]:

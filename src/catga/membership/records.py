@@ -46,7 +46,7 @@ def encode_record(node: NodeInfo) -> bytes:
     data = _encoder.encode(fields)
     if len(data) > MAX_RECORD:
         raise InvalidMessageError(
-            f"the record of node {node.node_id!r} has {len(data)} bytes, the limit is {MAX_RECORD}: shorten its metadata"
+            f"the record of node {node.node_id!r} has {len(data)} bytes, the limit is {MAX_RECORD}: cut its metadata"
         )
     return data
 

@@ -3,6 +3,7 @@
 from bisect import bisect
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import cast
 
 from catga.errors import InvalidMessageError
 from catga.messages import key_of
@@ -81,7 +82,7 @@ def key_bytes(key: object) -> bytes:
     if isinstance(key, int):
         return b"i%d" % key
     if isinstance(key, tuple):
-        parts = [key_bytes(part) for part in key]
+        parts = [key_bytes(part) for part in cast(tuple[object, ...], key)]
         return b"t" + b"".join(b"%d:%b" % (len(part), part) for part in parts)
     data = getattr(key, "bytes", None)  # uuid.UUID
     if isinstance(data, bytes):

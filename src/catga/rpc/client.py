@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+import msgspec
+
 from catga.errors import (
     CatgaError,
     CatgaTimeoutError,
@@ -29,7 +31,7 @@ SENT_BATCHES = 1024  # a destination's batches whose "nobody listened" can still
 class Destination:
     """One incarnation of one node, as the caller knows it."""
 
-    __slots__ = ("heard_at", "incarnation", "node_id", "pending", "pinged_at", "sent", "subject")
+    __slots__ = ("epoch", "heard_at", "incarnation", "node_id", "pending", "pinged_at", "sent", "subject")
 
     def __init__(self, node_id: str, incarnation: int, subject: str) -> None:
         self.node_id = node_id
@@ -37,6 +39,7 @@ class Destination:
         self.subject = subject
         self.pending: dict[int, Pending] = {}  # in the order of the calls
         self.sent: deque[tuple[int, int, int]] = deque(maxlen=SENT_BATCHES)  # token, first id, last id
+        self.epoch: int | None = None
         self.heard_at = 0.0
         self.pinged_at: float | None = None
 
@@ -44,13 +47,18 @@ class Destination:
 class Pending:
     """A call without its end yet."""
 
-    __slots__ = ("destination", "future", "idempotent", "sent", "slot", "started")
+    __slots__ = ("call", "deadline", "destination", "future", "idempotent", "repeated", "sent", "slot", "started")
 
-    def __init__(self, destination: Destination, future: "asyncio.Future[Outcome]", idempotent: bool) -> None:
+    def __init__(
+        self, call: Call, destination: Destination, future: "asyncio.Future[Outcome]", deadline: float, idempotent: bool
+    ) -> None:
+        self.call = call
         self.destination = destination
         self.future = future
+        self.deadline = deadline
         self.idempotent = idempotent
         self.sent = False
+        self.repeated = False
         self.slot = 0
         self.started = 0.0
 
@@ -66,6 +74,7 @@ class Client:
         max_pending: calls without a reply; more are refused with `OverloadedError`.
         silence: seconds without a sign of life, while replies are overdue, until a node is pinged, and again
             until it counts as silent.
+        echo: sends a ping to this node itself, to tell the others' silence from one's own deafness.
         on_silent: told of (node_id, incarnation) that owes replies and does not answer a ping.
     """
 
@@ -74,13 +83,16 @@ class Client:
         outbox: Outbox,
         *,
         max_pending: int = 100_000,
-        silence: float = 0.25,
+        silence: float = 0.15,
+        echo: Callable[[], None],
         on_silent: Callable[[str, int], None],
     ) -> None:
         self._outbox = outbox
         self._max_pending = max_pending
         self._silence = silence
+        self._echo = echo
         self._on_silent = on_silent
+        self._heard_at = 0.0
         self._loop = asyncio.get_running_loop()
         self._deadlines: Deadlines[int] = Deadlines(self._timed_out)
         self._destinations: dict[str, Destination] = {}  # by subject
@@ -125,7 +137,7 @@ class Client:
         if len(self._pending) >= self._max_pending:
             return OverloadedError(f"{len(self._pending)} calls wait for replies, the limit is {self._max_pending}")
         future: asyncio.Future[Outcome] = self._loop.create_future()
-        pending = Pending(to, future, idempotent)
+        pending = Pending(call, to, future, deadline, idempotent)
         call_id = call.id
         try:
             self._outbox.put(to.subject, call)
@@ -144,7 +156,7 @@ class Client:
             return await future
         except asyncio.CancelledError:
             if self._take(call_id) is not None:
-                self._tell(to, Cancel(call_id))
+                self._tell(to, Cancel(call.key or call_id))
             raise
 
     def ping(self, to: Destination) -> None:
@@ -161,11 +173,24 @@ class Client:
         elif not pending.future.done():
             pending.future.set_result(reply if type(reply) is Reply else error_of(reply))  # type: ignore[arg-type]
 
-    def on_alive(self, node_id: str, incarnation: int) -> None:
-        """The node gave a sign of life."""
+    def on_alive(self, node_id: str, incarnation: int, epoch: int) -> None:
+        """The node gave a sign of life. A new `epoch` tells that its link was down since the last one."""
+        self._hear()
         destination = self._nodes.get((node_id, incarnation))
-        if destination is not None:
-            destination.heard_at, destination.pinged_at = self._loop.time(), None
+        if destination is None:
+            return
+        destination.heard_at, destination.pinged_at = self._heard_at, None
+        if destination.epoch != epoch:
+            former, destination.epoch = destination.epoch, epoch
+            if former is not None:
+                self._repeat(destination)
+
+    def _hear(self) -> None:
+        """Something came over the bus. After a gap it was this node that was deaf: silence starts to count anew."""
+        former, self._heard_at = self._heard_at, self._loop.time()
+        if self._heard_at - former > 2 * self._silence:
+            for destination in self._destinations.values():
+                destination.heard_at, destination.pinged_at = self._heard_at, None
 
     def on_sent(self, subject: str, token: int, frames: Sequence[Frame]) -> None:
         """A batch is about to leave for `subject`."""
@@ -188,12 +213,14 @@ class Client:
         for sent, first, last in destination.sent:
             if sent == token:
                 ids = [i for i in destination.pending if first <= i <= last]
-                self._end(ids, ClusterError(f"nobody listens on the inbox of {destination.node_id}"))
+                self._unlistened(destination, ids)
         return destination
 
     def on_not_sent(self, frames: Sequence[Frame], error: CatgaError) -> None:
         """These frames never left."""
-        self._end([f.id for f in frames if type(f) is Call], error)
+        for frame in frames:
+            if type(frame) is Call and not self._repeated(frame.id):  # a repeat goes out again with the link
+                self._end([frame.id], error)
 
     def node_left(self, node_id: str, incarnation: int) -> None:
         """The node is gone: its calls end now, not at their deadlines."""
@@ -212,6 +239,16 @@ class Client:
         """The link is lost: until it is back silence means nothing."""
         for destination in self._destinations.values():
             destination.pinged_at = None
+
+    def link_up(self) -> None:
+        """The link is back. What was in flight may be lost, on its way there or back: ask again.
+
+        The same incarnation of the node runs a repeated call only if the first never came, so this is safe for
+        every message.
+        """
+        for destination in self._destinations.values():
+            destination.heard_at = self._loop.time()
+            self._repeat(destination)
 
     def close(self) -> None:
         """End all calls."""
@@ -240,12 +277,33 @@ class Client:
             if pending is not None and not pending.future.done():
                 pending.future.set_result(error)
 
+    def _repeat(self, destination: Destination) -> None:
+        now = self._loop.time()
+        for pending in destination.pending.values():
+            if pending.sent and pending.deadline > now:
+                call = pending.call
+                pending.call = msgspec.structs.replace(
+                    call, key=call.key or call.id, ttl_ms=int((pending.deadline - now) * 1000) + 1
+                )
+                pending.repeated = True
+                self._tell(destination, pending.call)
+
+    def _repeated(self, call_id: int) -> bool:
+        pending = self._pending.get(call_id)
+        return pending is not None and pending.repeated
+
+    def _unlistened(self, destination: Destination, call_ids: Sequence[int]) -> None:
+        for call_id in call_ids:
+            if not self._repeated(call_id):  # a repeat waits for the node to come back, or to be declared gone
+                self._end([call_id], ClusterError(f"nobody listens on the inbox of {destination.node_id}"))
+
     def _lose(self, destination: Destination, text: str, *, only_idempotent: bool) -> None:
         for call_id, pending in list(destination.pending.items()):
             if not pending.sent:
                 self._end([call_id], ClusterError(text))
             elif pending.idempotent or not only_idempotent:
                 self._end([call_id], MaybeExecutedError(f"{text}: the request may have been executed"))
+                self._tell(destination, Cancel(pending.call.key or call_id))  # should it wake up, and not have begun
 
     def _timed_out(self, call_id: int) -> None:
         pending = self._pending.get(call_id)
@@ -254,7 +312,7 @@ class Client:
         node_id = pending.destination.node_id
         error = CatgaTimeoutError(f"no answer from {node_id} within the deadline", details={"node_id": node_id})
         self._end([call_id], _with(error, Execution.MAYBE if pending.sent else Execution.NO))
-        self._tell(pending.destination, Cancel(call_id))
+        self._tell(pending.destination, Cancel(pending.call.key or call_id))
 
     def _tell(self, to: Destination, frame: Frame) -> None:
         with suppress(OverloadedError):  # a courtesy: the deadline and the next probe do without it
@@ -271,7 +329,8 @@ class Client:
             if destination.pinged_at is None:
                 destination.pinged_at = now
                 self.ping(destination)
-            elif now - destination.pinged_at >= 2 * self._silence:
+                self._echo()
+            elif now - destination.pinged_at >= 2 * self._silence and self._heard_at > destination.pinged_at:
                 destination.pinged_at = now
                 self._on_silent(destination.node_id, destination.incarnation)
         if owing:

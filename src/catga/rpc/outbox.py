@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 from catga.abc import Outgoing, Transport
 from catga.errors import CatgaError, ClusterError, InvalidMessageError, OverloadedError
-from catga.rpc.wire import VERSION, Batch, Frame, encode_batch
+from catga.rpc.wire import Batch, Frame, encode_batch
 
-Sender = Callable[[], tuple[str, int, float, str]]
+Wrap = Callable[[list[Frame]], Batch]
 
 
 class Outbox:
     """The frames that wait, and the pump that sends them.
 
     Args:
-        sender: (node_id, incarnation, load, reply_to) of this node, read once a batch.
+        wrap: makes a batch of frames, with this node's header.
         on_sent: (subject, token, frames) of each batch before it leaves.
         on_failed: (subject, frames, error) of each batch that did not leave, or is too large to.
         seal: makes of a batch's bytes what goes over the bus (signs it).
@@ -30,7 +30,7 @@ class Outbox:
     def __init__(
         self,
         transport: Transport,
-        sender: Sender,
+        wrap: Wrap,
         *,
         on_sent: Callable[[str, int, Sequence[Frame]], None],
         on_failed: Callable[[str, Sequence[Frame], CatgaError], None],
@@ -38,7 +38,7 @@ class Outbox:
         limit: int = 100_000,
     ) -> None:
         self._transport = transport
-        self._sender = sender
+        self._wrap = wrap
         self._on_sent = on_sent
         self._on_failed = on_failed
         self._seal = seal
@@ -95,7 +95,7 @@ class Outbox:
 
     def _batches(self, subject: str, frames: Sequence[Frame]) -> Iterator[tuple[Outgoing, Sequence[Frame]]]:
         """`frames` as one broker message, or as several where one would be too large."""
-        data = encode_batch(Batch(VERSION, *self._sender(), list(frames)))
+        data = encode_batch(self._wrap(list(frames)))
         if self._seal is not None:
             data = self._seal(data)
         if len(data) <= self._transport.max_payload:

@@ -4,18 +4,28 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from catga.abc import Transport
-from catga.errors import CatgaError, InvalidMessageError, OverloadedError
+from catga.errors import CatgaError, ClusterError, InvalidMessageError, OverloadedError
 from catga.node import NodeInfo
 from catga.rpc.client import Client
 from catga.rpc.outbox import Outbox
 from catga.rpc.server import Endpoint, Server
 from catga.rpc.subjects import inbox, reply_box
-from catga.rpc.wire import Batch, Call, Cancel, Fault, Frame, Ping, Pong, Reply, decode_batch, fault_of
+from catga.rpc.wire import VERSION, Batch, Call, Cancel, Fault, Frame, Ping, Pong, Reply, decode_batch, fault_of
 
 logger = logging.getLogger("catga.rpc")
+
+GREETED = 64
+"""Members that a node greets when it joins, and when its link is back."""
+GREET_INTERVAL = 0.1
+GREET_TIMEOUT = 1.0
+ECHO_TIMEOUT = 2.0
+"""Seconds until a ping to oneself counts as lost."""
+MAX_UNSENT = 10_000
+"""Answers that wait for the link to come back."""
 
 
 class Listener(Protocol):
@@ -26,6 +36,7 @@ class Listener(Protocol):
     def unlistened(self, node_id: str, incarnation: int, /) -> None: ...
     def silent(self, node_id: str, incarnation: int, /) -> None: ...
     def known_incarnation(self, node_id: str, /) -> int: ...
+    def members(self) -> Sequence[NodeInfo]: ...
     def link(self, up: bool, /) -> None: ...
 
 
@@ -61,12 +72,15 @@ class Peer:
         self._load = load
         self._reply_box = reply_box(prefix)
         self._inbox = ""
-        self._outbox = Outbox(transport, self._sender, on_sent=self._on_sent, on_failed=self._on_failed)
+        self._outbox = Outbox(transport, self._wrap, on_sent=self._on_sent, on_failed=self._on_failed)
         self._pump: asyncio.Task[None] | None = None
         self._echo: asyncio.Future[None] | None = None
         self._pongs: dict[str, asyncio.Future[None]] = {}
         self._complained = False
-        self.client = Client(self._outbox, on_silent=listener.silent)
+        self._epoch = 0
+        self._verifying: asyncio.Task[None] | None = None
+        self._unsent: list[tuple[str, Frame]] = []  # answers that wait for the link
+        self.client = Client(self._outbox, echo=self._ping_self, on_silent=listener.silent)
         self.server = Server(
             self._outbox,
             endpoint=endpoint,
@@ -102,7 +116,7 @@ class Peer:
     async def echo(self) -> None:
         """Return when a ping to this node's own inbox has come back: the subscription works."""
         self._echo = asyncio.get_running_loop().create_future()
-        self.ping(self.node_id, self.incarnation)
+        self._ping_self()
         await self._echo
 
     async def flush(self) -> None:
@@ -111,6 +125,8 @@ class Peer:
 
     async def close(self) -> None:
         """End all calls, stop the handlers, and disconnect."""
+        if self._verifying is not None:
+            self._verifying.cancel()
         await self.server.close()
         self.client.close()
         if self._pump is not None:
@@ -124,14 +140,21 @@ class Peer:
         """Ask one incarnation of a node for a sign of life."""
         self.client.ping(self.client.destination(node_id, incarnation, inbox(self._prefix, node_id, incarnation)))
 
+    def _ping_self(self) -> None:
+        self.ping(self.node_id, self.incarnation)
+
     async def greet(self, nodes: Sequence[NodeInfo], timeout: float) -> None:
-        """Ping `nodes` and wait until all have answered, or `timeout` seconds."""
+        """Ping `nodes`, again and again, until all have answered, or `timeout` seconds."""
         loop = asyncio.get_running_loop()
-        self._pongs = {node.node_id: loop.create_future() for node in nodes}
-        for node in nodes:
-            self.ping(node.node_id, node.incarnation)
-        if self._pongs:
-            await asyncio.wait(self._pongs.values(), timeout=timeout)
+        deadline = loop.time() + timeout
+        waiting = self._pongs = {node.node_id: loop.create_future() for node in nodes}
+        while (left := deadline - loop.time()) > 0:
+            missing = [node for node in nodes if not waiting[node.node_id].done()]
+            if not missing:
+                break
+            for node in missing:
+                self.ping(node.node_id, node.incarnation)
+            await asyncio.wait(waiting.values(), timeout=min(left, GREET_INTERVAL))
         self._pongs = {}
 
     # -- TransportListener ----------------------------------------------------------------------------
@@ -154,19 +177,51 @@ class Peer:
         destination = self.client.on_unlistened(subject, token)
         if destination is not None and subject != self._inbox:
             self._listener.unlistened(destination.node_id, destination.incarnation)
-            if (waiting := self._pongs.get(destination.node_id)) is not None and not waiting.done():
-                waiting.set_result(None)
 
     def on_link(self, up: bool) -> None:
-        if not up:
+        if self._verifying is not None:
+            self._verifying.cancel()
+            self._verifying = None
+        if up:
+            self._verifying = asyncio.create_task(self._verify(), name=f"catga-verify-{self.node_id}")
+        else:
             self.client.link_down()
-        self._listener.link(up)
+            self._listener.link(False)
+
+    async def _verify(self) -> None:
+        """The link is up again: believe in it once a ping to this node's own inbox has come back.
+
+        What was in flight when it broke is then asked for again, and answers that could not leave go out.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(ECHO_TIMEOUT):
+                    await self.echo()
+                break
+            except TimeoutError:
+                self.counters["deaf"] += 1
+                await self._resubscribe()
+        self._epoch += 1
+        await self.greet(self._listener.members(), GREET_TIMEOUT)  # they lost the link too, and may not be back
+        self._listener.link(True)
+        self.client.link_up()
+        unsent, self._unsent = self._unsent, []
+        with suppress(OverloadedError):  # their callers ask again
+            for subject, frame in unsent:
+                self._outbox.put(subject, frame)
+
+    async def _resubscribe(self) -> None:
+        for subject in (self._inbox, self._reply_box):
+            if subject:
+                with suppress(ClusterError):  # the link broke again: the next `on_link` starts anew
+                    await self._transport.unsubscribe(subject)
+                    await self._transport.subscribe(subject)
 
     # -- inside ---------------------------------------------------------------------------------------
 
     def _sort(self, batch: Batch) -> None:
         self._listener.heard(batch.node_id, batch.incarnation, batch.load)
-        self.client.on_alive(batch.node_id, batch.incarnation)
+        self.client.on_alive(batch.node_id, batch.incarnation, batch.epoch)
         for frame in batch.frames:
             kind = type(frame)
             if kind is Reply or kind is Fault:
@@ -196,8 +251,8 @@ class Peer:
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
 
-    def _sender(self) -> tuple[str, int, float, str]:
-        return (self.node_id, self.incarnation, self._load(), self._reply_box)
+    def _wrap(self, frames: list[Frame]) -> Batch:
+        return Batch(VERSION, self.node_id, self.incarnation, self._load(), self._reply_box, frames, self._epoch)
 
     def _on_sent(self, subject: str, token: int, frames: Sequence[Frame]) -> None:
         self.client.on_sent(subject, token, frames)
@@ -208,6 +263,8 @@ class Peer:
         for frame in frames:
             if type(frame) is Reply and isinstance(error, InvalidMessageError):
                 self._outbox.put(subject, fault_of(frame.id, error))
+            elif type(frame) in (Reply, Fault) and len(self._unsent) < MAX_UNSENT:
+                self._unsent.append((subject, frame))
 
     def _garbage(self, text: str) -> None:
         self.counters["garbage"] += 1

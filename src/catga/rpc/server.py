@@ -12,6 +12,9 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
+import msgspec
+
+from catga.codec import Codec, encode
 from catga.errors import (
     CatgaError,
     CatgaTimeoutError,
@@ -19,18 +22,16 @@ from catga.errors import (
     Execution,
     HandlerError,
     InvalidMessageError,
+    MaybeExecutedError,
     OverloadedError,
 )
 from catga.result import CatgaResult, Failure
-from catga.rpc.codec import Codec, encode
+from catga.rpc.answers import Answers, CallKey, Seen
 from catga.rpc.deadlines import Deadlines
 from catga.rpc.outbox import Outbox
 from catga.rpc.wire import OVERHEAD, Call, Fault, Reply, fault_of
 
 logger = logging.getLogger("catga.rpc")
-
-CallKey = tuple[str, int]
-"""(reply_to, id): one call of one caller."""
 
 
 class Endpoint(NamedTuple):
@@ -43,8 +44,16 @@ class Endpoint(NamedTuple):
 
 class _Admitted(NamedTuple):
     key: CallKey
+    call_id: int
     endpoint: Endpoint
     message: Any
+    deadline: float
+
+
+class _Place(NamedTuple):
+    """A local call that waits for its place."""
+
+    granted: "asyncio.Future[None]"
     deadline: float
 
 
@@ -79,15 +88,17 @@ class Server:
         self._deadlines: Deadlines[CallKey] = Deadlines(self._expired)
         self._running: dict[CallKey, asyncio.Task[None]] = {}
         self._cancelled: dict[CallKey, CatgaError | None] = {}  # why, and what to answer
-        self._queue: deque[_Admitted] = deque()
+        self._queue: deque[_Admitted | _Place] = deque()
+        self._answers = Answers()
         self._local = 0
-        self._local_id = 0
         self._refusing: CatgaError | None = None
         self._idle: asyncio.Future[None] | None = None
         self.refused = 0
         """Calls answered with `OverloadedError`."""
         self.dropped = 0
         """Calls whose deadline had passed before they ran."""
+        self.repeated = 0
+        """Calls that had been made before and were answered without running again."""
 
     @property
     def inflight(self) -> int:
@@ -103,18 +114,22 @@ class Server:
 
     def on_call(self, call: Call, reply_to: str) -> None:
         """Admit, run or refuse one call. Never raises: its caller gets whatever goes wrong."""
-        key = (reply_to, call.id)
+        key = (reply_to, call.key or call.id)
         try:
+            if call.key and self._answered_before(key, call):
+                return
             admitted = self._admit(key, call)
         except CatgaError as error:
-            self._reply(key, Failure(error))
+            self._put(reply_to, fault_of(call.id, error))
             return
         if admitted is None:
             return
         direct = admitted.endpoint.direct
         if direct is not None:
-            self._reply(key, direct(admitted.message))
-        elif self._is_full:
+            self._answer(key, call.id, direct(admitted.message))
+            return
+        self._answers.begin(key)
+        if self._is_full:
             self._queue.append(admitted)
         else:
             self._start(admitted)
@@ -127,8 +142,9 @@ class Server:
             self._cancel(key, task, None)
             return
         for waiting in self._queue:
-            if waiting.key == key:
+            if isinstance(waiting, _Admitted) and waiting.key == key:
                 self._queue.remove(waiting)
+                self._answers.abandon(key)
                 return
 
     # -- what this node sends to itself ---------------------------------------------------------------
@@ -142,19 +158,21 @@ class Server:
             return Failure(self._refusal())
         if endpoint.direct is not None:
             return endpoint.direct(message)
-        if self._is_full:
-            self.refused += 1
+        if self._is_full and len(self._queue) >= self._max_queue:
             return Failure(self._overloaded())
-        self._local += 1
+        has_place = False
         try:
             async with asyncio.timeout(timeout):
+                await self._place(self._loop.time() + timeout)
+                has_place = True
                 return await endpoint.run(message)
         except TimeoutError:
             error = CatgaTimeoutError(f"{endpoint.codec.name} took longer than {timeout:g} s")
-            error.execution = Execution.ANSWERED
+            error.execution = Execution.ANSWERED if has_place else Execution.NO
             return Failure(error)
         finally:
-            self._local -= 1
+            if has_place:
+                self._local -= 1
             self._next()
 
     # -- stopping -------------------------------------------------------------------------------------
@@ -175,7 +193,10 @@ class Server:
             await self._idle
 
     async def close(self) -> None:
-        """Cancel what still runs and wait for its end."""
+        """Cancel what still runs and wait for its end. What only waited is refused."""
+        for waiting in self._queue:
+            if isinstance(waiting, _Admitted):
+                self._put(waiting.key[0], fault_of(waiting.call_id, ClosedError("the node stopped")))
         self._queue.clear()
         running = dict(self._running)
         for key, task in running.items():
@@ -187,10 +208,6 @@ class Server:
 
     # -- inside ---------------------------------------------------------------------------------------
 
-    @property
-    def _is_full(self) -> bool:
-        return len(self._running) + self._local >= self._max_concurrency
-
     def _admit(self, key: CallKey, call: Call) -> _Admitted | None:
         if self._refusing is not None:
             raise self._refusal()
@@ -200,11 +217,43 @@ class Server:
         endpoint = self._endpoint(call.name)
         if endpoint is None:
             raise self._not_found(call.name)
-        if self._is_full and len(self._queue) >= self._max_queue:
-            self.refused += 1
+        if endpoint.direct is None and self._is_full and len(self._queue) >= self._max_queue:
             raise self._overloaded()
         deadline = self._loop.time() + call.ttl_ms / 1000
-        return _Admitted(key, endpoint, endpoint.codec.decode(call.body), deadline)
+        return _Admitted(key, call.id, endpoint, endpoint.codec.decode(call.body), deadline)
+
+    def _answered_before(self, key: CallKey, call: Call) -> bool:
+        """Whether a repeated call needs no run: it was answered, or will be with the first."""
+        seen = self._answers.look_up(key, call.id)
+        if seen is Seen.NEVER:
+            return False
+        if seen is Seen.FORGOTTEN:
+            endpoint = self._endpoint(call.name)
+            if endpoint is not None and endpoint.codec.idempotent:
+                return False
+            raise MaybeExecutedError("the request came again, too long after the first to tell whether it ran")
+        self.repeated += 1
+        if isinstance(seen, Reply | Fault):
+            self._put(key[0], _addressed(seen, call.id))
+        return True
+
+    async def _place(self, deadline: float) -> None:
+        """Wait for a place among the running calls."""
+        if not self._is_full:
+            self._local += 1
+            return
+        place = _Place(self._loop.create_future(), deadline)
+        self._queue.append(place)
+        try:
+            await place.granted
+        except asyncio.CancelledError:
+            if place.granted.done() and not place.granted.cancelled():
+                self._local -= 1
+            raise
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._running) + self._local >= self._max_concurrency
 
     def _start(self, admitted: _Admitted) -> None:
         key = admitted.key
@@ -226,8 +275,10 @@ class Server:
             result = None if error is None else Failure(error)
         self._deadlines.discard(key, slot)
         self._finish(key)
-        if result is not None:
-            self._reply(key, result)
+        if result is None:
+            self._answers.abandon(key)
+        else:
+            self._answer(key, admitted.call_id, result)
 
     def _finish(self, key: CallKey) -> None:
         self._running.pop(key, None)
@@ -243,11 +294,16 @@ class Server:
     def _next(self) -> None:
         """A place is free: start the next call that still has time."""
         while self._queue and not self._is_full:
-            admitted = self._queue.popleft()
-            if admitted.deadline <= self._loop.time():
+            waiting = self._queue.popleft()
+            if isinstance(waiting, _Place):
+                if not waiting.granted.done():
+                    self._local += 1
+                    waiting.granted.set_result(None)
+            elif waiting.deadline <= self._loop.time():
                 self.dropped += 1
+                self._answers.abandon(waiting.key)
             else:
-                self._start(admitted)
+                self._start(waiting)
         if self._idle is not None and not self.inflight and not self._idle.done():
             self._idle.set_result(None)
 
@@ -256,10 +312,15 @@ class Server:
         if task is not None:
             self._cancel(key, task, CatgaTimeoutError("the handler was cancelled at the caller's deadline"))
 
-    def _reply(self, key: CallKey, result: CatgaResult[Any]) -> None:
-        reply_to, call_id = key
+    def _answer(self, key: CallKey, call_id: int, result: CatgaResult[Any]) -> None:
+        frame = self._frame(call_id, result)
+        self._put(key[0], frame)
+        for repeat in self._answers.end(key, frame):
+            self._put(key[0], _addressed(frame, repeat))
+
+    def _put(self, reply_to: str, frame: Reply | Fault) -> None:
         try:
-            self._outbox.put(reply_to, self._frame(call_id, result))
+            self._outbox.put(reply_to, frame)
         except OverloadedError:
             # The caller learns it from its deadline; to keep the reply would be unbounded.
             logger.warning("a reply was dropped: the outbox is full", extra={"catga_reply_to": reply_to})
@@ -284,10 +345,15 @@ class Server:
         return error
 
     def _overloaded(self) -> OverloadedError:
+        self.refused += 1
         return OverloadedError(
             f"{len(self._running) + self._local} calls run and {len(self._queue)} wait: the node is full",
             details={"max_concurrency": self._max_concurrency, "max_queue": self._max_queue},
         )
+
+
+def _addressed(frame: Reply | Fault, call_id: int) -> Reply | Fault:
+    return frame if frame.id == call_id else msgspec.structs.replace(frame, id=call_id)
 
 
 if sys.version_info >= (3, 12):

@@ -4,7 +4,7 @@ A batch leaves a node for one subject. Its header says who sent it and how busy 
 reply and every pong is also a load report and a sign of life. Bodies are opaque bytes: one that is
 malformed harms only its own frame.
 
-    batch   [version, node_id, incarnation, load, reply_to, [frame, …]]
+    batch   [version, node_id, incarnation, load, reply_to, [frame, …], epoch]
     call    [0, id, name, ttl_ms, body, key, headers]
     reply   [1, id, body]
     fault   [2, id, code, text, details, is_retryable, execution]
@@ -82,7 +82,7 @@ Frame: TypeAlias = Call | Reply | Fault | Ping | Pong | Cancel
 
 
 class Batch(msgspec.Struct, array_like=True):
-    """Frames from one node to one subject."""
+    """Frames from one node to one subject. ``epoch`` counts how often the node's link came back."""
 
     version: int
     node_id: str
@@ -90,6 +90,7 @@ class Batch(msgspec.Struct, array_like=True):
     load: float
     reply_to: str
     frames: list[Frame]
+    epoch: int = 0
 
 
 _encoder = msgspec.msgpack.Encoder()

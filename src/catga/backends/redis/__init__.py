@@ -1,0 +1,43 @@
+"""``redis://`` and ``rediss://``: records in keys, everything else over Pub/Sub. Redis 6 and Valkey 7 or later.
+
+What is in the server, for the prefix ``catga``:
+
+======================== =======================================================================================
+``catga:nodes:{id}``     a node's record, JSON, with the lease as its expiry; ``id`` is the plain node_id
+``catga:nodes``          a set of node ids: an index, so that a snapshot costs nothing for other people's keys
+``catga:changes``        channel: every new or changed record whole, and ``{"left": id, "incarnation", "reason"}``;
+                         ``catga:changes:{db}`` for another database than 0, as channels know no databases
+``catga.inbox.*``, …     channels: requests and replies
+======================== =======================================================================================
+
+Every node has two connections, one that subscribes and one for all commands. The count that ``PUBLISH``
+returns tells at once that nobody listens.
+
+Keyspace notifications are used for one thing, if the server has them on: a node whose own key vanishes (deleted,
+evicted, expired while the server was frozen) stores it again at once rather than at its next heartbeat. For
+the deaths of others they bring nothing: an ``expired`` event comes after the lease, where the probe needs two
+seconds, and proves no death, since a frozen server expires the keys of the living. They are never asked for
+with ``CONFIG SET``.
+
+A Redis Cluster is not supported (a Sentinel-managed primary is, by ``client=``).
+"""
+
+from catga.abc import Backend, BackendSettings
+from catga.backends.redis.connect import Connector
+from catga.backends.redis.discovery import RedisNodeDiscovery
+from catga.backends.redis.link import RedisLink
+from catga.backends.redis.transport import RedisTransport
+
+__all__ = ["RedisNodeDiscovery", "RedisTransport", "open_backend"]
+
+
+def open_backend(settings: BackendSettings) -> Backend:
+    """The backend of a ``redis://`` or ``rediss://`` URL. Options: those of `add_redis_cluster`.
+
+    Raises:
+        ValueError: an option, or a part of the URL, that redis-py does not know; a prefix with ``:nodes`` in it.
+    """
+    if ":nodes" in settings.prefix:
+        raise ValueError(f"prefix must not contain ':nodes', or keys of two clusters clash, got {settings.prefix!r}")
+    link = RedisLink(Connector(settings.url, dict(settings.options)), settings.connect_timeout)
+    return Backend(RedisNodeDiscovery(link, settings.prefix, settings.ttl), RedisTransport(link))

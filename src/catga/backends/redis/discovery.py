@@ -1,0 +1,192 @@
+"""`NodeDiscovery` with records in keys, an index of them, and a channel of changes."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+
+from catga.abc import Departure, Observation, Sighting
+from catga.backends.redis.link import RedisLink
+from catga.errors import ClusterError, InvalidMessageError
+from catga.membership.records import decode_announcement, decode_record, encode_departure, encode_record
+from catga.node import LeftReason, NodeInfo
+
+logger = logging.getLogger("catga.backends.redis")
+
+_VERSION = """
+local function version(json)
+  local ok, record = pcall(cjson.decode, json)
+  if ok and type(record) == 'table' and type(record.incarnation) == 'number' then
+    return record.incarnation, tonumber(record.sequence) or 0
+  end
+  return -1, -1
+end
+"""
+
+# A record with its lease; an older one never replaces a newer one, which is returned instead.
+STORE = (
+    _VERSION
+    + """
+local stored = redis.pcall('GET', KEYS[1])
+if type(stored) == 'string' and ARGV[6] == '' then
+  local incarnation, sequence = version(stored)
+  local mine = tonumber(ARGV[3])
+  if incarnation > mine or (incarnation == mine and sequence > tonumber(ARGV[4])) then return stored end
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('SADD', KEYS[2], ARGV[5])
+if KEYS[3] then redis.call('PUBLISH', KEYS[3], ARGV[1]) end
+return false
+"""
+)
+
+# A record and its place in the index, unless a newer incarnation owns them; and the news of it.
+REMOVE = (
+    _VERSION
+    + """
+local stored = redis.pcall('GET', KEYS[1])
+if type(stored) ~= 'string' or version(stored) <= tonumber(ARGV[2]) then
+  redis.call('DEL', KEYS[1])
+  redis.call('SREM', KEYS[2], ARGV[3])
+end
+redis.call('PUBLISH', KEYS[3], ARGV[1])
+"""
+)
+
+# id, record and remaining milliseconds of every node in the index, which is rid of those that have no record.
+SNAPSHOT = """
+local found = {}
+for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  local key = KEYS[1] .. ':' .. id
+  local record = redis.pcall('GET', key)
+  if type(record) == 'string' then
+    found[#found + 1] = id
+    found[#found + 1] = record
+    found[#found + 1] = redis.call('PTTL', key)
+  else
+    redis.call('SREM', KEYS[1], id)
+  end
+end
+return found
+"""
+
+
+class RedisNodeDiscovery:
+    """`NodeDiscovery` in Redis. Each method is one round trip.
+
+    Args:
+        ttl: seconds; the expiry of a record.
+    """
+
+    def __init__(self, link: RedisLink, prefix: str, ttl: float) -> None:
+        self._link = link
+        self._index = f"{prefix}:nodes"
+        self._channel = f"{prefix}:changes" if link.db == 0 else f"{prefix}:changes:{link.db}"
+        self._ttl = ttl
+        self._observe: Callable[[Observation], None] = lambda _: None
+        self._mine: NodeInfo | None = None  # the record of this node, while it should be stored
+        self._restoring: asyncio.Task[None] | None = None
+        self._open = False
+        self.ignored = 0
+        """Records and announcements that were none."""
+
+    async def register(self, node: NodeInfo) -> None:
+        first, self._mine = self._mine is None, node
+        await self._store(node, announce=True)
+        if first:
+            await self._watch_own_key(node.node_id)
+
+    async def heartbeat(self, node: NodeInfo) -> None:
+        self._mine = node
+        await self._store(node, announce=False)
+
+    async def unregister(self, node_id: str, incarnation: int, reason: LeftReason) -> None:
+        if self._mine is not None and self._mine.node_id == node_id:
+            self._mine = None
+        news = encode_departure(Departure(node_id, incarnation, reason))
+        keys = (self._key(node_id), self._index, self._channel)
+        await self._link.call("EVAL", REMOVE, 3, *keys, news, incarnation, node_id)
+
+    async def get_nodes(self) -> Sequence[Observation]:
+        found = await self._link.call("EVAL", SNAPSHOT, 1, self._index)
+        sightings = (self._sighting(*found[i : i + 3]) for i in range(0, len(found), 3))
+        return [sighting for sighting in sightings if sighting is not None]
+
+    async def watch(self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]]) -> None:
+        await self._link.open()
+        self._open = True
+        self._observe = observe
+        await self._link.subscribe(self._channel, self._on_change)
+
+    async def aclose(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        if self._restoring is not None:
+            self._restoring.cancel()
+        await self._link.unsubscribe(self._channel)
+        await self._link.close()
+
+    def _key(self, node_id: str) -> str:
+        return f"{self._index}:{node_id}"
+
+    async def _store(self, node: NodeInfo, *, announce: bool) -> None:
+        newer = await self._try_store(node, announce=announce, force=False)
+        if newer is None:
+            return
+        sighting = self._sighting(node.node_id.encode(), newer, int(self._ttl * 1000))
+        if sighting is not None:
+            self._observe(sighting)
+        else:
+            await self._try_store(node, announce=announce, force=True)
+
+    async def _try_store(self, node: NodeInfo, *, announce: bool, force: bool) -> bytes | None:
+        keys = [self._key(node.node_id), self._index, *([self._channel] if announce else [])]
+        version = (node.incarnation, node.sequence)
+        args = (encode_record(node), int(self._ttl * 1000), *version, node.node_id, "force" if force else "")
+        newer: bytes | None = await self._link.call("EVAL", STORE, len(keys), *keys, *args)
+        return newer
+
+    def _sighting(self, node_id: bytes, data: bytes, remaining: int) -> Sighting | None:
+        """A stored record, as old as its lease is used up. None if it is none, or another node's."""
+        try:
+            node = decode_record(data)
+            if node.node_id.encode() != node_id:
+                raise InvalidMessageError(f"a record of {node.node_id!r} under the key of {node_id!r}")
+        except InvalidMessageError as error:
+            self._ignore(error)
+            return None
+        return Sighting(node, max(self._ttl - max(remaining, 0) / 1000, 0.0))
+
+    def _on_change(self, data: bytes) -> None:
+        try:
+            self._observe(decode_announcement(data))
+        except InvalidMessageError as error:
+            self._ignore(error)
+
+    def _ignore(self, error: InvalidMessageError) -> None:
+        self.ignored += 1
+        if self.ignored == 1:
+            logger.warning(
+                "foreign data among the records is ignored; from now on it is only counted",
+                extra={"catga_error": str(error)},
+            )
+
+    # -- a hint, where the server gives it ------------------------------------------------------------
+
+    async def _watch_own_key(self, node_id: str) -> None:
+        with suppress(ClusterError):  # forbidden: the next heartbeat does it
+            await self._link.subscribe(f"__keyspace@{self._link.db}__:{self._key(node_id)}", self._on_key_event)
+
+    def _on_key_event(self, event: bytes) -> None:
+        if event in (b"del", b"expired", b"evicted", b"unlink") and self._restoring is None and self._mine is not None:
+            self._restoring = asyncio.create_task(self._restore(self._mine), name="catga-redis-restore")
+
+    async def _restore(self, node: NodeInfo) -> None:
+        try:
+            if self._mine is not None:
+                await self._store(node, announce=False)
+        except ClusterError as error:
+            logger.debug("the record could not be stored again", extra={"catga_error": str(error)})
+        finally:
+            self._restoring = None
