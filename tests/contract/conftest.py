@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import nats
 import pytest
+from redis.asyncio import Redis
 
 from catga.testing.contract import Bed
 
@@ -30,9 +31,17 @@ async def publish_nats(url: str, prefix: str, data: bytes) -> None:
     await client.close()
 
 
+async def publish_redis(url: str, prefix: str, data: bytes) -> None:
+    async with Redis.from_url(url) as client:
+        await client.set(f"{prefix}:nodes:x", data)
+        await client.sadd(f"{prefix}:nodes", "x")
+        await client.publish(f"{prefix}:changes", data)
+
+
 BACKENDS = {
     "memory": Candidate("memory://contract"),
     "nats": Candidate("nats_url", inject=publish_nats),
+    "redis": Candidate("redis_url", inject=publish_redis),
 }
 
 

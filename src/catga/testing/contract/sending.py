@@ -118,7 +118,7 @@ async def a_drained_node_finishes_its_work(bed: Bed) -> None:
     b, c = [await bed.node(name, app.mediator, drain_timeout=20.0) for name, app in apps.items()]
     await see_each_other(a, b, c)
     accepted = asyncio.create_task(a.send_to_node(Wait(), "b"))
-    await apps["b"].started.wait()
+    await eventually(apps["b"].started.is_set)
     leaving = asyncio.create_task(b.stop())
     answers = [(await a.send(Whoami())).unwrap() for _ in range(20)]
     await eventually(lambda: any(n.node_id == "b" and n.state.value == "draining" for n in a.get_nodes()))
