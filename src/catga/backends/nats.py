@@ -113,7 +113,7 @@ class NatsConnection:
             self._poll.cancel()
         if self._given is None and self._client is not None and not self._client.is_closed:
             if self._client.is_connected:
-                await self._bounded(_flush(self._client), "flush", quiet=True)
+                await self._bounded(_flush(self._client, 1), "flush", quiet=True)
             await self._bounded(self._client.close(), "close", quiet=True)
 
     async def subscribe(self, subject: str, on_message: OnMessage, queue: str = "") -> Subscription:
@@ -225,13 +225,13 @@ class NatsConnection:
         self._tell(up=False)
 
 
-async def _flush(client: Client) -> None:
+async def _flush(client: Client, timeout: int = int(OPERATION_TIMEOUT)) -> None:
     """nats-py's `flush` writes its PING at once: it overtakes commands that its flusher has not yet taken."""
     pause = 0.0
     while client.pending_data_size:
         await asyncio.sleep(pause)
         pause = 0.001
-    await client.flush(int(OPERATION_TIMEOUT))
+    await client.flush(timeout)
 
 
 def _jittered(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:

@@ -234,7 +234,7 @@ async def overload_goes_elsewhere(bed: Bed) -> None:
     await eventually(full.started.is_set)
     results = [await a.send(Whoami()) for _ in range(6)]
     assert {result.unwrap() for result in results} == {"c"}
-    assert {result.metadata.attempts for result in results} == {1, 2}
+    assert {result.metadata.attempts for result in results} <= {1, 2}
     full.release.set()
     assert (await call).unwrap() == "b"
 
