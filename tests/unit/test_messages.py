@@ -60,7 +60,9 @@ class TestFourKinds:
         with pytest.raises(InvalidMessageError, match="sku"):
             Codec(kind).decode(msgspec.msgpack.encode({"qty": 1}))
 
-    @pytest.mark.parametrize("body", [b"", b"\xc1", b"\xff" * 9, b"\xa3\xff\xfe\xfd", b"\x91" * 3000, b"\xdf\xff\xff\xff\xff"])
+    @pytest.mark.parametrize(
+        "body", [b"", b"\xc1", b"\xff" * 9, b"\xa3\xff\xfe\xfd", b"\x91" * 3000, b"\xdf\xff\xff\xff\xff"]
+    )
     def test_garbage_is_an_invalid_message(self, kind: Any, body: bytes) -> None:
         with pytest.raises(InvalidMessageError):
             Codec(kind).decode(body)
@@ -199,7 +201,7 @@ class Untold(Request):  # type: ignore[type-arg]
     pass
 
 
-class Wrong(Request["Nowhere"]):  # type: ignore[name-defined]  # noqa: F821
+class Wrong(Request["Nowhere"]):  # type: ignore[name-defined]
     pass
 
 
