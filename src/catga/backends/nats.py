@@ -120,7 +120,7 @@ class NatsConnection:
             self._poll.cancel()
         if self._given is None and self._client is not None and not self._client.is_closed:
             if self._client.is_connected:
-                await self._bounded(self._client.flush(1), "flush", quiet=True)
+                await self._bounded(_flush(self._client, 1), "flush", quiet=True)
             await self._bounded(self._client.close(), "close", quiet=True)
 
     async def subscribe(self, subject: str, on_message: OnMessage, queue: str = "") -> Subscription:
@@ -152,8 +152,8 @@ class NatsConnection:
         return cast(Msg, await self._bounded(requesting, f"request to {subject}"))
 
     async def flush(self) -> None:
-        """A round trip to the server."""
-        await self._bounded(self.client.flush(int(OPERATION_TIMEOUT)), "flush")
+        """A round trip to the server, behind everything handed to the client before."""
+        await self._bounded(_flush(self.client), "flush")
 
     async def _connect(self) -> None:
         if self._given is not None:
@@ -235,6 +235,15 @@ class NatsConnection:
 
     async def _on_closed(self) -> None:
         self._tell(up=False)
+
+
+async def _flush(client: Client, timeout: int = int(OPERATION_TIMEOUT)) -> None:
+    """nats-py's `flush` writes its PING at once: it overtakes commands that its flusher has not yet taken."""
+    pause = 0.0
+    while client.pending_data_size:
+        await asyncio.sleep(pause)
+        pause = 0.001
+    await client.flush(timeout)
 
 
 def _jittered(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:

@@ -119,7 +119,7 @@ class Delivery:
         if left <= 0:
             return False
         await asyncio.sleep(min(left, random.uniform(0.02, MAX_PAUSE)))
-        return True
+        return self._loop.time() < job.deadline  # if not, the last failure says more than that
 
     async def _without_link(self, pool: Pool, job: "Job") -> Candidates:
         """The link is down: this node itself, if it is a candidate; else wait for the link."""
