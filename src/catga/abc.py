@@ -81,7 +81,12 @@ class RoutingStrategy(Protocol):
     def select(self, nodes: Sequence[NodeInfo], message: object) -> NodeInfo:
         """One of `nodes`, which is never empty and is sorted by ``node_id``.
 
-        The same sequence object comes again until the membership changes, so work on it may be kept.
+        In a cluster it is a `catga.routing.Candidates`: the same object until the members change, with this
+        node's calls in flight, latencies and the loads reported in ``nodes.stats``, and a ``memo`` for what is
+        worked out from it. A node that this message was sent to before, in vain, is not among them.
+
+        Raises:
+            CatgaError: the message cannot be routed; its sender gets this as the failure.
         """
         ...
 

@@ -2,12 +2,12 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from catga.abc import RoutingStrategy
 from catga.cluster.failover import RetryBudget, Verdict, judge
+from catga.cluster.outliers import Outliers
 from catga.cluster.table import Pool
 from catga.codec import Codec, encode
 from catga.errors import (
@@ -15,12 +15,15 @@ from catga.errors import (
     CatgaTimeoutError,
     ClusterError,
     Execution,
+    HandlerNotFoundError,
     InvalidMessageError,
+    NoNodeAvailableError,
     OverloadedError,
 )
 from catga.messages import is_request
 from catga.node import NodeInfo
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
+from catga.routing import Candidates
 from catga.rpc.peer import Peer
 from catga.rpc.server import Endpoint
 from catga.rpc.subjects import inbox
@@ -35,15 +38,24 @@ class Delivery:
 
     Args:
         link: set while the link to the bus is up.
+        outliers: told of each call's end; leaves out the nodes that fail.
     """
 
     def __init__(
-        self, peer: Peer, prefix: str, link: asyncio.Event, max_payload: int, *, request_timeout: float
+        self,
+        peer: Peer,
+        prefix: str,
+        link: asyncio.Event,
+        max_payload: int,
+        outliers: Outliers,
+        *,
+        request_timeout: float,
     ) -> None:
         self._peer = peer
         self._prefix = prefix
         self._link = link
         self._max_payload = max_payload
+        self._outliers = outliers
         self._request_timeout = request_timeout
         self._budget = RetryBudget()
         self._loop = asyncio.get_running_loop()
@@ -55,6 +67,7 @@ class Delivery:
         pool: Pool,
         strategy: RoutingStrategy,
         local: Endpoint | None,
+        timeout: float | None = None,
         headers: dict[str, str] | None = None,
     ) -> CatgaResult[Any]:
         """Send `message` to a node of `pool` that `strategy` picks, and to another where that is safe.
@@ -62,21 +75,21 @@ class Delivery:
         Returns the handler's result, or the failure that ended the attempts; raises only CancelledError.
         """
         self._budget.deposit()
-        job = _Job(message, codec, local, self._loop.time() + (codec.timeout or self._request_timeout))
+        job = _Job(message, codec, local, self._loop.time() + (timeout or codec.timeout or self._request_timeout))
         job.headers = headers
         tried: set[str] = set()
         failure: Failure | None = None
         while True:
-            nodes = await self._reachable(pool, job)
-            untried = [node for node in nodes if node.node_id not in tried] if tried else nodes
-            if not untried:
-                if not nodes or not await self._pause(failure, job):
-                    return failure or Failure(self._why_nobody())
-                tried.clear()
-                continue
+            nodes = pool() if self._link.is_set() else await self._without_link(pool, job)
             try:
-                node = strategy.select(untried, message)
-                result = await self._attempt(job, node)
+                node = _pick(strategy, self._outliers.admit(nodes, tried), message, again=bool(tried))
+                if node is None:
+                    if not nodes or not await self._pause(failure, job):
+                        return failure or Failure(self._why_nobody())
+                    tried.clear()
+                    continue
+                with self._outliers.call(node.node_id) as call:
+                    result = call.result = await self._attempt(job, node)
             except CatgaError as error:  # the key function, the encoder, or the decoder of the value
                 return Failure(error, ResultMetadata("", job.attempts))
             if isinstance(result, Success):
@@ -111,7 +124,7 @@ class Delivery:
 
     async def _pause(self, failure: Failure | None, job: "_Job") -> bool:
         """All candidates were tried: whether another round makes sense, after a pause."""
-        if failure is None or isinstance(failure.error, OverloadedError):
+        if failure is None or isinstance(failure.error, OverloadedError | HandlerNotFoundError):
             return False
         left = job.deadline - self._loop.time()
         if left <= 0:
@@ -119,18 +132,16 @@ class Delivery:
         await asyncio.sleep(min(left, random.uniform(0.02, MAX_PAUSE)))
         return True
 
-    async def _reachable(self, pool: Pool, job: "_Job") -> Sequence[NodeInfo]:
-        """The pool. While the link is down only this node itself, or, if it is not in it, wait for the link."""
-        if not self._link.is_set():
-            here = [node for node in pool() if node.node_id == self._peer.node_id]
-            if here and job.local is not None:
-                return here
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(job.deadline):
-                    await self._link.wait()
-            if not self._link.is_set():
-                return ()
-        return pool()
+    async def _without_link(self, pool: Pool, job: "_Job") -> Candidates:
+        """The link is down: this node itself, if it is a candidate; else wait for the link."""
+        me = self._peer.node_id
+        here = pool().only(me, lambda node: node.node_id == me)
+        if here and job.local is not None:
+            return here
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(job.deadline):
+                await self._link.wait()
+        return pool() if self._link.is_set() else Candidates()
 
     def _why_nobody(self) -> CatgaError:
         return ClusterError("no node can take this message") if self._link.is_set() else _no_link()
@@ -161,6 +172,16 @@ class _Job:
         self.body: bytes | None = None
         self.key = 0
         self.headers: dict[str, str] | None = None
+
+
+def _pick(strategy: RoutingStrategy, nodes: Candidates, message: Any, *, again: bool) -> NodeInfo | None:
+    """The strategy's choice; None if there is none, or, in a later attempt, none that its filters let through."""
+    try:
+        return strategy.select(nodes, message) if nodes else None
+    except NoNodeAvailableError:
+        if again:
+            return None
+        raise
 
 
 def _counted(result: CatgaResult[Any], node: NodeInfo, attempts: int) -> CatgaResult[Any]:

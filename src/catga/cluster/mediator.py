@@ -5,40 +5,48 @@ import logging
 import random
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from catga.abc import Backend, Forward, RoutingStrategy
+from catga.abc import Backend, RoutingStrategy
 from catga.backends import redact
 from catga.cluster.delivery import Delivery
+from catga.cluster.explain import Explanation, explain
+from catga.cluster.intercept import outgoing_headers, through, through_or_raise, with_interceptors
 from catga.cluster.load import LoadMeter
-from catga.cluster.options import ClusterOptions
+from catga.cluster.options import ClusterOptions, default_routing
+from catga.cluster.outliers import Outliers
+from catga.cluster.scatter import Broadcast, Gathered, broadcast, gather
 from catga.cluster.table import Pool, RoutingTable
 from catga.codec import Codec
-from catga.errors import CatgaError, ClosedError, ClusterError, NodeNotFoundError, NoNodeAvailableError
+from catga.errors import (
+    CatgaError,
+    ClosedError,
+    ClusterError,
+    NodeNotFoundError,
+    NoNodeAvailableError,
+)
 from catga.mediator import Mediator
-from catga.mediator.intercept import Received, handling, send_through
 from catga.mediator.registry import handler_not_found
 from catga.membership import Membership, Watcher
 from catga.messages import Event, Request
 from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
+from catga.routing import Candidates, RoundRobin, Stats
+from catga.routing.inner import check_inner
 from catga.rpc.peer import GREET_TIMEOUT, GREETED, Peer
 from catga.rpc.server import Endpoint
 
 R = TypeVar("R")
-Headers = dict[str, str] | None
 
 logger = logging.getLogger("catga.cluster")
 
+JOIN_GRACE = 2.0
+"""Seconds on top of the connect timeout, so that the backend's own error, which has the cause, comes first."""
+ONLY = RoundRobin()
+"""The strategy of a pool of one."""
+NOBODY = Candidates()
 LEFT_GRACE = 0.5
 """Seconds that replies sent before a graceful leave may still be behind the news of it."""
-
-
-class Broadcast(NamedTuple):
-    """What became of a broadcast: who acknowledged it, and why the others did not."""
-
-    acknowledged: tuple[str, ...]
-    failed: dict[str, CatgaError]
 
 
 class DistributedMediator(Mediator):
@@ -59,6 +67,8 @@ class DistributedMediator(Mediator):
         self._link = asyncio.Event()
         self._running = False
         self._started = False
+        self._strategies: dict[type, RoutingStrategy] = {}
+        self._resolved: dict[type, RoutingStrategy] = {}
 
     # -- verbs ----------------------------------------------------------------------------------------
 
@@ -71,14 +81,14 @@ class DistributedMediator(Mediator):
         `CatgaTimeoutError`, `InvalidMessageError` (also: too large for the broker), `ClosedError`.
         """
         if self.registry.interceptors:
-            return self._through(request, lambda message, headers: self._send(message, None, headers))
+            return through(self.registry.interceptors, request, lambda message: self._send(message, None))
         return self._send(request, None)
 
     async def send_to_node(self, request: Request[R], node_id: str) -> CatgaResult[R]:
         """Run the request's handler on that node. `NodeNotFoundError` if it is no member."""
         if self.registry.interceptors:
-            result: CatgaResult[R] = await self._through(
-                request, lambda message, headers: self._send(message, node_id, headers)
+            result: CatgaResult[R] = await through(
+                self.registry.interceptors, request, lambda message: self._send(message, node_id)
             )
             return result
         return await self._send(request, node_id)
@@ -89,7 +99,7 @@ class DistributedMediator(Mediator):
         Returns when all handlers have run. With no subscriber, nothing happens. ``Failure`` has what failed.
         """
         if self.registry.interceptors:
-            return self._through(event, self._publish)
+            return through(self.registry.interceptors, event, self._publish)
         return self._publish(event)
 
     async def broadcast(self, event: Event) -> Broadcast:
@@ -100,9 +110,67 @@ class DistributedMediator(Mediator):
         closed = self._not_running()
         if closed is not None:
             raise closed
+        codec = self._codec(type(event))
+
+        def to_all(event: Event) -> Coroutine[Any, Any, Broadcast]:
+            return broadcast(self._membership.view.nodes(), lambda node: self._to_node(event, codec, node))
+
         if self.registry.interceptors:
-            return await self._broadcast_through(event)
-        return await self._broadcast(event)
+            acknowledged: Broadcast = await through_or_raise(self.registry.interceptors, event, to_all)
+            return acknowledged
+        return await to_all(event)
+
+    async def send_to_all(self, request: Request[R], *, timeout: float | None = None) -> Gathered[R]:
+        """Run the request's handler on every node that has one, draining nodes excepted.
+
+        Args:
+            timeout: seconds, over the message's own and the cluster's.
+
+        Returns the answer of each, and why the others gave none. Raises `ClosedError`, `InvalidMessageError`,
+        and `HandlerNotFoundError` if no node has a handler.
+        """
+        closed = self._not_running()
+        if closed is not None:
+            raise closed
+        codec = self._codec(type(request))
+        nodes = [
+            node
+            for node in self._membership.view.nodes()
+            if codec.name in node.handles and node.state is not NodeState.DRAINING
+        ]
+        if not nodes:
+            raise self._nobody(codec.name)
+
+        def to_all(request: Request[R]) -> Coroutine[Any, Any, Gathered[R]]:
+            return gather(nodes, lambda node: self._to_node(request, codec, node, timeout))
+
+        if self.registry.interceptors:
+            gathered: Gathered[R] = await through_or_raise(self.registry.interceptors, request, to_all)
+            return gathered
+        return await to_all(request)
+
+    def route(self, message_type: type, strategy: RoutingStrategy) -> None:
+        """Route messages of this class, and of those derived from it, by `strategy`, not by the cluster's.
+
+        Raises:
+            TypeError: `strategy` is none.
+            InvalidMessageError: it cannot route this class, e.g. `ConsistentHash` without a ``key``.
+        """
+        check_inner(default_routing(strategy), message_type)
+        self._strategies[message_type] = strategy
+        self._resolved.clear()
+
+    def explain(self, message: Request[Any] | Event) -> Explanation:
+        """Why `message` would go where it goes if it was sent now. Nothing is sent, and no turn is used up.
+
+        Raises `ClosedError` before the start, and `InvalidMessageError` for what is no message.
+        """
+        self._require_started()
+        name = self._codec(type(message)).name
+        nodes = self._table.routes(name).nodes
+        return explain(
+            message, name, self._membership.view.nodes(), nodes, self._strategy(type(message)), self._outliers
+        )
 
     # -- the cluster ----------------------------------------------------------------------------------
 
@@ -137,6 +205,7 @@ class DistributedMediator(Mediator):
             "refused": server.refused,
             "dropped_expired": server.dropped,
             "late_replies": client.late,
+            "pending_calls": client.pending,
         }
 
     # -- lifecycle ------------------------------------------------------------------------------------
@@ -161,7 +230,9 @@ class DistributedMediator(Mediator):
         )
         self._meter = LoadMeter()
         self._membership = Membership(self._backend.discovery, node, self, options.membership, load=self._load)
-        self._table = RoutingTable(self._membership.view)
+        stats = Stats(self._load_of)
+        self._table = RoutingTable(self._membership.view, stats, self.node_id)
+        self._outliers = Outliers(options.outliers, stats, deaf=self._deaf)
         self._peer = Peer(
             self._backend.transport,
             node,
@@ -172,9 +243,10 @@ class DistributedMediator(Mediator):
             load=self._load,
             max_concurrency=options.max_concurrency,
             max_queue=options.max_queue,
+            signer=options.signer,
         )
         try:
-            async with asyncio.timeout(options.connect_timeout):
+            async with asyncio.timeout(options.connect_timeout + JOIN_GRACE):
                 await self._join()
         except TimeoutError as error:
             await self._abandon()
@@ -240,6 +312,7 @@ class DistributedMediator(Mediator):
     def on_change(self, event: NodeChangeEvent) -> None:
         node = event.node
         if event.type is NodeChangeType.LEFT:
+            self._outliers.forget(node.node_id)
             graceful = event.reason is not None and event.reason.value == "drained"
             if graceful:
                 asyncio.get_running_loop().call_later(
@@ -290,7 +363,7 @@ class DistributedMediator(Mediator):
 
     # -- inside: sending ------------------------------------------------------------------------------
 
-    async def _send(self, message: Request[R], node_id: str | None, headers: Headers = None) -> CatgaResult[R]:
+    async def _send(self, message: Request[R], node_id: str | None) -> CatgaResult[R]:
         closed = self._not_running()
         if closed is not None:
             return Failure(closed)
@@ -303,16 +376,16 @@ class DistributedMediator(Mediator):
             if node is None:
                 known = ", ".join(n.node_id for n in self._membership.view.nodes())
                 return Failure(NodeNotFoundError(f"no node {node_id!r}; the members are {known}"))
-            return await self._to_node(message, codec, node, headers)
-        if not self._table.candidates(codec.name).nodes:
+            return await self._to_node(message, codec, node)
+        if not self._table.routes(codec.name).nodes:
             return Failure(self._nobody(codec.name))
 
-        def pool() -> Sequence[NodeInfo]:
-            return self._table.candidates(codec.name).nodes
+        def pool() -> Candidates:
+            return self._table.routes(codec.name).nodes
 
-        return await self._deliver(message, codec, pool, self._options.routing, headers)
+        return await self._deliver(message, codec, pool, self._strategy(codec.cls))
 
-    async def _publish(self, event: Event, headers: Headers = None) -> CatgaResult[None]:
+    async def _publish(self, event: Event) -> CatgaResult[None]:
         closed = self._not_running()
         if closed is not None:
             return Failure(closed)
@@ -320,60 +393,52 @@ class DistributedMediator(Mediator):
             codec = self._codec(type(event))
         except CatgaError as error:
             return Failure(error)
-        services = self._table.candidates(codec.name).services
+        services = self._table.routes(codec.name).services
         if len(services) == 1:
-            return await self._to_service(event, codec, services[0][0].service, headers)
-        results = await asyncio.gather(
-            *(self._to_service(event, codec, group[0].service, headers) for group in services)
-        )
+            return await self._to_service(event, codec, services[0][0].service)
+        results = await asyncio.gather(*(self._to_service(event, codec, group[0].service) for group in services))
         failed = next((result for result in results if isinstance(result, Failure)), None)
         return failed or Success(None, self._metadata)
 
-    async def _broadcast(self, event: Event, headers: Headers = None) -> Broadcast:
-        codec = self._codec(type(event))
-        nodes = [node for node in self._membership.view.nodes() if node.state is not NodeState.LEFT]
-        results = await asyncio.gather(*(self._to_node(event, codec, node, headers) for node in nodes))
-        pairs = list(zip(nodes, results, strict=True))
-        return Broadcast(
-            tuple(node.node_id for node, result in pairs if result.is_success),
-            {node.node_id: result.error for node, result in pairs if isinstance(result, Failure)},
-        )
+    async def _to_service(self, event: Event, codec: Codec, service: str) -> CatgaResult[None]:
+        def pool() -> Candidates:
+            groups = self._table.routes(codec.name).services
+            return next((group for group in groups if group[0].service == service), NOBODY)
 
-    async def _broadcast_through(self, event: Event) -> Broadcast:
-        result: Broadcast | Failure = await self._through(event, self._broadcast)
-        if isinstance(result, Failure):  # an interceptor's own
-            raise result.error
-        return result
+        return await self._deliver(event, codec, pool, self._strategy(codec.cls))
 
-    async def _to_service(self, event: Event, codec: Codec, service: str, headers: Headers) -> CatgaResult[None]:
-        def pool() -> Sequence[NodeInfo]:
-            groups = self._table.candidates(codec.name).services
-            return next((group for group in groups if group[0].service == service), ())
+    async def _to_node(
+        self, message: Any, codec: Codec, node: NodeInfo, timeout: float | None = None
+    ) -> CatgaResult[Any]:
+        alone = self._table.alone(node)
 
-        return await self._deliver(event, codec, pool, self._options.routing, headers)
-
-    async def _to_node(self, message: Any, codec: Codec, node: NodeInfo, headers: Headers) -> CatgaResult[Any]:
-        def pool() -> Sequence[NodeInfo]:
+        def pool() -> Candidates:
             member = self._membership.view.get(node.node_id)
-            return (member,) if member is not None and member.incarnation == node.incarnation else ()
+            return alone if member is not None and member.incarnation == node.incarnation else NOBODY
 
-        return await self._deliver(message, codec, pool, _Only(), headers)
-
-    def _through(self, message: Any, forward: Forward) -> Coroutine[Any, Any, Any]:
-        return send_through(self.registry.interceptors, forward, message)
+        return await self._deliver(message, codec, pool, ONLY, timeout)
 
     async def _deliver(
-        self, message: Any, codec: Codec, pool: Pool, strategy: RoutingStrategy, headers: Headers
+        self, message: Any, codec: Codec, pool: Pool, strategy: RoutingStrategy, timeout: float | None = None
     ) -> CatgaResult[Any]:
         local = self._endpoint(codec.name)
+        headers = outgoing_headers() if self.registry.interceptors else None
         if local is not None and local.receiving is not None:
             local = local.receiving(headers or {})
-        result = await self._delivery.deliver(message, codec, pool, strategy, local, headers)
+        result = await self._delivery.deliver(message, codec, pool, strategy, local, timeout, headers)
         if isinstance(result, Failure) and type(result.error) is ClusterError:
             error = NoNodeAvailableError(str(result.error))
             error.__cause__ = result.error
             return Failure(error, result.metadata)
         return result
+
+    def _strategy(self, cls: type) -> RoutingStrategy:
+        found = self._resolved.get(cls)
+        if found is None:
+            owner = next((base for base in cls.__mro__ if base in self._strategies), None)
+            found = self._options.routing if owner is None else self._strategies[owner]
+            self._resolved[cls] = found
+        return found
 
     def _codec(self, cls: type) -> Codec:
         codec = self._codecs.get(cls)
@@ -410,7 +475,7 @@ class DistributedMediator(Mediator):
                 return None
             endpoint = Endpoint(self._codec(cls), pipeline.run, pipeline.direct)
             if self.registry.interceptors:
-                endpoint = _intercepted(endpoint, handling(self.registry.interceptors, pipeline.run, self._metadata))
+                endpoint = with_interceptors(endpoint, self.registry.interceptors, self._metadata)
             self._endpoints[name] = endpoint
         return endpoint
 
@@ -431,6 +496,13 @@ class DistributedMediator(Mediator):
             return max(float(self._options.load()), 0.0)
         return round(self._meter.read(self._peer.server.load), 3)
 
+    def _load_of(self, node_id: str) -> float:
+        return self._load() if node_id == self.node_id else self._membership.view.load(node_id)
+
+    def _deaf(self) -> bool:
+        silence = self._membership.hearing.silence
+        return not self._link.is_set() or silence > 2 * self._options.probe_interval
+
     # -- inside: lifecycle ----------------------------------------------------------------------------
 
     async def _join(self) -> None:
@@ -442,6 +514,7 @@ class DistributedMediator(Mediator):
             self._options.prefix,
             self._link,
             self._backend.transport.max_payload,
+            self._outliers,
             request_timeout=self._options.request_timeout,
         )
         await self._membership.sync()
@@ -465,22 +538,3 @@ class DistributedMediator(Mediator):
             await step
         except ClusterError as error:
             logger.warning("the bus failed while the node was leaving", extra={"catga_error": str(error)})
-
-
-def _intercepted(endpoint: Endpoint, received: Received) -> Endpoint:
-    """`endpoint` for calls with headers."""
-
-    def receiving(headers: Mapping[str, str]) -> Endpoint:
-        def run(message: Any) -> Coroutine[Any, Any, CatgaResult[Any]]:
-            return received(message, headers)
-
-        return Endpoint(endpoint.codec, run, None)
-
-    return Endpoint(endpoint.codec, endpoint.run, None, receiving)
-
-
-class _Only:
-    """The strategy of a pool of one."""
-
-    def select(self, nodes: Sequence[NodeInfo], message: object) -> NodeInfo:
-        return nodes[0]

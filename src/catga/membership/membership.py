@@ -12,7 +12,7 @@ import msgspec
 from catga.abc import Departure, NodeDiscovery, Observation, Sighting
 from catga.errors import ClusterError
 from catga.membership.hearing import HearingClock
-from catga.membership.probe import Prober
+from catga.membership.probe import MAX_EXTRA, Prober
 from catga.membership.view import View
 from catga.membership.watchers import Watcher
 from catga.node import LeftReason, NodeChangeEvent, NodeInfo, NodeState
@@ -93,6 +93,7 @@ class Membership:
         self._announced_load = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._failing: set[str] = set()
+        self._ghosts: dict[str, Departure] = {}  # heard of since the last probe, though they are buried
         self.hearing = HearingClock(clock, max_gap=3 * settings.probe_interval)
         self.view = View(ttl=settings.ttl, clock=clock, hearing=self.hearing, on_change=self._changed)
         self.prober = Prober(
@@ -160,7 +161,8 @@ class Membership:
                 self.outgrown(incarnation)
             return
         self.prober.alive(node_id)
-        self.view.alive(node_id, incarnation, load)
+        if not self.view.alive(node_id, incarnation, load):
+            self._heard_stranger(node_id, incarnation)
 
     def outgrown(self, incarnation: int) -> None:
         """Somebody knows a newer incarnation of this node's id.
@@ -201,6 +203,13 @@ class Membership:
         return watcher
 
     # -- observations ---------------------------------------------------------------------------------
+
+    def _heard_stranger(self, node_id: str, incarnation: int) -> None:
+        """A sign of life of no member. If it is one that was buried alive it has to be told, or it never returns:
+        the news of its end may have been lost, and a store does not keep it."""
+        end = self.view.buried(node_id)
+        if end is not None and end.incarnation == incarnation and end.reason is not LeftReason.DRAINED:
+            self._ghosts[node_id] = end
 
     def _observe(self, observation: Observation) -> None:
         self.hearing.heard()
@@ -264,7 +273,14 @@ class Membership:
         for departure in self.prober.crashed():
             if self.view.observe(departure):
                 await self._discovery.unregister(*departure)
+        await self._tell_ghosts()
         self.view.expire()
+
+    async def _tell_ghosts(self) -> None:
+        ghosts, self._ghosts = self._ghosts, {}
+        for end in list(ghosts.values())[:MAX_EXTRA]:
+            if self.view.buried(end.node_id) == end:
+                await self._discovery.unregister(*end)
 
     async def _reconcile(self) -> None:
         mine: int | None = None

@@ -13,6 +13,7 @@ from catga.node import NodeInfo
 from catga.rpc.client import Client
 from catga.rpc.outbox import Outbox
 from catga.rpc.server import Endpoint, Server
+from catga.rpc.signing import Signer
 from catga.rpc.subjects import inbox, reply_box
 from catga.rpc.wire import VERSION, Batch, Call, Cancel, Fault, Frame, Ping, Pong, Reply, decode_batch, fault_of
 
@@ -47,6 +48,7 @@ class Peer:
         endpoint: wire name → what runs it.
         not_found: the error for a wire name that nothing runs.
         load: this node's load, for the header of each batch.
+        signer: signs what leaves; what comes in without a valid signature is dropped and counted.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Peer:
         load: Callable[[], float],
         max_concurrency: int,
         max_queue: int,
+        signer: Signer | None = None,
     ) -> None:
         self.node_id = node.node_id
         self.incarnation = node.incarnation
@@ -72,7 +75,14 @@ class Peer:
         self._load = load
         self._reply_box = reply_box(prefix)
         self._inbox = ""
-        self._outbox = Outbox(transport, self._wrap, on_sent=self._on_sent, on_failed=self._on_failed)
+        self._signer = signer
+        self._outbox = Outbox(
+            transport,
+            self._wrap,
+            on_sent=self._on_sent,
+            on_failed=self._on_failed,
+            seal=None if signer is None else signer.seal,
+        )
         self._pump: asyncio.Task[None] | None = None
         self._echo: asyncio.Future[None] | None = None
         self._pongs: dict[str, asyncio.Future[None]] = {}
@@ -162,6 +172,8 @@ class Peer:
     def on_message(self, payload: bytes) -> None:
         """Sort the frames of one batch. Nothing that came over the bus gets past this border."""
         try:
+            if self._signer is not None:
+                payload = self._signer.open((self._inbox, self._reply_box), payload)
             batch = decode_batch(payload)
         except InvalidMessageError as error:
             self._garbage(str(error))
