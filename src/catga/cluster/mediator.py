@@ -196,6 +196,17 @@ class DistributedMediator(Mediator):
         return self._membership.watch()
 
     @property
+    def not_ready(self) -> str | None:
+        """Why this node should get no traffic now; None while it is well."""
+        closed = self._not_running()
+        if closed is not None:
+            return closed.message
+        if not self._link.is_set():
+            return "the link to the broker is down"
+        refusing = self._peer.server.refusing
+        return None if refusing is None else refusing.message
+
+    @property
     def counters(self) -> Mapping[str, int]:
         """How often what happened on this node since its start, by name."""
         self._require_started()
