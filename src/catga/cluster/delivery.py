@@ -57,6 +57,8 @@ class Delivery:
         self._max_payload = max_payload
         self._outliers = outliers
         self._request_timeout = request_timeout
+        self.failovers = 0
+        """Attempts that failed and were followed by another, elsewhere or later."""
         self._budget = RetryBudget()
         self._loop = asyncio.get_running_loop()
 
@@ -97,6 +99,7 @@ class Delivery:
             if judge(result.error, idempotent=codec.idempotent, budget=self._budget) is Verdict.FINAL:
                 return result
             failure = result
+            self.failovers += 1
             tried.add(node.node_id)
 
     async def _attempt(self, job: "_Job", node: NodeInfo) -> CatgaResult[Any]:

@@ -217,6 +217,9 @@ class DistributedMediator(Mediator):
             "dropped_expired": server.dropped,
             "late_replies": client.late,
             "pending_calls": client.pending,
+            "batches": self._peer.batches,
+            "failovers": self._delivery.failovers,
+            "heartbeats": self._membership.heartbeats,
         }
 
     # -- lifecycle ------------------------------------------------------------------------------------

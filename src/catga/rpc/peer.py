@@ -100,6 +100,11 @@ class Peer:
             max_payload=lambda: transport.max_payload,
         )
 
+    @property
+    def batches(self) -> int:
+        """Broker messages made so far, each with one frame or more."""
+        return self._outbox.batches
+
     # -- life -----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
