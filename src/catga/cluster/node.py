@@ -88,6 +88,18 @@ class Node:
         """Whether the link to the broker works, proved by a round trip to this node itself."""
         return self._link.is_set()
 
+    def not_ready(self) -> str | None:
+        """Why this node should get no traffic now; None while it is well."""
+        if not self._link.is_set():
+            return "the link to the broker is down"
+        refusing = self.peer.server.refusing
+        return None if refusing is None else refusing.message
+
+    def counts(self) -> dict[str, int]:
+        """How often what happened, by name."""
+        failovers = self._recorder.failovers.total()
+        return {**self.peer.counts(), "failovers": failovers, "heartbeats": self.membership.heartbeats}
+
     # -- life -----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -229,7 +241,7 @@ class Node:
             inflight=self.peer.server.inflight,
             ghosts=self.membership.view.ghosts(),
             types=self._recorder.types(),
-            counters=self.peer.counts(),
+            counters=self.counts(),
         )
 
     def _load(self) -> float:

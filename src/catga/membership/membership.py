@@ -88,6 +88,8 @@ class Membership:
         self.fenced = False
         self.foreign = 0
         """Observations of this node's own id that were stale, or another process's."""
+        self.heartbeats = 0
+        """Leases refreshed so far."""
         self._discovery = discovery
         self._host = host
         self._settings = settings
@@ -301,6 +303,7 @@ class Membership:
         else:
             self._announced_load = load_bucket(load)
             await self.update(load=load)
+        self.heartbeats += 1
 
     async def _probe(self) -> None:
         self.view.alive(self.me.node_id, self.me.incarnation)
