@@ -256,9 +256,11 @@ async def test_an_absent_server_is_waited_for_and_then_an_error_that_names_it(se
     await asyncio.to_thread(server.kill)
     with pytest.raises(ClusterError, match=f"{server.port} could not be reached"):
         await node(server.url, "alpha", connect_timeout=0.3).start()
-    waiting = asyncio.create_task(node(server.url, "alpha", connect_timeout=60).start())
+    alpha = node(server.url, "alpha", connect_timeout=60)
+    waiting = asyncio.create_task(alpha.start())
     await asyncio.to_thread(server.restart)
     await waiting
+    await alpha.stop()
 
 
 async def test_a_silent_server_is_an_error_within_the_connect_timeout(server: RedisServer) -> None:
