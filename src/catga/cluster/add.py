@@ -1,14 +1,16 @@
 """`add_cluster`: from one process to a cluster in one call."""
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from catga.abc import BackendSettings, RoutingStrategy
 from catga.backends import open_backend
 from catga.cluster.mediator import DistributedMediator
 from catga.cluster.options import ClusterOptions, check_positive, default_node_id, default_routing
+from catga.cluster.outliers import OutlierEjection
 from catga.mediator import Mediator
+from catga.rpc.signing import Signer
 
 if TYPE_CHECKING:
     from nats.aio.client import Client as NatsClient
@@ -24,6 +26,7 @@ def add_cluster(
     service: str = "default",
     endpoint: str = "",
     routing: RoutingStrategy | None = None,
+    outliers: OutlierEjection | None = None,
     ttl: float = 120.0,
     heartbeat_interval: float = 30.0,
     probe_interval: float = 1.0,
@@ -35,6 +38,8 @@ def add_cluster(
     load: Callable[[], float] | None = None,
     metadata: Mapping[str, str] | None = None,
     prefix: str = "catga",
+    signing_keys: Sequence[bytes] = (),
+    observe_only: bool = False,
     **options: Any,
 ) -> DistributedMediator:
     """A node that runs the handlers of `mediator`, and whose verbs reach all nodes behind `url`.
@@ -48,6 +53,8 @@ def add_cluster(
         service: of an event published, each service gets one copy.
         endpoint: free text for the others to read, e.g. this node's HTTP address.
         routing: which of the nodes that handle a message gets it; `RoundRobin` by default.
+            `DistributedMediator.route` sets another for one message class.
+        outliers: when a node whose calls fail is left out, see `OutlierEjection`.
         ttl: the lease: a node unheard of for so long has left. Crashes are noticed much earlier.
         heartbeat_interval: how often the lease is refreshed, ± 20 %.
         probe_interval: how often one other member is probed.
@@ -61,6 +68,10 @@ def add_cluster(
             event loop's lag.
         metadata: what the others may route by, e.g. ``{"zone": "a"}``.
         prefix: of all subjects, channels and keys; clusters with different ones share a broker.
+        signing_keys: if given, batches are signed with the first of these secrets (16 bytes or more each) and
+            dropped unless signed with one of them: for nodes that share a bus they do not trust.
+        observe_only: see the members and call them without being one: it takes no calls and is in nobody's view.
+            Its `node_id` must be its own all the same.
         options: the backend's own, see `add_nats_cluster` and `add_redis_cluster`.
 
     Raises:
@@ -75,6 +86,7 @@ def add_cluster(
         service=service,
         endpoint=endpoint,
         routing=default_routing(routing),
+        outliers=outliers or OutlierEjection(),
         ttl=ttl,
         heartbeat_interval=heartbeat_interval,
         probe_interval=probe_interval,
@@ -86,6 +98,8 @@ def add_cluster(
         load=load,
         metadata=metadata or {},
         prefix=prefix,
+        signer=Signer(signing_keys) if signing_keys else None,
+        observe_only=observe_only,
         backend_options=options,
     )
     backend = open_backend(
@@ -112,6 +126,8 @@ class CommonOptions(TypedDict, total=False):
     load: Callable[[], float] | None
     metadata: Mapping[str, str] | None
     prefix: str
+    signing_keys: Sequence[bytes]
+    observe_only: bool
 
 
 class NatsOptions(CommonOptions, total=False):
