@@ -28,6 +28,7 @@ class Candidate(NamedTuple):
 async def publish_nats(url: str, prefix: str, data: bytes) -> None:
     client = await nats.connect(url)
     await client.publish(f"{prefix}.nodes.x", data)
+    await client.publish(f"$KV.{bucket_name(prefix)}.x", data)
     await client.flush()
     await client.close()
 
