@@ -201,7 +201,7 @@ class NatsKvNodeDiscovery:
             try:
                 await self._create_bucket()
             except ClusterError:
-                if attempt == TRIES - 1:
+                if attempt == TRIES - 1 or not self._connection.is_up:
                     raise
                 await asyncio.sleep(RETRY_DELAY)  # a restarted server has no JetStream at first
 
@@ -248,6 +248,7 @@ class NatsKvNodeDiscovery:
             if entry.observation is not None and _outranks(entry.observation, node):
                 self._observe(entry.observation)
                 return
+            where = self._leases  # watchers have heard it by now, stored or not
         raise ClusterError(f"the record of {node.node_id} changes all the time")
 
     async def _put(self, subject: str, value: bytes, revision: int, headers: dict[str, str]) -> int | None:

@@ -20,14 +20,13 @@ from catga.errors import (
     NoNodeAvailableError,
     OverloadedError,
 )
-from catga.messages import is_request
 from catga.node import NodeInfo
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 from catga.routing import Candidates
 from catga.rpc.peer import Peer
 from catga.rpc.server import Endpoint
 from catga.rpc.subjects import inbox
-from catga.rpc.wire import OVERHEAD, Call
+from catga.rpc.wire import Call
 
 MAX_PAUSE = 0.5
 """Seconds between two rounds through all candidates, at most."""
@@ -46,35 +45,22 @@ class Delivery:
         peer: Peer,
         prefix: str,
         link: asyncio.Event,
-        max_payload: int,
         outliers: Outliers,
-        *,
-        request_timeout: float,
     ) -> None:
         self._peer = peer
         self._prefix = prefix
         self._link = link
-        self._max_payload = max_payload
         self._outliers = outliers
-        self._request_timeout = request_timeout
         self._budget = RetryBudget()
         self._loop = asyncio.get_running_loop()
 
-    async def deliver(
-        self,
-        message: Any,
-        codec: Codec,
-        pool: Pool,
-        strategy: RoutingStrategy,
-        local: Endpoint | None,
-        timeout: float | None = None,
-    ) -> CatgaResult[Any]:
-        """Send `message` to a node of `pool` that `strategy` picks, and to another where that is safe.
+    async def deliver(self, job: "Job", pool: Pool, strategy: RoutingStrategy) -> CatgaResult[Any]:
+        """Carry `job` to a node of `pool` that `strategy` picks, and to another where that is safe.
 
         Returns the handler's result, or the failure that ended the attempts; raises only CancelledError.
         """
         self._budget.deposit()
-        job = _Job(message, codec, local, self._loop.time() + (timeout or codec.timeout or self._request_timeout))
+        codec, message = job.codec, job.message
         tried: set[str] = set()
         failure: Failure | None = None
         while True:
@@ -97,7 +83,7 @@ class Delivery:
             failure = result
             tried.add(node.node_id)
 
-    async def _attempt(self, job: "_Job", node: NodeInfo) -> CatgaResult[Any]:
+    async def _attempt(self, job: "Job", node: NodeInfo) -> CatgaResult[Any]:
         """One attempt, here or there."""
         job.attempts += 1
         left = job.deadline - self._loop.time()
@@ -109,7 +95,7 @@ class Delivery:
         if job.body is None:
             job.body = self._encode(job.message)
         call_id = self._peer.client.new_id()
-        call = Call(call_id, job.codec.name, int(left * 1000) + 1, job.body, job.key)
+        call = Call(call_id, job.codec.name, int(left * 1000) + 1, job.body, job.key, job.headers)
         job.key = job.key or call_id
         to = self._peer.client.destination(
             node.node_id, node.incarnation, inbox(self._prefix, node.node_id, node.incarnation)
@@ -118,9 +104,9 @@ class Delivery:
         metadata = ResultMetadata(node.node_id, job.attempts)
         if isinstance(outcome, CatgaError):
             return Failure(outcome, metadata)
-        return Success(job.codec.decode_response(outcome.body) if job.answered else None, metadata)
+        return Success(job.codec.decode_response(outcome.body) if job.codec.answered else None, metadata)
 
-    async def _pause(self, failure: Failure | None, job: "_Job") -> bool:
+    async def _pause(self, failure: Failure | None, job: "Job") -> bool:
         """All candidates were tried: whether another round makes sense, after a pause."""
         if failure is None or isinstance(failure.error, OverloadedError | HandlerNotFoundError):
             return False
@@ -130,7 +116,7 @@ class Delivery:
         await asyncio.sleep(min(left, random.uniform(0.02, MAX_PAUSE)))
         return True
 
-    async def _without_link(self, pool: Pool, job: "_Job") -> Candidates:
+    async def _without_link(self, pool: Pool, job: "Job") -> Candidates:
         """The link is down: this node itself, if it is a candidate; else wait for the link."""
         me = self._peer.node_id
         here = pool().only(me, lambda node: node.node_id == me)
@@ -146,7 +132,7 @@ class Delivery:
 
     def _encode(self, message: Any) -> bytes:
         body = encode(message)
-        limit = self._max_payload - OVERHEAD
+        limit = self._peer.max_body
         if len(body) > limit:
             raise InvalidMessageError(
                 f"{type(message).__qualname__} has {len(body)} bytes, the broker's limit is {limit}",
@@ -155,17 +141,28 @@ class Delivery:
         return body
 
 
-class _Job:
-    """One message on its way through its attempts."""
+class Job:
+    """One message on its way through its attempts.
 
-    __slots__ = ("answered", "attempts", "body", "codec", "deadline", "key", "local", "message")
+    Attributes:
+        local: runs it, if this node has a handler.
+        deadline: the loop's time at which the attempts end.
+        headers: travel with it.
+        attempts: made so far.
+        body: the encoded message, once one attempt needed it.
+        key: the id of the first attempt over the bus.
+    """
 
-    def __init__(self, message: Any, codec: Codec, local: Endpoint | None, deadline: float) -> None:
+    __slots__ = ("attempts", "body", "codec", "deadline", "headers", "key", "local", "message")
+
+    def __init__(
+        self, message: Any, codec: Codec, local: Endpoint | None, deadline: float, headers: dict[str, str] | None
+    ) -> None:
         self.message = message
         self.codec = codec
         self.local = local
         self.deadline = deadline
-        self.answered = is_request(codec.cls)
+        self.headers = headers
         self.attempts = 0
         self.body: bytes | None = None
         self.key = 0

@@ -15,7 +15,20 @@ from catga.rpc.outbox import Outbox
 from catga.rpc.server import Endpoint, Server
 from catga.rpc.signing import Signer
 from catga.rpc.subjects import inbox, reply_box
-from catga.rpc.wire import VERSION, Batch, Call, Cancel, Fault, Frame, Ping, Pong, Reply, decode_batch, fault_of
+from catga.rpc.wire import (
+    OVERHEAD,
+    VERSION,
+    Batch,
+    Call,
+    Cancel,
+    Fault,
+    Frame,
+    Ping,
+    Pong,
+    Reply,
+    decode_batch,
+    fault_of,
+)
 
 logger = logging.getLogger("catga.rpc")
 
@@ -143,6 +156,22 @@ class Peer:
             self._pump.cancel()
             await asyncio.gather(self._pump, return_exceptions=True)
         await self._transport.aclose()
+
+    @property
+    def max_body(self) -> int:
+        """The largest message or value, encoded, in bytes, that fits in a batch of its own."""
+        return self._transport.max_payload - OVERHEAD
+
+    def counts(self) -> dict[str, int]:
+        """How often what happened, by name."""
+        return {
+            **self.counters,
+            "refused": self.server.refused,
+            "dropped_expired": self.server.dropped,
+            "repeated": self.server.repeated,
+            "late_replies": self.client.late,
+            "pending_calls": self.client.pending,
+        }
 
     # -- pings ----------------------------------------------------------------------------------------
 
