@@ -97,7 +97,7 @@ async def test_a_plain_client_finds_the_record_its_lease_and_the_news(server: Re
 
             await eventually(refreshed, what="a heartbeat")
             news.clear()
-            await alpha._membership.update(metadata={"zone": "y"})
+            await alpha.update(metadata={"zone": "y"})
             await eventually(lambda: heard("node_id"))
             assert news[-1]["metadata"] == {"zone": "y"}
         await eventually(lambda: heard("left"))

@@ -148,6 +148,14 @@ class DistributedMediator(Mediator):
             return "fenced"
         return "healthy" if self._node.is_linked else "degraded"
 
+    @property
+    def not_ready(self) -> str | None:
+        """Why this node should get no traffic now; None while it is well."""
+        try:
+            return self._joined().not_ready()
+        except ClosedError as error:
+            return error.message
+
     def get_nodes(self) -> list[NodeInfo]:
         """All members as this node sees them, itself included, sorted by id. From memory."""
         return self._joined().membership.view.snapshot()
@@ -159,7 +167,15 @@ class DistributedMediator(Mediator):
     @property
     def counters(self) -> Mapping[str, int]:
         """How often what happened on this node since its start, by name."""
-        return self._joined().peer.counts()
+        return self._joined().counts()
+
+    async def update(self, *, endpoint: str | None = None, metadata: Mapping[str, str] | None = None) -> None:
+        """Change what the others know of this node. Raises `ClusterError` if they could not be told now; they
+        hear of it once the link is back."""
+        fields: dict[str, object] = {} if endpoint is None else {"endpoint": endpoint}
+        if metadata is not None:
+            fields["metadata"] = dict(metadata)
+        await self._joined().membership.update(**fields)
 
     # -- lifecycle ------------------------------------------------------------------------------------
 
