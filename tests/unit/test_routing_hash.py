@@ -133,6 +133,15 @@ def test_a_ring_is_made_once_a_set_of_members() -> None:
     assert strategy.rebuilds == 2
 
 
+def test_rings_of_members_long_gone_are_not_kept() -> None:
+    strategy = ConsistentHash(virtual_nodes=1)
+    for count in range(1, 40):
+        strategy.select(nodes([f"node-{i}" for i in range(count)]), Reserve("x"))
+    assert strategy.rebuilds == 39
+    strategy.select(nodes(["node-0"]), Reserve("x"))
+    assert strategy.rebuilds == 40
+
+
 def test_a_plain_list_of_nodes_will_do() -> None:
     plain = [NodeInfo(node_id=name) for name in "abc"]
     strategy = ConsistentHash()
@@ -209,7 +218,11 @@ def test_what_may_be_a_key_is_let_through_when_it_is_registered() -> None:
     class Computed(Request[None]):
         value: str
 
-    for cls in (Reserve, Perhaps, Computed):
+    @message(key="value")
+    class Unresolved(Request[None]):
+        value: "Undefined"  # type: ignore[name-defined]  # noqa: F821
+
+    for cls in (Reserve, Perhaps, Computed, Unresolved):
         ConsistentHash().check(cls)
 
 

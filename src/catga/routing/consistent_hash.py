@@ -51,7 +51,7 @@ class ConsistentHash:
         Raises:
             InvalidMessageError: the message has no key, or one of a type that has no stable bytes.
         """
-        candidates = nodes if type(nodes) is Candidates else self._wrapped(nodes)
+        candidates = nodes if isinstance(nodes, Candidates) else self._wrapped(nodes)
         point = hash64(key_bytes(key_of(message)))
         memo = candidates.whole.memo
         ring: Ring = memo.get(self) or self._ring(candidates.whole)
@@ -88,8 +88,6 @@ class ConsistentHash:
         return ring
 
     def _wrapped(self, nodes: Sequence[NodeInfo]) -> Candidates:
-        if isinstance(nodes, Candidates):
-            return nodes
         if self._plain is None or self._plain[0] is not nodes:
             self._plain = (nodes, Candidates(nodes))
         return self._plain[1]
