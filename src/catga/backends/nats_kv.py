@@ -24,10 +24,9 @@ from typing import Any, NamedTuple
 import msgspec
 import nats.errors
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from catga.abc import Departure, Observation, Sighting
-from catga.backends.nats import REQUEST_TIMEOUT, NatsConnection
+from catga.backends.nats import REQUEST_TIMEOUT, Listening, NatsConnection
 from catga.errors import ClusterError, InvalidMessageError
 from catga.membership.records import decode_announcement, decode_record, encode_departure, encode_record
 from catga.node import LeftReason, NodeInfo, token
@@ -92,7 +91,7 @@ class NatsKvNodeDiscovery:
         self._leases = f"{prefix}.lease."
         self._ttl = math.ceil(ttl)
         self._observe: Callable[[Observation], None] = lambda _: None
-        self._subscription: Subscription | None = None
+        self._subscription: Listening | None = None
         self._mine: NodeInfo | None = None  # the record of this node, while it should be stored
         self._revision = 0  # of the record of this node, as far as known
         self._ensured = False  # that the bucket exists, since the link last broke
