@@ -12,7 +12,7 @@ import logging
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import nats
 import nats.errors
@@ -36,6 +36,8 @@ logger = logging.getLogger("catga.backends.nats")
 
 OPERATION_TIMEOUT = 5.0
 """Seconds until a round trip to the broker counts as failed."""
+REQUEST_TIMEOUT = 2.0
+"""Seconds that a JetStream server has to answer."""
 SYNC_TIMEOUT = 1.0
 """Seconds that one member has to send its view."""
 SYNC_TRIES = 3
@@ -50,9 +52,14 @@ def open_backend(settings: BackendSettings) -> Backend:
     options = dict(settings.options)
     discovery = options.pop("discovery", "pubsub")
     connection = NatsConnection(settings.url, settings.connect_timeout, options)
+    transport = NatsTransport(connection, settings.prefix)
+    if discovery == "kv":
+        from catga.backends.nats_kv import NatsKvNodeDiscovery
+
+        return Backend(NatsKvNodeDiscovery(connection, settings.prefix, settings.ttl), transport)
     if discovery != "pubsub":
-        raise ValueError(f"discovery must be 'pubsub', got {discovery!r}")
-    return Backend(NatsNodeDiscovery(connection, settings.prefix), NatsTransport(connection, settings.prefix))
+        raise ValueError(f"discovery must be 'pubsub' or 'kv', got {discovery!r}")
+    return Backend(NatsNodeDiscovery(connection, settings.prefix), transport)
 
 
 class NatsConnection:
@@ -128,7 +135,7 @@ class NatsConnection:
     async def unsubscribe(self, subscription: Subscription) -> None:
         """Unsubscribe, having handled what the server had sent before."""
         if self.is_up:
-            await self._bounded(subscription.drain(), "unsubscribe", quiet=True)
+            await self._bounded(cast(Any, subscription).drain(), "unsubscribe", quiet=True)
 
     async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
         """Hand a message to the client. Raises `ClusterError` if the link is down."""
@@ -138,6 +145,11 @@ class NatsConnection:
             await self.client.publish(subject, data, reply=reply)
         except nats.errors.Error as error:
             raise ClusterError(f"{redact(self._url)}: {error}") from error
+
+    async def request(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> Msg:
+        """The answer to a message. Raises `ClusterError` if there is none in time."""
+        requesting = self.client.request(subject, data, timeout=REQUEST_TIMEOUT, headers=headers)
+        return cast(Msg, await self._bounded(requesting, f"request to {subject}"))
 
     async def flush(self) -> None:
         """A round trip to the server."""

@@ -4,11 +4,12 @@ Behaviors and handlers deal in plain values and exceptions. The result object is
 outside, so the whole cost of a pipeline with nothing in it is one coroutine and one `Success`.
 """
 
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
-from catga.abc import Behavior
+from catga.abc import Behavior, HandlerBehavior
 from catga.errors import CatgaError, Execution, HandlerError
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 
@@ -40,12 +41,15 @@ def compile_request(
     call: Callable[[Any], Awaitable[Any]] = handler if is_async else _awaitable(handler)
     if may_return_result:
         call = _unwrapping(call)
-    return Pipeline(_outermost(around(call, behaviors), metadata), None)
+    return Pipeline(_outermost(around(call, bound(behaviors, label(handler))), metadata), None)
 
 
 def compile_event(handlers: Sequence[Handler], behaviors: Sequence[Behavior], metadata: ResultMetadata) -> Pipeline:
     """The pipeline of an event: every handler runs, one after the other, whatever the others do."""
-    calls = tuple(around(h if is_coroutine_function(h) else _awaitable(h), behaviors) for h in handlers)
+    calls = tuple(
+        around(h if is_coroutine_function(h) else _awaitable(h), bound(behaviors, name))
+        for h, name in zip(handlers, labels(handlers), strict=True)
+    )
     done: Success[None] = Success(None, metadata)
 
     async def run(event: Any) -> CatgaResult[None]:
@@ -67,6 +71,39 @@ def around(call: Callable[[Any], Awaitable[Any]], behaviors: Sequence[Behavior])
     for behavior in reversed(behaviors):
         call = _step(behavior, call)
     return call
+
+
+def bound(behaviors: Sequence[Behavior], name: str) -> list[Behavior]:
+    """`behaviors` for the handler called `name`."""
+    return [b.bound_to(name) if isinstance(b, HandlerBehavior) else b for b in behaviors]
+
+
+def enclosed(handler: Handler, behaviors: Sequence[Behavior], *, may_return_result: bool) -> Handler:
+    """`handler` with `behaviors` of its own, as one handler."""
+    if not behaviors:
+        return handler
+    call: Callable[[Any], Awaitable[Any]] = handler if is_coroutine_function(handler) else _awaitable(handler)
+    if may_return_result:
+        call = _unwrapping(call)
+    call = around(call, bound(behaviors, label(handler)))
+
+    @functools.wraps(handler)
+    async def run(message: Any) -> Any:
+        return await call(message)
+
+    return run
+
+
+def label(handler: Any) -> str:
+    """A handler's name: ``module.qualname``."""
+    function = inspect.unwrap(handler)
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
+
+
+def labels(handlers: Sequence[Handler]) -> list[str]:
+    """The names of an event's handlers; those that share one are numbered."""
+    names = [label(handler) for handler in handlers]
+    return [f"{name}#{names[:i].count(name) + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def _step(behavior: Behavior, call_next: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:

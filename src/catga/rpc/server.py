@@ -9,7 +9,7 @@ import asyncio
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -35,11 +35,15 @@ logger = logging.getLogger("catga.rpc")
 
 
 class Endpoint(NamedTuple):
-    """What runs a message type: its codec, and its compiled pipeline."""
+    """What runs a message type: its codec, and its compiled pipeline.
+
+    ``receiving``, where something wants the headers of a call, makes the endpoint for one call of them.
+    """
 
     codec: Codec
     run: Callable[[Any], Coroutine[Any, Any, CatgaResult[Any]]]
     direct: Callable[[Any], CatgaResult[Any]] | None
+    receiving: "Callable[[Mapping[str, str]], Endpoint] | None" = None
 
 
 class _Admitted(NamedTuple):
@@ -219,6 +223,8 @@ class Server:
             raise self._not_found(call.name)
         if endpoint.direct is None and self._is_full and len(self._queue) >= self._max_queue:
             raise self._overloaded()
+        if endpoint.receiving is not None:
+            endpoint = endpoint.receiving(call.headers or {})
         deadline = self._loop.time() + call.ttl_ms / 1000
         return _Admitted(key, call.id, endpoint, endpoint.codec.decode(call.body), deadline)
 
