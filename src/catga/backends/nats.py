@@ -120,7 +120,7 @@ class NatsConnection:
             self._poll.cancel()
         if self._given is None and self._client is not None and not self._client.is_closed:
             if self._client.is_connected:
-                await self._bounded(self._client.flush(1), "flush", quiet=True)
+                await self._bounded(_flush(self._client, 1), "flush", quiet=True)
             await self._bounded(self._client.close(), "close", quiet=True)
 
     async def subscribe(self, subject: str, on_message: OnMessage, queue: str = "") -> Subscription:
@@ -152,8 +152,8 @@ class NatsConnection:
         return cast(Msg, await self._bounded(requesting, f"request to {subject}"))
 
     async def flush(self) -> None:
-        """A round trip to the server."""
-        await self._bounded(self.client.flush(int(OPERATION_TIMEOUT)), "flush")
+        """A round trip to the server, behind everything handed to the client before."""
+        await self._bounded(_flush(self.client), "flush")
 
     async def _connect(self) -> None:
         if self._given is not None:
@@ -237,6 +237,15 @@ class NatsConnection:
         self._tell(up=False)
 
 
+async def _flush(client: Client, timeout: int = int(OPERATION_TIMEOUT)) -> None:
+    """nats-py's `flush` writes its PING at once: it overtakes commands that its flusher has not yet taken."""
+    pause = 0.0
+    while client.pending_data_size:
+        await asyncio.sleep(pause)
+        pause = 0.001
+    await client.flush(timeout)
+
+
 def _jittered(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
     """Which server next, and when: 200 clients that lost one broker must not return in one instant."""
     return random.choice(servers), random.uniform(0.05, 0.5)
@@ -249,7 +258,7 @@ class NatsNodeDiscovery:
         self._connection = connection
         self._prefix = prefix
         self._observe: Callable[[Observation], None] = lambda _: None
-        self._recall: Callable[[], Iterable[Observation]] = tuple
+        self._recall: Callable[[], Iterable[Observation]] | None = tuple
         self._answering = False
         self._subscriptions: list[Subscription] = []
         self._complained = False
@@ -273,14 +282,16 @@ class NatsNodeDiscovery:
                 break
         else:
             answer = []
-        if not self._answering:  # only who has asked may answer: see docs/architecture.md
+        if not self._answering and self._recall is not None:  # only who has asked may answer: see docs/architecture.md
             self._answering = True
             self._subscriptions.append(
                 await self._connection.subscribe(f"{self._prefix}.sync", self._on_sync, queue="sync")
             )
         return answer
 
-    async def watch(self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]]) -> None:
+    async def watch(
+        self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]] | None
+    ) -> None:
         await self._connection.open()
         self._open = True
         self._observe, self._recall = observe, recall
@@ -305,7 +316,7 @@ class NatsNodeDiscovery:
             self._ignore(error)
 
     async def _on_sync(self, message: Msg) -> None:
-        if message.reply:
+        if message.reply and self._recall is not None:
             for part in encode_view(self._recall(), self._connection.client.max_payload):
                 await self._connection.publish(message.reply, part)
 

@@ -136,7 +136,9 @@ class NatsKvNodeDiscovery:
             found.extend(entry.observation for entry in entries if entry.observation is not None)
         return found
 
-    async def watch(self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]]) -> None:
+    async def watch(
+        self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]] | None
+    ) -> None:
         await self._connection.open()
         self._open = True
         self._connection.on_link.append(self._on_link)

@@ -15,12 +15,13 @@ from catga.cluster.handlers import Codecs, LocalHandlers
 from catga.cluster.load import LoadMeter
 from catga.cluster.options import ClusterOptions
 from catga.cluster.outliers import Outliers
+from catga.cluster.stats import NodeStats, Recorder, Stats
 from catga.cluster.table import RoutingTable
 from catga.errors import ClosedError, ClusterError
 from catga.mediator.registry import Registry
 from catga.membership import Membership
 from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
-from catga.routing import Stats
+from catga.routing import Stats as CallStats
 from catga.rpc.peer import GREET_TIMEOUT, GREETED, Peer
 
 logger = logging.getLogger("catga.cluster")
@@ -43,7 +44,10 @@ class Node:
         self._link = asyncio.Event()
         self._updates: set[asyncio.Future[None]] = set()
         codecs = Codecs()
-        self.handlers = LocalHandlers(registry, options.node_id, codecs, self._handlers_changed)
+        self._recorder = Recorder()
+        self.handlers = LocalHandlers(
+            registry, options.node_id, codecs, self._recorder, self._stats, self._handlers_changed
+        )
         record = NodeInfo(
             node_id=options.node_id,
             endpoint=options.endpoint,
@@ -66,12 +70,12 @@ class Node:
             max_queue=options.max_queue,
             signer=options.signer,
         )
-        stats = Stats(self._load_of)
+        stats = CallStats(self._load_of)
         self._outliers = Outliers(options.outliers, stats, deaf=self._deaf)
         self.dispatch = Dispatch(
             self.membership.view,
             RoutingTable(self.membership.view, stats, options.node_id),
-            Delivery(self.peer, options.prefix, self._link, self._outliers),
+            Delivery(self.peer, options.prefix, self._link, self._outliers, self._recorder.failovers),
             self._outliers,
             self.handlers,
             codecs,
@@ -216,6 +220,17 @@ class Node:
             task = asyncio.ensure_future(self._quietly(self.membership.update(handles=self.handlers.names())))
             self._updates.add(task)
             task.add_done_callback(self._updates.discard)
+
+    def _stats(self, request: Stats) -> NodeStats:
+        if not request.detail:
+            return self._recorder.read(self._options.node_id)
+        return self._recorder.read(
+            self._options.node_id,
+            inflight=self.peer.server.inflight,
+            ghosts=self.membership.view.ghosts(),
+            types=self._recorder.types(),
+            counters=self.peer.counts(),
+        )
 
     def _load(self) -> float:
         if self._options.load is not None:
