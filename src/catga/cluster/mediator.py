@@ -49,7 +49,8 @@ class DistributedMediator(Mediator):
         if node is None:
             return await self._closed()
         if self.registry.interceptors:
-            return await self._through(request, node.dispatch.to_one)
+            result: CatgaResult[R] = await self._through(request, node.dispatch.to_one)
+            return result
         return await node.dispatch.to_one(request)
 
     async def send_to_node(self, request: Request[R], node_id: str) -> CatgaResult[R]:
@@ -72,7 +73,8 @@ class DistributedMediator(Mediator):
         if node is None:
             return await self._closed()
         if self.registry.interceptors:
-            return await self._through(event, node.dispatch.to_services)
+            result: CatgaResult[None] = await self._through(event, node.dispatch.to_services)
+            return result
         return await node.dispatch.to_services(event)
 
     async def broadcast(self, event: Event) -> Broadcast:
