@@ -37,7 +37,9 @@ class DistributedMediator(Mediator):
 
     # -- verbs ----------------------------------------------------------------------------------------
 
-    def send(self, request: Request[R]) -> Coroutine[Any, Any, CatgaResult[R]]:
+    def send(  # pyright: ignore[reportIncompatibleMethodOverride] - it says Coroutine where the base is async
+        self, request: Request[R]
+    ) -> Coroutine[Any, Any, CatgaResult[R]]:
         """Run the request's handler on one node of the cluster, chosen by the routing strategy.
 
         Returns ``Success(value)`` or ``Failure(error)``; ``metadata`` tells the node and the attempts.
@@ -63,7 +65,9 @@ class DistributedMediator(Mediator):
 
         return await (self._through(request, forward) if self.registry.interceptors else forward(request))
 
-    def publish(self, event: Event) -> Coroutine[Any, Any, CatgaResult[None]]:
+    def publish(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, event: Event
+    ) -> Coroutine[Any, Any, CatgaResult[None]]:
         """Deliver the event once to each *service* that has a handler for it: to one of its nodes.
 
         Returns when all handlers have run. With no subscriber, nothing happens. ``Failure`` has what failed.
