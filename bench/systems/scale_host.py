@@ -36,7 +36,7 @@ def make(url, name):
 
 
 async def observe(nodes, order):
-    views = {node.node_id: node._membership.view for node in nodes}
+    views = {node.node_id: node._node.membership.view for node in nodes}
     seen = dict.fromkeys(views)
     waiting = set(views)
     deadline = time.monotonic() + order["timeout"]
@@ -65,7 +65,7 @@ async def main(url, first, count):
     while line := await asyncio.to_thread(sys.stdin.readline):
         order = json.loads(line)
         if "census" in order:
-            print(json.dumps([len(node._membership.view.nodes()) for node in nodes]), flush=True)
+            print(json.dumps([len(node._node.membership.view.nodes()) for node in nodes]), flush=True)
         else:
             print(json.dumps(await observe(nodes, order)), flush=True)
 
