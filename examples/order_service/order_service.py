@@ -9,12 +9,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Annotated
 
-import svcs
+from dishka import Provider, Scope, make_async_container
 from msgspec import Meta
 
-from catga import CatgaError, DistributedMediator, Event, Mediator, Request, add_cluster, message
+from catga import CatgaError, DistributedMediator, Event, Failure, Mediator, Request, Success, add_cluster, message
+from catga.integrations.dishka import DishkaResolver
 from catga.integrations.otel import OpenTelemetry
-from catga.integrations.svcs import SvcsResolver
 from catga.mediator import MessageContext, Router, correlate, current_message
 from catga.mediator.behaviors import (
     Caching,
@@ -153,8 +153,12 @@ async def send_mail(event: OrderPlaced) -> None:
 
 def node(name: str, url: str, router: Router) -> DistributedMediator:
     """A node of the service `name`, with the handlers of `router`."""
-    services = svcs.Registry()
-    app = Mediator(resolver=SvcsResolver(services))
+    needs = Provider(scope=Scope.REQUEST)
+    needs.provide_all(ReserveHandler, GetPriceHandler, PlaceOrderHandler)
+    needs.provide(Stock, scope=Scope.APP)
+    needs.provide(lambda: cluster, provides=Mediator)
+
+    app = Mediator(resolver=DishkaResolver(make_async_container(needs)))
     app.use(MessageContext())
     app.use(OpenTelemetry())
     app.behavior(Logging())
@@ -162,10 +166,6 @@ def node(name: str, url: str, router: Router) -> DistributedMediator:
     for problem in app.check():
         raise SystemExit(str(problem))
     cluster = add_cluster(app, url, node_id=f"{name}-1", service=name)
-    here = Stock()
-    services.register_factory(ReserveHandler, lambda: ReserveHandler(here))
-    services.register_factory(GetPriceHandler, lambda: GetPriceHandler(here))
-    services.register_factory(PlaceOrderHandler, lambda: PlaceOrderHandler(cluster))
     return cluster
 
 
@@ -177,8 +177,11 @@ async def main(url: str = "memory://shop") -> None:
             await running.enter_async_context(each)
         with correlate("visit-1"):
             for order in (PlaceOrder("o1", "tea", 2), PlaceOrder("o1", "tea", 2), PlaceOrder("o2", "coffee", 5)):
-                result = await gateway.send(order)
-                print(order.order_id, result.value if result.is_success else f"refused: {result.error}")
+                match await gateway.send(order):
+                    case Success(line):
+                        print(order.order_id, line)
+                    case Failure(error):
+                        print(order.order_id, "refused:", error)
         print("not valid:", (await gateway.send(PlaceOrder("o3", "tea", 0))).is_success)
 
         mail_server_is_up = True

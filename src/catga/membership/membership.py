@@ -196,7 +196,7 @@ class Membership:
     def link_up(self) -> None:
         """The link is back: the gap proves nothing about the others, but may have hidden news."""
         self.prober.link_up()
-        self._spawn(self._after_reconnect(), "reconcile")
+        self._spawn(self._after_reconnect, "reconcile")
 
     def watch(self) -> Watcher:
         """A new watcher: first every member, then changes."""
@@ -234,7 +234,7 @@ class Membership:
                 departure.reason.value,
                 extra={"catga_node_id": self.me.node_id},
             )
-            self._spawn(self._rejoin(departure.incarnation + 1), "rejoin")
+            self._spawn(lambda: self._rejoin(departure.incarnation + 1), "rejoin")
 
     async def _rejoin(self, incarnation: int) -> None:
         if incarnation <= self.me.incarnation:
@@ -306,17 +306,17 @@ class Membership:
         async def loop() -> None:
             while True:
                 await asyncio.sleep(interval * self._random.uniform(1 - jitter, 1 + jitter))
-                await self._guard(step(), name)
+                await self._guard(step, name)
 
         self._task(loop(), name)
 
-    def _spawn(self, step: Awaitable[None], name: str) -> None:
+    def _spawn(self, step: Callable[[], Awaitable[None]], name: str) -> None:
         self._task(self._guard(step, name), name)
 
-    async def _guard(self, step: Awaitable[None], name: str) -> None:
+    async def _guard(self, step: Callable[[], Awaitable[None]], name: str) -> None:
         """Run one step of a loop that must go on: a failure is told once, and so is its end."""
         try:
-            await step
+            await step()
         except Exception as error:
             if name not in self._failing:
                 self._failing.add(name)
