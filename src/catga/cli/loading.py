@@ -53,9 +53,7 @@ def _broken(name: str, error: BaseException) -> str:
 
 
 def _no_attribute(holder: Any, module: str, name: str) -> str:
-    known = (
-        [key for key, value in vars(holder).items() if _is_of_interest(value)] if hasattr(holder, "__dict__") else []
-    )
+    known = [key for key, value in getattr(holder, "__dict__", {}).items() if _is_of_interest(value)]
     near = difflib.get_close_matches(name, known, n=1)
     text = f"{module} has no {name!r}"
     if near:

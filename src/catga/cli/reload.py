@@ -23,7 +23,7 @@ def times(folder: Path) -> dict[Path, int]:
 
 async def changes(folder: str) -> AsyncIterator[Path]:
     """One of the files that changed, came or went, whenever some did."""
-    root = Path(folder).resolve()
+    root = Path(folder)
     before = await asyncio.to_thread(times, root)
     while True:
         await asyncio.sleep(INTERVAL)

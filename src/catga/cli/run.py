@@ -65,7 +65,7 @@ async def _supervise(settings: WorkerSettings, workers: int, *, reload: bool) ->
     base = settings.node_id or default_node_id()
 
     async def start(number: int) -> Process:
-        node_id = base if workers == 1 else f"{base}-{number + 1}"
+        node_id = settings.node_id if workers == 1 else f"{base}-{number + 1}"
         return await _start(msgspec.structs.replace(settings, node_id=node_id, supervised=True))
 
     def say(line: str) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import click
@@ -115,8 +114,9 @@ async def _ended(task: "asyncio.Task[None]", interrupt: asyncio.Event, patience:
     if task.done():
         return True
     task.cancel()
-    with suppress(TimeoutError, asyncio.CancelledError, ClusterError):
-        await asyncio.wait_for(asyncio.shield(task), patience)
+    await asyncio.wait([task], timeout=patience)
+    if not task.done():
+        os._exit(FAILED)  # a handler holds on to its cancellation
     return False
 
 
@@ -148,7 +148,7 @@ def _called(factory: Any, target: str) -> Any:
 def _ready_made(node: DistributedMediator, settings: WorkerSettings) -> DistributedMediator:
     clash = [name for name in ("url", *_given(settings)) if getattr(settings, name, None) and name != "drain_timeout"]
     if clash:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in clash)
+        options = ", ".join("--node-id (or --workers)" if n == "node_id" else f"--{n.replace('_', '-')}" for n in clash)
         raise CommandError(
             f"{settings.target} is in a cluster already, so {options} cannot apply: name its Mediator instead", USAGE
         )
