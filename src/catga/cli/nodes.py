@@ -13,13 +13,13 @@ from rich.text import Text
 from catga.cli.live import Frame, show
 from catga.cli.observer import Reading, observer, read_all
 from catga.cli.options import Where, cluster_options, json_option, where
-from catga.cli.output import COLORS, console, milliseconds, node_dict, plain_table, to_json
+from catga.cli.output import COLORS, console, milliseconds, node_dict, one_line, plain_table, to_json
 from catga.cluster import DistributedMediator
 from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 
 REMEMBERED = 15.0
 """Seconds that a node that left stays on the screen."""
-BAR = 8
+BAR = 6
 
 
 @click.command("nodes")
@@ -84,6 +84,7 @@ def nodes_table(
     table = plain_table(
         *("NODE", "STATE", "SERVICE", "LOAD", "IN FLIGHT", "LATENCY", "HEARD", "INCARNATION", "HANDLES"),
         right=("IN FLIGHT", "LATENCY", "HEARD"),
+        flexible="HANDLES",
     )
     for node in members:
         reading = readings.get(node.node_id)
@@ -97,7 +98,7 @@ def nodes_table(
             milliseconds(reading.seconds if reading is not None and answered else None),
             f"{max(time.monotonic() - node.last_seen, 0.0):.1f} s",
             incarnation(node.incarnation),
-            handled(node.handles),
+            one_line(handled(node.handles)),
         )
     for event in gone.values():
         reason = event.reason.value if event.reason is not None else "?"
@@ -114,9 +115,13 @@ def load_bar(load: float) -> Text:
 
 
 def incarnation(number: int) -> str:
-    """An incarnation, which is the time of the node's start in microseconds, as that time."""
+    """An incarnation, which is the time of the node's start in microseconds, as that time.
+
+    JSON has the number.
+    """
     try:
-        return f"{datetime.fromtimestamp(number / 1e6):%m-%d %H:%M:%S}"
+        started = datetime.fromtimestamp(number / 1e6)
+        return f"{started:%H:%M:%S}" if started.date() == datetime.now().date() else f"{started:%m-%d %H:%M}"
     except (ValueError, OverflowError, OSError):
         return str(number)
 

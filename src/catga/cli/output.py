@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import click
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from catga.node import NodeInfo, NodeState
 
@@ -53,12 +54,18 @@ def percentile(ordered: Sequence[float], share: float) -> float:
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
-def plain_table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """An empty table whose `right` columns hold numbers."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+def plain_table(*columns: str, right: Sequence[str] = (), flexible: str = "") -> Table:
+    """An empty table whose `right` columns hold numbers, and whose `flexible` one yields where space is short."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1 if len(columns) > 8 else 2, 0, 0))
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=True, overflow="ellipsis")
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        table.add_column(column, justify=justify, no_wrap=column != flexible, overflow="ellipsis")
     return table
+
+
+def one_line(text: str) -> Text:
+    """A cell that is cut, not wrapped."""
+    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def node_dict(node: NodeInfo) -> dict[str, Any]:

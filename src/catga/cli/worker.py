@@ -85,11 +85,11 @@ async def _serve(settings: WorkerSettings) -> int:
     if not await _started(node, stop):
         return 0
     me = node.current_node
-    logger.info("%s serves %s", me.node_id, ", ".join(me.handles) or "nothing: it has no handlers")
+    logger.info("joined as %s, serves %s", me.node_id, ", ".join(me.handles) or "nothing: it has no handlers")
     await stop.asked.wait()
-    logger.info("%s drains: what it accepted is finished, within %g s", me.node_id, settings.drain_timeout)
+    logger.info("draining: what was accepted is finished, within %g s", settings.drain_timeout)
     done = await _ended(asyncio.create_task(node.stop()), stop.at_once, FORCED)
-    logger.info("%s has left", me.node_id)
+    logger.info("left the cluster")
     return 0 if done else FAILED
 
 
