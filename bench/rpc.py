@@ -264,7 +264,9 @@ TARGETS: tuple[tuple[str, str, tuple[tuple[int, float], ...]], ...] = (
 def report(results: Results) -> str:
     """The section of the page."""
     text = "Caller and worker are processes of their own, all on uvloop (Moleculer on Node); an echo of the payload.\n"
-    text += f"`×` is calls per second over raw nats-py in the same round. `{BASE}` and `redis-py` are the raw clients.\n"
+    text += (
+        f"`×` is calls per second over raw nats-py in the same round. `{BASE}` and `redis-py` are the raw clients.\n"
+    )
     for size in sorted({size for _, size in results.samples}):
         text += f"\n### Payload {size} B\n\n" + _cells(results, size)
     text += "\n### Targets\n\n" + _targets(results)

@@ -30,7 +30,9 @@ class Step(base.Middleware):
 
 def mediator(middlewares):
     return bootstrap.bootstrap(
-        di_container=di.Container(), commands_mapper=lambda mapper: mapper.bind(Ask, AskHandler), middlewares=middlewares
+        di_container=di.Container(),
+        commands_mapper=lambda mapper: mapper.bind(Ask, AskHandler),
+        middlewares=middlewares,
     )
 
 

@@ -7,7 +7,7 @@ from catga.mediator import Mediator
 from catga.messages import Event, Request, message
 from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo
 from catga.result import CatgaResult, Failure, Success
-from catga.routing import ConsistentHash, RoundRobin
+from catga.routing import ConsistentHash, LoadBased, LocalFirst, Random, RoundRobin
 
 __all__ = [
     "CatgaError",
@@ -16,10 +16,13 @@ __all__ = [
     "DistributedMediator",
     "Event",
     "Failure",
+    "LoadBased",
+    "LocalFirst",
     "Mediator",
     "NodeChangeEvent",
     "NodeChangeType",
     "NodeInfo",
+    "Random",
     "Request",
     "RoundRobin",
     "Success",

@@ -4,14 +4,17 @@ A backend is a `NodeDiscovery` and a `Transport` behind one URL scheme. A routin
 `RoutingStrategy`, a step of the pipeline a `Behavior`.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import msgspec
 
 from catga.node import LeftReason, NodeInfo
+from catga.result import CatgaResult
 
 M = TypeVar("M")
+T = TypeVar("T")
 R = TypeVar("R")
 
 CallNext: TypeAlias = Callable[[M], Awaitable[R]]
@@ -29,13 +32,61 @@ class Behavior(Protocol):
 
 
 @runtime_checkable
+class HandlerBehavior(Behavior, Protocol):
+    """A behavior that needs to know which handler it stands around, as an event has several."""
+
+    def bound_to(self, handler: str, /) -> Behavior:
+        """The step around the handler of that name (``module.qualname``, the same on every node)."""
+        ...
+
+
+Forward: TypeAlias = Callable[[Any, dict[str, str]], Coroutine[Any, Any, Any]]
+"""The rest of the way: await it with the message and the headers to send along."""
+Handle: TypeAlias = Callable[[Any], Coroutine[Any, Any, CatgaResult[Any]]]
+"""The rest of the way on the node that runs the message: await it for the result."""
+
+
+class Interceptor(Protocol):
+    """Stands around the way of a message, where a `Behavior` stands around its handler.
+
+    It sees the headers that travel with the message, on both ends, and the result. Nothing is raised through
+    it but CancelledError: a failure is a `Failure`.
+    """
+
+    async def sending(self, message: Any, headers: dict[str, str], forward: Forward, /) -> Any:
+        """Around a verb, where it is called: once, however many nodes are tried.
+
+        Returns what `forward` returned: a `CatgaResult`, or a `Broadcast`. It may add headers (ASCII names,
+        short values).
+        """
+        ...
+
+    async def handling(self, message: Any, headers: Mapping[str, str], handle: Handle, /) -> CatgaResult[Any]:
+        """Around behaviors and handlers, on the node that runs them. Headers come from others: trust nothing."""
+        ...
+
+
+class Resolver(Protocol):
+    """Makes the object behind a class-based handler, with its dependencies."""
+
+    def resolve(self, cls: type[T], /) -> AbstractAsyncContextManager[T]:
+        """An instance for one message, released when the message is handled."""
+        ...
+
+
+@runtime_checkable
 class RoutingStrategy(Protocol):
     """Picks one of the candidates. Synchronous, no I/O: it is on the path of every request."""
 
     def select(self, nodes: Sequence[NodeInfo], message: object) -> NodeInfo:
         """One of `nodes`, which is never empty and is sorted by ``node_id``.
 
-        The same sequence object comes again until the membership changes, so work on it may be kept.
+        In a cluster it is a `catga.routing.Candidates`: the same object until the members change, with this
+        node's calls in flight, latencies and the loads reported in ``nodes.stats``, and a ``memo`` for what is
+        worked out from it. A node that this message was sent to before, in vain, is not among them.
+
+        Raises:
+            CatgaError: the message cannot be routed; its sender gets this as the failure.
         """
         ...
 

@@ -7,6 +7,10 @@
     ├── CatgaTimeoutError          (also a TimeoutError)
     ├── HandlerError
     ├── OverloadedError
+    │   └── RateLimitedError
+    ├── CircuitOpenError
+    ├── InProgressError
+    ├── StoreError
     ├── ClosedError
     ├── MissingExtraError          (also an ImportError)
     └── ClusterError
@@ -126,6 +130,34 @@ class OverloadedError(CatgaError):
     code = "overloaded"
     is_retryable = True
     execution = Execution.NO
+
+
+class RateLimitedError(OverloadedError):
+    """The `RateLimit` behavior refused it. ``details["retry_after"]``: seconds until the next has a chance."""
+
+    code = "rate_limited"
+
+
+class CircuitOpenError(CatgaError):
+    """The `CircuitBreaker` behavior refused it: what it needs has failed too often of late.
+    ``details["retry_after"]``: seconds until it is tried again."""
+
+    code = "circuit_open"
+    is_retryable = True
+
+
+class InProgressError(CatgaError):
+    """The `Idempotency` behavior refused it: the same request is still being run."""
+
+    code = "in_progress"
+    is_retryable = True
+
+
+class StoreError(CatgaError):
+    """The store behind a behavior cannot be reached, or refused."""
+
+    code = "store"
+    is_retryable = True
 
 
 class ClosedError(CatgaError):

@@ -59,5 +59,5 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 CatgaResult: TypeAlias = Success[T] | Failure
-"""``CatgaResult[T]`` is ``Success[T] | Failure``: both type checkers narrow it by ``match``,
-``isinstance`` and ``is_success``."""
+"""``CatgaResult[T]`` is ``Success[T] | Failure``: ``match`` and ``isinstance`` narrow it in every type checker
+(``is_success`` in mypy, not in pyright)."""

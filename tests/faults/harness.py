@@ -97,6 +97,7 @@ class FaultCluster:
 
     def __init__(self, server: Server, *, callers: int = 2, url: str = "", **options: Any) -> None:
         self.server = server
+        self.background: set[asyncio.Task[Any]] = set()
         self.url = url or server.url
         self.options = {"ttl": 60, "heartbeat_interval": 15, **options}
         self.nodes: dict[str, Node] = {}

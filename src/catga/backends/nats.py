@@ -12,7 +12,7 @@ import logging
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import nats
 import nats.errors
@@ -36,6 +36,8 @@ logger = logging.getLogger("catga.backends.nats")
 
 OPERATION_TIMEOUT = 5.0
 """Seconds until a round trip to the broker counts as failed."""
+REQUEST_TIMEOUT = 2.0
+"""Seconds that a JetStream server has to answer."""
 SYNC_TIMEOUT = 1.0
 """Seconds that one member has to send its view."""
 SYNC_TRIES = 3
@@ -50,9 +52,14 @@ def open_backend(settings: BackendSettings) -> Backend:
     options = dict(settings.options)
     discovery = options.pop("discovery", "pubsub")
     connection = NatsConnection(settings.url, settings.connect_timeout, options)
+    transport = NatsTransport(connection, settings.prefix)
+    if discovery == "kv":
+        from catga.backends.nats_kv import NatsKvNodeDiscovery
+
+        return Backend(NatsKvNodeDiscovery(connection, settings.prefix, settings.ttl), transport)
     if discovery != "pubsub":
-        raise ValueError(f"discovery must be 'pubsub', got {discovery!r}")
-    return Backend(NatsNodeDiscovery(connection, settings.prefix), NatsTransport(connection, settings.prefix))
+        raise ValueError(f"discovery must be 'pubsub' or 'kv', got {discovery!r}")
+    return Backend(NatsNodeDiscovery(connection, settings.prefix), transport)
 
 
 class NatsConnection:
@@ -113,7 +120,7 @@ class NatsConnection:
             self._poll.cancel()
         if self._given is None and self._client is not None and not self._client.is_closed:
             if self._client.is_connected:
-                await self._bounded(self._client.flush(1), "flush", quiet=True)
+                await self._bounded(_flush(self._client, 1), "flush", quiet=True)
             await self._bounded(self._client.close(), "close", quiet=True)
 
     async def subscribe(self, subject: str, on_message: OnMessage, queue: str = "") -> Subscription:
@@ -128,7 +135,7 @@ class NatsConnection:
     async def unsubscribe(self, subscription: Subscription) -> None:
         """Unsubscribe, having handled what the server had sent before."""
         if self.is_up:
-            await self._bounded(subscription.drain(), "unsubscribe", quiet=True)
+            await self._bounded(cast(Any, subscription).drain(), "unsubscribe", quiet=True)
 
     async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
         """Hand a message to the client. Raises `ClusterError` if the link is down."""
@@ -139,9 +146,14 @@ class NatsConnection:
         except nats.errors.Error as error:
             raise ClusterError(f"{redact(self._url)}: {error}") from error
 
+    async def request(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> Msg:
+        """The answer to a message. Raises `ClusterError` if there is none in time."""
+        requesting = self.client.request(subject, data, timeout=REQUEST_TIMEOUT, headers=headers)
+        return cast(Msg, await self._bounded(requesting, f"request to {subject}"))
+
     async def flush(self) -> None:
-        """A round trip to the server."""
-        await self._bounded(self.client.flush(int(OPERATION_TIMEOUT)), "flush")
+        """A round trip to the server, behind everything handed to the client before."""
+        await self._bounded(_flush(self.client), "flush")
 
     async def _connect(self) -> None:
         if self._given is not None:
@@ -223,6 +235,15 @@ class NatsConnection:
 
     async def _on_closed(self) -> None:
         self._tell(up=False)
+
+
+async def _flush(client: Client, timeout: int = int(OPERATION_TIMEOUT)) -> None:
+    """nats-py's `flush` writes its PING at once: it overtakes commands that its flusher has not yet taken."""
+    pause = 0.0
+    while client.pending_data_size:
+        await asyncio.sleep(pause)
+        pause = 0.001
+    await client.flush(timeout)
 
 
 def _jittered(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:

@@ -20,6 +20,7 @@ COMMANDS = {
     "ping": "ping",
     "bench": "bench",
     "doctor": "doctor",
+    "demo": "demonstrate",
 }
 """Command → module in this package, whose ``command`` it is."""
 

@@ -11,6 +11,7 @@ import msgspec
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from catga.cli.failures import FAILED, CommandError
+from catga.cli.loops import run
 from catga.cli.messages import message_of
 from catga.cli.observer import observer
 from catga.cli.options import app_dir_option, cluster_options, json_option, where
@@ -59,7 +60,7 @@ def command(target: str | None, body: str, **options: Any) -> None:
                 raise CommandError("there are no nodes")
             return await _bench(node, request, quiet=as_json, **options)
 
-    measured = asyncio.run(act())
+    measured = run(act())
     if as_json:
         click.echo(to_json(summary(measured)))
     else:

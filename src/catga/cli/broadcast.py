@@ -1,11 +1,11 @@
 """``catga broadcast``"""
 
-import asyncio
 from typing import Any
 
 import click
 
 from catga.cli.failures import FAILED
+from catga.cli.loops import run
 from catga.cli.messages import message_of
 from catga.cli.observer import observer
 from catga.cli.options import app_dir_option, cluster_options, json_option, where
@@ -40,4 +40,4 @@ def command(target: str, body: str, as_json: bool, **options: Any) -> None:
         if failed:
             raise click.exceptions.Exit(FAILED)
 
-    asyncio.run(act())
+    run(act())

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from catga.cli.live import Frame, show
+from catga.cli.loops import run
 from catga.cli.observer import Reading, observer, read_all
 from catga.cli.options import Where, cluster_options, json_option, where
 from catga.cli.output import COLORS, console, milliseconds, node_dict, one_line, plain_table, to_json
@@ -32,7 +33,7 @@ def command(watch: bool, interval: float, as_json: bool, **options: Any) -> None
 
     With --watch --json, a line of JSON an interval.
     """
-    asyncio.run(_nodes(where(options), watch=watch, interval=interval, as_json=as_json))
+    run(_nodes(where(options), watch=watch, interval=interval, as_json=as_json))
 
 
 async def _nodes(cluster: Where, *, watch: bool, interval: float, as_json: bool) -> None:

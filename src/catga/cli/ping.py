@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from catga.cli.failures import FAILED, CommandError
+from catga.cli.loops import run
 from catga.cli.observer import observer, read_all
 from catga.cli.options import Where, cluster_options, json_option, where
 from catga.cli.output import console, milliseconds, percentile, plain_table, to_json
@@ -22,7 +23,7 @@ from catga.node import NodeInfo
 @cluster_options
 def command(node_ids: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Measure round trips to nodes, by default to all. Exit status 1: an answer is missing."""
-    lost = asyncio.run(_ping(where(options), node_ids, as_json=as_json, **options))
+    lost = run(_ping(where(options), node_ids, as_json=as_json, **options))
     if lost:
         raise click.exceptions.Exit(FAILED)
 

@@ -1,11 +1,11 @@
 """``catga publish``"""
 
-import asyncio
 from typing import Any
 
 import click
 
 from catga.cli.failures import FAILED, CommandError
+from catga.cli.loops import run
 from catga.cli.messages import message_of
 from catga.cli.observer import observer
 from catga.cli.options import app_dir_option, cluster_options, json_option, where
@@ -44,4 +44,4 @@ def command(target: str, body: str, as_json: bool, **options: Any) -> None:
         else:
             note(f"published to {', '.join(services)}" if services else f"no service handles {name}: nothing happened")
 
-    asyncio.run(act())
+    run(act())

@@ -1,6 +1,5 @@
 """``catga send``"""
 
-import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +8,7 @@ import click
 import msgspec
 
 from catga.cli.failures import FAILED, USAGE, CommandError
+from catga.cli.loops import run
 from catga.cli.messages import message_of
 from catga.cli.observer import observer
 from catga.cli.options import app_dir_option, cluster_options, json_option, where
@@ -69,7 +69,7 @@ def command(
             else:
                 await _send(node, request, node_id, as_json=as_json)
 
-    asyncio.run(act())
+    run(act())
 
 
 async def _send(node: DistributedMediator, request: Any, node_id: str | None, *, as_json: bool) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from catga.cli.figures import Delta, Figures, delta, figures
 from catga.cli.live import Frame, show
+from catga.cli.loops import run
 from catga.cli.observer import Reading, observer, read_all
 from catga.cli.options import Where, cluster_options, json_option, where
 from catga.cli.output import milliseconds, one_line, plain_table
@@ -40,7 +41,7 @@ def command(by: str, interval: float, count: int | None, as_json: bool, **option
     A failover is counted at the node that sent the request: an attempt it made again elsewhere. With --json, a
     line of JSON an interval.
     """
-    asyncio.run(_top(where(options), by, interval, count, as_json=as_json))
+    run(_top(where(options), by, interval, count, as_json=as_json))
 
 
 async def _top(cluster: Where, by: str, interval: float, count: int | None, *, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from catga.cli.loops import run
 from catga.cli.nodes import handled
 from catga.cli.observer import observer
 from catga.cli.options import Where, cluster_options, json_option, where
@@ -24,7 +25,7 @@ def command(as_json: bool, **options: Any) -> None:
 
     With --json, a line of JSON a change.
     """
-    asyncio.run(_watch(where(options), as_json=as_json))
+    run(_watch(where(options), as_json=as_json))
 
 
 async def _watch(cluster: Where, *, as_json: bool) -> None:

@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import click
@@ -14,6 +13,7 @@ import msgspec
 from catga.cli.failures import FAILED, UNREACHABLE, USAGE, CommandError, explained
 from catga.cli.loading import load
 from catga.cli.logs import log_to_stderr
+from catga.cli.loops import loop_factory
 from catga.cli.options import DEFAULT_URL
 from catga.cli.settings import VARIABLE, WorkerSettings
 from catga.cluster import DistributedMediator, add_cluster
@@ -35,19 +35,6 @@ def serve(settings: WorkerSettings) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-
-
-def loop_factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """The factory of the event loop: "uvloop", "asyncio", or "auto": uvloop where it is installed."""
-    if loop != "asyncio":
-        try:
-            import uvloop
-        except ModuleNotFoundError:
-            if loop == "uvloop":
-                raise CommandError("uvloop is not installed: pip install 'catga[uvloop]'", USAGE) from None
-        else:
-            return uvloop.new_event_loop
-    return asyncio.new_event_loop
 
 
 class Stop:

@@ -1,13 +1,21 @@
 """`add_cluster`: from one process to a cluster in one call."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from catga.abc import BackendSettings, RoutingStrategy
 from catga.backends import open_backend
 from catga.cluster.mediator import DistributedMediator
 from catga.cluster.options import ClusterOptions, check_positive, default_node_id, default_routing
+from catga.cluster.outliers import OutlierEjection
 from catga.mediator import Mediator
+from catga.rpc.signing import Signer
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client as NatsClient
+    from redis.asyncio import Redis
+    from redis.credentials import CredentialProvider
 
 
 def add_cluster(
@@ -18,6 +26,7 @@ def add_cluster(
     service: str = "default",
     endpoint: str = "",
     routing: RoutingStrategy | None = None,
+    outliers: OutlierEjection | None = None,
     ttl: float = 120.0,
     heartbeat_interval: float = 30.0,
     probe_interval: float = 1.0,
@@ -29,6 +38,7 @@ def add_cluster(
     load: Callable[[], float] | None = None,
     metadata: Mapping[str, str] | None = None,
     prefix: str = "catga",
+    signing_keys: Sequence[bytes] = (),
     observe_only: bool = False,
     **options: Any,
 ) -> DistributedMediator:
@@ -43,6 +53,8 @@ def add_cluster(
         service: of an event published, each service gets one copy.
         endpoint: free text for the others to read, e.g. this node's HTTP address.
         routing: which of the nodes that handle a message gets it; `RoundRobin` by default.
+            `DistributedMediator.route` sets another for one message class.
+        outliers: when a node whose calls fail is left out, see `OutlierEjection`.
         ttl: the lease: a node unheard of for so long has left. Crashes are noticed much earlier.
         heartbeat_interval: how often the lease is refreshed, ± 20 %.
         probe_interval: how often one other member is probed.
@@ -56,6 +68,8 @@ def add_cluster(
             event loop's lag.
         metadata: what the others may route by, e.g. ``{"zone": "a"}``.
         prefix: of all subjects, channels and keys; clusters with different ones share a broker.
+        signing_keys: if given, batches are signed with the first of these secrets (16 bytes or more each) and
+            dropped unless signed with one of them: for nodes that share a bus they do not trust.
         observe_only: see the members and call them without being one: it takes no calls and is in nobody's view.
             Its `node_id` must be its own all the same.
         options: the backend's own, see `add_nats_cluster` and `add_redis_cluster`.
@@ -72,6 +86,7 @@ def add_cluster(
         service=service,
         endpoint=endpoint,
         routing=default_routing(routing),
+        outliers=outliers or OutlierEjection(),
         ttl=ttl,
         heartbeat_interval=heartbeat_interval,
         probe_interval=probe_interval,
@@ -83,6 +98,7 @@ def add_cluster(
         load=load,
         metadata=metadata or {},
         prefix=prefix,
+        signer=Signer(signing_keys) if signing_keys else None,
         observe_only=observe_only,
         backend_options=options,
     )
@@ -92,11 +108,89 @@ def add_cluster(
     return DistributedMediator(mediator, checked, backend)
 
 
-def add_nats_cluster(mediator: Mediator, url: str = "nats://127.0.0.1:4222", **options: Any) -> DistributedMediator:
-    """`add_cluster` over NATS."""
+class CommonOptions(TypedDict, total=False):
+    """What `add_cluster` takes for every backend; see there."""
+
+    node_id: str | None
+    service: str
+    endpoint: str
+    routing: RoutingStrategy | None
+    ttl: float
+    heartbeat_interval: float
+    probe_interval: float
+    request_timeout: float
+    connect_timeout: float
+    drain_timeout: float
+    max_concurrency: int
+    max_queue: int
+    load: Callable[[], float] | None
+    metadata: Mapping[str, str] | None
+    prefix: str
+    signing_keys: Sequence[bytes]
+    observe_only: bool
+
+
+class NatsOptions(CommonOptions, total=False):
+    """Options of `add_nats_cluster`.
+
+    Attributes:
+        discovery: ``"pubsub"`` (default: no store, any server) or ``"kv"`` (a JetStream bucket, which needs
+            nats-server 2.11 with ``-js``).
+        client: a connected ``nats.aio.client.Client`` to use; it is not closed, and the options below do not apply.
+        user, password, token: credentials.
+        user_credentials: path of a ``.creds`` file.
+        nkeys_seed: path of a file with an nkey seed.
+        tls: for ``tls://`` URLs; verifies by the system's authorities by default.
+        tls_hostname: to verify instead of the URL's.
+    """
+
+    discovery: Literal["pubsub", "kv"]
+    client: "NatsClient"
+    user: str
+    password: str
+    token: str
+    user_credentials: str
+    nkeys_seed: str
+    tls: ssl.SSLContext
+    tls_hostname: str
+
+
+class RedisOptions(CommonOptions, total=False):
+    """Options of `add_redis_cluster`.
+
+    Attributes:
+        client: a ``redis.asyncio.Redis`` whose address, credentials and TLS are used, over the URL's; it is not closed.
+        username, password: credentials, over the URL's.
+        credential_provider: gives them at each connect, instead.
+        db: number of the database, over the URL's.
+        ssl_ca_certs: path of the authorities that the server's certificate is verified by (``rediss://``).
+        ssl_certfile, ssl_keyfile, ssl_password: this node's own certificate.
+        ssl_cert_reqs: ``"required"`` (default), ``"optional"`` or ``"none"``.
+        ssl_check_hostname: whether the certificate must be the host's; yes by default.
+    """
+
+    client: "Redis"
+    username: str
+    password: str
+    credential_provider: "CredentialProvider"
+    db: int
+    ssl_ca_certs: str
+    ssl_certfile: str
+    ssl_keyfile: str
+    ssl_password: str
+    ssl_cert_reqs: Literal["required", "optional", "none"]
+    ssl_check_hostname: bool
+
+
+def add_nats_cluster(
+    mediator: Mediator, url: str = "nats://127.0.0.1:4222", **options: Unpack[NatsOptions]
+) -> DistributedMediator:
+    """`add_cluster` over NATS. Options: `CommonOptions` and `NatsOptions`. Raises like `add_cluster`."""
     return add_cluster(mediator, url, **options)
 
 
-def add_redis_cluster(mediator: Mediator, url: str = "redis://127.0.0.1:6379", **options: Any) -> DistributedMediator:
-    """`add_cluster` over Redis or Valkey."""
+def add_redis_cluster(
+    mediator: Mediator, url: str = "redis://127.0.0.1:6379", **options: Unpack[RedisOptions]
+) -> DistributedMediator:
+    """`add_cluster` over Redis or Valkey. Options: `CommonOptions` and `RedisOptions`. Raises like `add_cluster`."""
     return add_cluster(mediator, url, **options)

@@ -3,12 +3,12 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from catga.abc import RoutingStrategy
 from catga.cluster.failover import RetryBudget, Verdict, judge
+from catga.cluster.outliers import Outliers
 from catga.cluster.table import Pool
 from catga.codec import Codec, encode
 from catga.errors import (
@@ -16,16 +16,18 @@ from catga.errors import (
     CatgaTimeoutError,
     ClusterError,
     Execution,
+    HandlerNotFoundError,
     InvalidMessageError,
+    NoNodeAvailableError,
     OverloadedError,
 )
-from catga.messages import is_request
 from catga.node import NodeInfo
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
+from catga.routing import Candidates
 from catga.rpc.peer import Peer
 from catga.rpc.server import Endpoint
 from catga.rpc.subjects import inbox
-from catga.rpc.wire import OVERHEAD, Call
+from catga.rpc.wire import Call
 
 MAX_PAUSE = 0.5
 """Seconds between two rounds through all candidates, at most."""
@@ -36,6 +38,7 @@ class Delivery:
 
     Args:
         link: set while the link to the bus is up.
+        outliers: told of each call's end; leaves out the nodes that fail.
         failovers: counts, by wire name, the attempts that are made again elsewhere.
     """
 
@@ -44,42 +47,37 @@ class Delivery:
         peer: Peer,
         prefix: str,
         link: asyncio.Event,
-        max_payload: int,
+        outliers: Outliers,
         failovers: Counter[str],
-        *,
-        request_timeout: float,
     ) -> None:
         self._peer = peer
         self._prefix = prefix
         self._link = link
-        self._max_payload = max_payload
-        self._request_timeout = request_timeout
+        self._outliers = outliers
         self._failovers = failovers
         self._budget = RetryBudget()
         self._loop = asyncio.get_running_loop()
 
-    async def deliver(
-        self, message: Any, codec: Codec, pool: Pool, strategy: RoutingStrategy, local: Endpoint | None
-    ) -> CatgaResult[Any]:
-        """Send `message` to a node of `pool` that `strategy` picks, and to another where that is safe.
+    async def deliver(self, job: "Job", pool: Pool, strategy: RoutingStrategy) -> CatgaResult[Any]:
+        """Carry `job` to a node of `pool` that `strategy` picks, and to another where that is safe.
 
         Returns the handler's result, or the failure that ended the attempts; raises only CancelledError.
         """
         self._budget.deposit()
-        job = _Job(message, codec, local, self._loop.time() + (codec.timeout or self._request_timeout))
+        codec, message = job.codec, job.message
         tried: set[str] = set()
         failure: Failure | None = None
         while True:
-            nodes = await self._reachable(pool, job)
-            untried = [node for node in nodes if node.node_id not in tried] if tried else nodes
-            if not untried:
-                if not nodes or not await self._pause(failure, job):
-                    return failure or Failure(self._why_nobody())
-                tried.clear()
-                continue
+            nodes = pool() if self._link.is_set() else await self._without_link(pool, job)
             try:
-                node = strategy.select(untried, message)
-                result = await self._attempt(job, node)
+                node = _pick(strategy, self._outliers.admit(nodes, tried), message, again=bool(tried))
+                if node is None:
+                    if not nodes or not await self._pause(failure, job):
+                        return failure or Failure(self._why_nobody())
+                    tried.clear()
+                    continue
+                with self._outliers.call(node.node_id) as call:
+                    result = call.result = await self._attempt(job, node)
             except CatgaError as error:  # the key function, the encoder, or the decoder of the value
                 return Failure(error, ResultMetadata("", job.attempts))
             if isinstance(result, Success):
@@ -90,7 +88,7 @@ class Delivery:
             tried.add(node.node_id)
             self._failovers[codec.name] += 1
 
-    async def _attempt(self, job: "_Job", node: NodeInfo) -> CatgaResult[Any]:
+    async def _attempt(self, job: "Job", node: NodeInfo) -> CatgaResult[Any]:
         """One attempt, here or there."""
         job.attempts += 1
         left = job.deadline - self._loop.time()
@@ -102,7 +100,7 @@ class Delivery:
         if job.body is None:
             job.body = self._encode(job.message)
         call_id = self._peer.client.new_id()
-        call = Call(call_id, job.codec.name, int(left * 1000) + 1, job.body, job.key)
+        call = Call(call_id, job.codec.name, int(left * 1000) + 1, job.body, job.key, job.headers)
         job.key = job.key or call_id
         to = self._peer.client.destination(
             node.node_id, node.incarnation, inbox(self._prefix, node.node_id, node.incarnation)
@@ -111,37 +109,35 @@ class Delivery:
         metadata = ResultMetadata(node.node_id, job.attempts)
         if isinstance(outcome, CatgaError):
             return Failure(outcome, metadata)
-        return Success(job.codec.decode_response(outcome.body) if job.answered else None, metadata)
+        return Success(job.codec.decode_response(outcome.body) if job.codec.answered else None, metadata)
 
-    async def _pause(self, failure: Failure | None, job: "_Job") -> bool:
+    async def _pause(self, failure: Failure | None, job: "Job") -> bool:
         """All candidates were tried: whether another round makes sense, after a pause."""
-        if failure is None or isinstance(failure.error, OverloadedError):
+        if failure is None or isinstance(failure.error, OverloadedError | HandlerNotFoundError):
             return False
         left = job.deadline - self._loop.time()
         if left <= 0:
             return False
         await asyncio.sleep(min(left, random.uniform(0.02, MAX_PAUSE)))
-        return True
+        return self._loop.time() < job.deadline  # if not, the last failure says more than that
 
-    async def _reachable(self, pool: Pool, job: "_Job") -> Sequence[NodeInfo]:
-        """The pool. While the link is down only this node itself, or, if it is not in it, wait for the link."""
-        if not self._link.is_set():
-            here = [node for node in pool() if node.node_id == self._peer.node_id]
-            if here and job.local is not None:
-                return here
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(job.deadline):
-                    await self._link.wait()
-            if not self._link.is_set():
-                return ()
-        return pool()
+    async def _without_link(self, pool: Pool, job: "Job") -> Candidates:
+        """The link is down: this node itself, if it is a candidate; else wait for the link."""
+        me = self._peer.node_id
+        here = pool().only(me, lambda node: node.node_id == me)
+        if here and job.local is not None:
+            return here
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(job.deadline):
+                await self._link.wait()
+        return pool() if self._link.is_set() else Candidates()
 
     def _why_nobody(self) -> CatgaError:
         return ClusterError("no node can take this message") if self._link.is_set() else _no_link()
 
     def _encode(self, message: Any) -> bytes:
         body = encode(message)
-        limit = self._max_payload - OVERHEAD
+        limit = self._peer.max_body
         if len(body) > limit:
             raise InvalidMessageError(
                 f"{type(message).__qualname__} has {len(body)} bytes, the broker's limit is {limit}",
@@ -150,20 +146,41 @@ class Delivery:
         return body
 
 
-class _Job:
-    """One message on its way through its attempts."""
+class Job:
+    """One message on its way through its attempts.
 
-    __slots__ = ("answered", "attempts", "body", "codec", "deadline", "key", "local", "message")
+    Attributes:
+        local: runs it, if this node has a handler.
+        deadline: the loop's time at which the attempts end.
+        headers: travel with it.
+        attempts: made so far.
+        body: the encoded message, once one attempt needed it.
+        key: the id of the first attempt over the bus.
+    """
 
-    def __init__(self, message: Any, codec: Codec, local: Endpoint | None, deadline: float) -> None:
+    __slots__ = ("attempts", "body", "codec", "deadline", "headers", "key", "local", "message")
+
+    def __init__(
+        self, message: Any, codec: Codec, local: Endpoint | None, deadline: float, headers: dict[str, str] | None
+    ) -> None:
         self.message = message
         self.codec = codec
         self.local = local
         self.deadline = deadline
-        self.answered = is_request(codec.cls)
+        self.headers = headers
         self.attempts = 0
         self.body: bytes | None = None
         self.key = 0
+
+
+def _pick(strategy: RoutingStrategy, nodes: Candidates, message: Any, *, again: bool) -> NodeInfo | None:
+    """The strategy's choice; None if there is none, or, in a later attempt, none that its filters let through."""
+    try:
+        return strategy.select(nodes, message) if nodes else None
+    except NoNodeAvailableError:
+        if again:
+            return None
+        raise
 
 
 def _counted(result: CatgaResult[Any], node: NodeInfo, attempts: int) -> CatgaResult[Any]:

@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 
 from catga.abc import RoutingStrategy
+from catga.cluster.outliers import OutlierEjection
 from catga.membership import MembershipSettings
 from catga.routing import RoundRobin
+from catga.rpc.signing import Signer
 
 
 class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +22,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     service: str
     endpoint: str
     routing: RoutingStrategy
+    outliers: OutlierEjection
     ttl: float
     heartbeat_interval: float
     probe_interval: float
@@ -31,6 +34,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     load: Callable[[], float] | None
     metadata: Mapping[str, str]
     prefix: str
+    signer: Signer | None
     observe_only: bool
     backend_options: dict[str, Any]
 

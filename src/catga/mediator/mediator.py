@@ -1,116 +1,87 @@
 """`Mediator`: messages to handlers within one process."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from typing import Any, Generic, TypeVar, overload
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from types import ModuleType
+from typing import TypeVar
 
-from catga.abc import Behavior
+from catga.abc import Interceptor, Resolver
+from catga.errors import CatgaError
 from catga.mediator.bounded import run_all, run_stream
-from catga.mediator.pipeline import Handler
-from catga.mediator.registry import Registry, Runners, caller_frame, message_type_of
+from catga.mediator.check import Problem, check
+from catga.mediator.pipeline import as_catga_error, combined
+from catga.mediator.registry import Runners
+from catga.mediator.router import Router
 from catga.messages import Event, Request
 from catga.result import CatgaResult, Failure, Success
 
-M = TypeVar("M")
-M_co = TypeVar("M_co", covariant=True)
 R = TypeVar("R")
-E_co = TypeVar("E_co", bound=Event, covariant=True)
-H = TypeVar("H", bound=Callable[..., Any])
-B = TypeVar("B", bound=Behavior)
 
 DEFAULT_CONCURRENCY = 64
 
-
-class Handles(Generic[M_co]):
-    """The decorator that `Mediator.handles` returns: the type checker rejects a handler that takes another
-    message or returns another type."""
-
-    def __init__(self, register: Callable[[Handler], None]) -> None:
-        self._register = register
-
-    @overload
-    def __call__(
-        self: "Handles[Request[R]]", handler: Callable[[M_co], Awaitable[CatgaResult[R]]]
-    ) -> Callable[[M_co], Awaitable[CatgaResult[R]]]: ...
-    @overload
-    def __call__(
-        self: "Handles[Request[R]]", handler: Callable[[M_co], Awaitable[R]]
-    ) -> Callable[[M_co], Awaitable[R]]: ...
-    @overload
-    def __call__(self: "Handles[Request[R]]", handler: Callable[[M_co], R]) -> Callable[[M_co], R]: ...
-    @overload
-    def __call__(
-        self: "Handles[Event]", handler: Callable[[M_co], Awaitable[None] | None]
-    ) -> Callable[[M_co], Awaitable[None] | None]: ...
-    def __call__(self: "Handles[Any]", handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        self._register(handler)
-        return handler
+_DONE: Success[None] = Success(None)
 
 
-class Mediator:
+class Mediator(Router):
     """Sends each request to its one handler and each event to all of its handlers, in this process.
 
     `add_cluster` gives the same handlers and the same verbs to a cluster.
     """
 
-    def __init__(self) -> None:
-        self.registry = Registry()
-        """The handler table, which a `DistributedMediator` made of this mediator shares."""
+    def __init__(self, *, resolver: Resolver | None = None) -> None:
+        super().__init__(resolver=resolver)
         self._runners = Runners(self.registry)
+        self._request_calls = self._runners.request_calls
+        self._event_calls = self._runners.event_calls
 
-    # -- registration ---------------------------------------------------------------------------------
+    def use(self, interceptor: Interceptor) -> None:
+        """Put an interceptor around the way of every message; the first is outermost."""
+        self.registry.add_interceptor(interceptor)
 
-    def handler(self, handler: H) -> H:
-        """Register a function for the message class that annotates its first parameter.
-
-        ``async def`` handlers run as tasks; plain ``def`` handlers are called in the event loop's thread and
-        must not block.
-
-        Raises:
-            DuplicateHandlerError: the request has a handler already.
-            InvalidMessageError: the parameter is not annotated with a request or an event class.
-        """
-        self.registry.add(message_type_of(handler, caller_frame(1)), handler)
-        return handler
-
-    def handles(self, message_type: type[M]) -> Handles[M]:
-        """Like `handler`, with the class given: parameter and return type are then checked statically."""
-        return Handles(lambda handler: self.registry.add(message_type, handler))
-
-    @overload
-    def behavior(self, behavior: B, /) -> B: ...
-    @overload
-    def behavior(self, /, *, only: type | tuple[type, ...]) -> Callable[[B], B]: ...
-    def behavior(self, behavior: B | None = None, /, *, only: type | tuple[type, ...] = ()) -> B | Callable[[B], B]:
-        """Put a step around the handlers: ``async (message, call_next) -> value``. The first is outermost.
+    def check(self, *targets: ModuleType | type) -> list[Problem]:
+        """Mistakes that would only show at the first message: call it at the start, or in a test.
 
         Args:
-            only: message classes (or bases of them) to which it is limited.
+            targets: message classes, and modules that define some, all of which must have their handlers here.
+
+        Returns:
+            Requests without a handler, two classes with one wire name, and messages that cannot be encoded.
         """
-        classes = only if isinstance(only, tuple) else (only,)
-
-        def add(step: B) -> B:
-            self.registry.add_behavior(step, classes)
-            return step
-
-        return add if behavior is None else add(behavior)
+        return check(self.registry, targets)
 
     # -- verbs ----------------------------------------------------------------------------------------
 
-    def send(self, request: Request[R]) -> Coroutine[Any, Any, CatgaResult[R]]:
+    async def send(self, request: Request[R]) -> CatgaResult[R]:
         """Run the request's handler. Await it for ``Success(value)`` or ``Failure(error)``; it raises nothing
         but `asyncio.CancelledError`.
 
         Failures: `HandlerNotFoundError`; `HandlerError` (the handler raised; ``__cause__`` has the original);
         any `CatgaError` that the handler or a behavior raised or returned.
         """
-        return self._runners[type(request)](request)
+        try:
+            call = self._request_calls[type(request)]
+        except KeyError:  # the first one, a plain function's, or nobody's
+            return await self._runners[type(request)](request)
+        try:
+            return Success(await call(request))
+        except Exception as error:  # noqa: BLE001 - the border around a user's handler
+            return Failure(as_catga_error(error))
 
-    def publish(self, event: Event) -> Coroutine[Any, Any, CatgaResult[None]]:
+    async def publish(self, event: Event) -> CatgaResult[None]:
         """Run every handler of the event, one after the other; with none, do nothing.
 
         A handler that fails does not keep the others from running. ``Failure`` has what failed.
         """
-        return self._runners[type(event)](event)
+        try:
+            calls = self._event_calls[type(event)]
+        except KeyError:  # the first one, or nobody's
+            return await self._runners[type(event)](event)
+        errors: tuple[CatgaError, ...] = ()
+        for call in calls:
+            try:
+                await call(event)
+            except Exception as error:  # noqa: BLE001 - the border around a user's handler
+                errors = (*errors, as_catga_error(error))
+        return Failure(combined(errors)) if errors else _DONE
 
     async def send_batch(
         self, requests: Iterable[Request[R]], *, concurrency: int = DEFAULT_CONCURRENCY

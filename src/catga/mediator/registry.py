@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, get_args, get_origin
 
-from catga.abc import Behavior
+from catga.abc import Behavior, Interceptor
 from catga.errors import DuplicateHandlerError, HandlerNotFoundError, InvalidMessageError
-from catga.mediator.pipeline import Handler, Pipeline, Run, compile_event, compile_request
+from catga.mediator.intercept import intercepted
+from catga.mediator.pipeline import Call, Handler, Pipeline, Run, compile_event, compile_request, enclosed, label
 from catga.messages import is_event, is_request, wire_name
 from catga.result import LOCAL, CatgaResult, Failure, ResultMetadata, Success
 
@@ -21,6 +22,8 @@ class Registry:
         """Wire name → message class of everything that has a handler: the allow-list of decoding."""
         self.generation = 0
         """Grows with each registration: compiled pipelines of an older one are stale."""
+        self.interceptors: tuple[Interceptor, ...] = ()
+        """What stands around the way of every message, the first outermost."""
         self._requests: dict[type, Handler] = {}
         self._events: dict[type, tuple[Handler, ...]] = {}
         self._behaviors: list[tuple[Behavior, tuple[type, ...]]] = []
@@ -40,7 +43,7 @@ class Registry:
         if is_request(cls):
             if cls in self._requests:
                 raise DuplicateHandlerError(
-                    f"{name} is handled by {_label(self._requests[cls])} already: a request has exactly one handler"
+                    f"{name} is handled by {label(self._requests[cls])} already: a request has exactly one handler"
                 )
             self._requests[cls] = handler
         elif is_event(cls):
@@ -55,13 +58,27 @@ class Registry:
         self._behaviors.append((behavior, only))
         self._changed()
 
+    def add_interceptor(self, interceptor: Interceptor) -> None:
+        """Put `interceptor` inside those added before it."""
+        self.interceptors = (*self.interceptors, interceptor)
+        self._changed()
+
+    def include(self, other: "Registry", adapt: Callable[[Handler], Handler]) -> None:
+        """Take over the handlers of `other`, each with its behaviors. Raises like `add`."""
+        requests = [(cls, handler) for cls, handler in other._requests.items()]
+        events = [(cls, handler) for cls, handlers in other._events.items() for handler in handlers]
+        for cls, handler in requests + events:
+            may_return_result = _may_return_result(handler)
+            steps = other._behaviors_of(cls)
+            self.add(cls, enclosed(adapt(handler), steps, may_return_result=may_return_result))
+
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` after each registration."""
         self._listeners.append(listener)
 
     def compile(self, cls: type, metadata: ResultMetadata) -> Pipeline | None:
         """The pipeline of a message class; None where it has no handler."""
-        behaviors = [b for b, only in self._behaviors if not only or issubclass(cls, only)]
+        behaviors = self._behaviors_of(cls)
         if (handler := self._requests.get(cls)) is not None:
             return compile_request(handler, behaviors, metadata, may_return_result=_may_return_result(handler))
         if (handlers := self._events.get(cls)) is not None:
@@ -71,6 +88,9 @@ class Registry:
     def not_found(self, cls: type) -> HandlerNotFoundError:
         """The error for a request nobody handles, with the handled names that look like it."""
         return handler_not_found(wire_name(cls), dict.fromkeys(self.names, ()))
+
+    def _behaviors_of(self, cls: type) -> list[Behavior]:
+        return [b for b, only in self._behaviors if not only or issubclass(cls, only)]
 
     def _changed(self) -> None:
         self.generation += 1
@@ -85,14 +105,31 @@ class Runners(dict[type, Run]):
         super().__init__()
         self.registry = registry
         self.metadata = metadata
-        registry.on_change(self.clear)
+        self.request_calls: dict[type, Call] = {}
+        """Request class → its pipeline without the outermost part, for a caller that makes the result itself."""
+        self.event_calls: dict[type, tuple[Call, ...]] = {}
+        """The same of events, one for each handler."""
+        registry.on_change(self._forget)
 
     def __missing__(self, cls: type) -> Run:
         pipeline = self.registry.compile(cls, self.metadata)
+        run = self._no_handler if pipeline is None else pipeline.run
+        interceptors = self.registry.interceptors
+        if interceptors:
+            run = intercepted(interceptors, run, self.metadata, is_handled=pipeline is not None)
         if pipeline is not None:
-            self[cls] = pipeline.run
-            return pipeline.run
-        return self._no_handler
+            self[cls] = run
+            if pipeline.calls and not interceptors:
+                if is_event(cls):
+                    self.event_calls[cls] = pipeline.calls
+                else:
+                    self.request_calls[cls] = pipeline.calls[0]
+        return run
+
+    def _forget(self) -> None:
+        self.clear()
+        self.request_calls.clear()
+        self.event_calls.clear()
 
     async def _no_handler(self, message: object) -> CatgaResult[Any]:
         if is_event(type(message)):
@@ -139,7 +176,7 @@ def message_type_of(handler: Handler, frame: FrameType | None) -> type:
         annotation = _evaluate(annotation, function, frame)
     if not (is_request(annotation) or is_event(annotation)):
         raise InvalidMessageError(
-            f"{_label(handler)} must annotate its first parameter with a request or event class, got {annotation!r}"
+            f"{label(handler)} must annotate its first parameter with a request or event class, got {annotation!r}"
         )
     return annotation  # type: ignore[no-any-return]
 
@@ -184,10 +221,5 @@ def _evaluate(annotation: str, function: Any, frame: FrameType | None) -> Any:
         return eval(annotation, names)  # noqa: S307 - the handler's own annotation
     except NameError as error:
         raise InvalidMessageError(
-            f"the annotation {annotation!r} of {_label(function)} is not defined: {error}"
+            f"the annotation {annotation!r} of {label(function)} is not defined: {error}"
         ) from error
-
-
-def _label(handler: Any) -> str:
-    function = inspect.unwrap(handler)
-    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"

@@ -12,12 +12,15 @@ import msgspec
 from catga.abc import Departure, NodeDiscovery, Observation, Sighting
 from catga.errors import ClusterError
 from catga.membership.hearing import HearingClock
-from catga.membership.probe import Prober
+from catga.membership.probe import MAX_EXTRA, Prober
 from catga.membership.view import View
 from catga.membership.watchers import Watcher
-from catga.node import LeftReason, NodeChangeEvent, NodeInfo, NodeState
+from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 
 logger = logging.getLogger("catga.membership")
+
+RIVAL_PINGS = 3
+"""Pings that a newer incarnation of this node's id may leave unanswered until it counts as another process."""
 
 
 class MembershipSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +88,8 @@ class Membership:
         self.fenced = False
         self.foreign = 0
         """Observations of this node's own id that were stale, or another process's."""
+        self.heartbeats = 0
+        """Leases refreshed so far."""
         self._discovery = discovery
         self._host = host
         self._settings = settings
@@ -96,6 +101,9 @@ class Membership:
         self._announced_load = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._failing: set[str] = set()
+        self._rival = 0  # a newer incarnation of this node's id
+        self._rival_asked = 0
+        self._ghosts: dict[str, Departure] = {}  # heard of since the last probe, though they are buried
         self.hearing = HearingClock(clock, max_gap=3 * settings.probe_interval)
         self.view = View(ttl=settings.ttl, clock=clock, hearing=self.hearing, on_change=self._changed)
         self.prober = Prober(
@@ -162,21 +170,44 @@ class Membership:
         self.hearing.heard()
         if node_id == self.me.node_id:
             if incarnation > self.me.incarnation:
-                self.outgrown(incarnation)
+                self._fence(incarnation)
             return
         self.prober.alive(node_id)
-        self.view.alive(node_id, incarnation, load)
+        if not self.view.alive(node_id, incarnation, load):
+            self._heard_stranger(node_id, incarnation)
 
     def outgrown(self, incarnation: int) -> None:
         """Somebody knows a newer incarnation of this node's id.
 
-        While it joins the node outgrows that one, which is its own former life on a machine whose clock was
-        ahead. Later it can only be another process: this one is fenced.
+        It is this node's own former life, on a machine whose clock was ahead, or another process. While it
+        joins the node outgrows both. Later the broker is asked who listens there: a former life is outgrown,
+        a live rival fences this node.
         """
         if incarnation <= self.me.incarnation or self.fenced:
             return
         if not self._joined:
-            self.me = msgspec.structs.replace(self.me, incarnation=incarnation + 1)
+            self.me = msgspec.structs.replace(self.me, incarnation=self._beyond(incarnation))
+        elif incarnation > self._rival:
+            self._rival, self._rival_asked = incarnation, 0
+            self._ask_rival()
+
+    def unlistened(self, node_id: str, incarnation: int) -> None:
+        """Nobody listened on that node's inbox."""
+        self.prober.unlistened(node_id, incarnation)
+        if node_id == self.me.node_id:
+            self._rival_asked = 0  # no rival so far: if this is confirmed it was a former life
+
+    def _ask_rival(self) -> None:
+        if self._rival <= self.me.incarnation or self.fenced:
+            return
+        if self._rival_asked == RIVAL_PINGS:  # somebody listens there, if it does not answer
+            self._fence(self._rival)
+        else:
+            self._rival_asked += 1
+            self._host.ping(msgspec.structs.replace(self.me, incarnation=self._rival))
+
+    def _fence(self, incarnation: int) -> None:
+        if self.fenced:
             return
         self.fenced = True
         logger.critical(
@@ -185,9 +216,9 @@ class Membership:
         )
         self._host.on_fenced(incarnation)
 
-    def unlistened(self, node_id: str, incarnation: int) -> None:
-        """Nobody listened on that node's inbox."""
-        self.prober.unlistened(node_id, incarnation)
+    def _beyond(self, incarnation: int) -> int:
+        """A newer one, which no other process that outgrows the same one takes as well."""
+        return incarnation + self._random.randint(1, 1_000_000)
 
     def silent(self, node_id: str, incarnation: int) -> None:
         """The node owes replies and does not answer."""
@@ -207,6 +238,13 @@ class Membership:
 
     # -- observations ---------------------------------------------------------------------------------
 
+    def _heard_stranger(self, node_id: str, incarnation: int) -> None:
+        """A sign of life of no member. If it is one that was buried alive it has to be told, or it never returns:
+        the news of its end may have been lost, and a store does not keep it."""
+        end = self.view.buried(node_id)
+        if end is not None and end.incarnation == incarnation and end.reason is not LeftReason.DRAINED:
+            self._ghosts[node_id] = end
+
     def _observe(self, observation: Observation) -> None:
         self.hearing.heard()
         if isinstance(observation, Departure):
@@ -222,23 +260,29 @@ class Membership:
     def _heard_of_my_end(self, departure: Departure) -> None:
         if departure.incarnation > self.me.incarnation:
             self.outgrown(departure.incarnation)
+        elif departure.incarnation == self.me.incarnation and not self._joined:
+            self.me = msgspec.structs.replace(self.me, incarnation=self._beyond(departure.incarnation))
         elif departure.incarnation == self.me.incarnation and self._joined and not self.fenced:
             logger.error(
                 "declared %s by the others while alive: rejoining",
                 departure.reason.value,
                 extra={"catga_node_id": self.me.node_id},
             )
-            self._spawn(self._rejoin(departure.incarnation + 1), "rejoin")
+            self._spawn(self._rejoin(departure.incarnation), "rejoin")
 
-    async def _rejoin(self, incarnation: int) -> None:
-        if incarnation <= self.me.incarnation:
+    async def _rejoin(self, ended: int) -> None:
+        """Live on under an incarnation beyond the one that ended."""
+        if ended < self.me.incarnation or self.fenced:
             return
+        incarnation = self._beyond(ended)
         self.me = msgspec.structs.replace(self.me, incarnation=incarnation, sequence=0)
         await self._host.on_rejoin(incarnation)
         self._refresh()
         await self._discovery.register(self.me)
 
     def _changed(self, event: NodeChangeEvent) -> None:
+        if event.type is NodeChangeType.JOINED:
+            self.prober.joined(event.node.node_id)
         for watcher in self._watchers:
             watcher.push(event)
         self._host.on_change(event)
@@ -259,6 +303,7 @@ class Membership:
         else:
             self._announced_load = load_bucket(load)
             await self.update(load=load)
+        self.heartbeats += 1
 
     async def _probe(self) -> None:
         self.view.alive(self.me.node_id, self.me.incarnation)
@@ -267,9 +312,19 @@ class Membership:
         for node in self.prober.tick():
             self._host.ping(node)
         for departure in self.prober.crashed():
-            if self.view.observe(departure) and self._is_member:
+            if departure.node_id == self.me.node_id:
+                await self._rejoin(departure.incarnation)
+            elif self.view.observe(departure) and self._is_member:
                 await self._discovery.unregister(*departure)
+        self._ask_rival()
+        await self._tell_ghosts()
         self.view.expire()
+
+    async def _tell_ghosts(self) -> None:
+        ghosts, self._ghosts = self._ghosts, {}
+        for end in list(ghosts.values())[:MAX_EXTRA]:
+            if self.view.buried(end.node_id) == end:
+                await self._discovery.unregister(*end)
 
     async def _reconcile(self) -> None:
         mine: int | None = None

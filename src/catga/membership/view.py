@@ -109,6 +109,13 @@ class View:
         buried = self._tombstones.get(node_id, (0,))[0]
         return max(buried, member.record.incarnation if member else 0)
 
+    def buried(self, node_id: str) -> Departure | None:
+        """The end of a node that is no member (any more), if it is remembered."""
+        if node_id in self._members or node_id not in self._tombstones:
+            return None
+        incarnation, reason, _ = self._tombstones[node_id]
+        return Departure(node_id, incarnation, reason)
+
     def ghosts(self) -> dict[str, float]:
         """Ids of members → seconds since a sign of life came from a process with an older incarnation of it: two
         processes have one id."""
@@ -129,20 +136,21 @@ class View:
             return self._bury(observation.node_id, observation.incarnation, observation.reason)
         return self._sight(observation.node, observation.age)
 
-    def alive(self, node_id: str, incarnation: int, load: float | None = None) -> None:
+    def alive(self, node_id: str, incarnation: int, load: float | None = None) -> bool:
         """A sign of life straight from the node: a reply, a ping, a pong. Its load is kept without an event: it
-        changes with every reply."""
+        changes with every reply. Returns whether this incarnation is a member."""
         member = self._members.get(node_id)
         if member is None or member.record.incarnation != incarnation:
             if member is not None and member.record.incarnation > incarnation:
                 self._ghosts[node_id] = self._clock()
-            return
+            return False
         self._touch(member, 0.0)
         if load is not None and load != member.record.load:
             member.record = msgspec.structs.replace(member.record, load=load)
         if member.suspect:
             self._trust(member)
             self._update(member)
+        return True
 
     def suspect(self, node_id: str, incarnation: int) -> None:
         """The node does not answer this observer: stop choosing it, until its next sign of life."""

@@ -1,6 +1,28 @@
-"""Routing strategies, one file each."""
+"""Routing strategies, one file each.
 
+A strategy is anything with ``select(nodes, message)`` (`catga.abc.RoutingStrategy`). `Where` and `PreferZone`
+narrow the choice of another.
+"""
+
+from catga.routing.candidates import Candidates, NodeStats, Stats
 from catga.routing.consistent_hash import ConsistentHash
+from catga.routing.filters import PreferZone, Where
+from catga.routing.load_based import LoadBased
+from catga.routing.local_first import LocalFirst
+from catga.routing.random_choice import Random
 from catga.routing.round_robin import RoundRobin
+from catga.routing.weighted import Weighted
 
-__all__ = ["ConsistentHash", "RoundRobin"]
+__all__ = [
+    "Candidates",
+    "ConsistentHash",
+    "LoadBased",
+    "LocalFirst",
+    "NodeStats",
+    "PreferZone",
+    "Random",
+    "RoundRobin",
+    "Stats",
+    "Weighted",
+    "Where",
+]

@@ -23,7 +23,7 @@ class Outbox:
         wrap: makes a batch of frames, with this node's header.
         on_sent: (subject, token, frames) of each batch before it leaves.
         on_failed: (subject, frames, error) of each batch that did not leave, or is too large to.
-        seal: makes of a batch's bytes what goes over the bus (signs it).
+        seal: makes of (subject, a batch's bytes) what goes over the bus (signs it).
         limit: frames that may wait.
     """
 
@@ -34,7 +34,7 @@ class Outbox:
         *,
         on_sent: Callable[[str, int, Sequence[Frame]], None],
         on_failed: Callable[[str, Sequence[Frame], CatgaError], None],
-        seal: Callable[[bytes], bytes] | None = None,
+        seal: Callable[[str, bytes], bytes] | None = None,
         limit: int = 100_000,
     ) -> None:
         self._transport = transport
@@ -49,6 +49,11 @@ class Outbox:
         self._token = 0
         self._wake: asyncio.Future[None] | None = None
         self._idle: asyncio.Future[None] | None = None
+
+    @property
+    def batches(self) -> int:
+        """Broker messages made so far."""
+        return self._token
 
     def put(self, subject: str, frame: Frame) -> None:
         """Send `frame` to `subject` at the end of this turn.
@@ -97,7 +102,7 @@ class Outbox:
         """`frames` as one broker message, or as several where one would be too large."""
         data = encode_batch(self._wrap(list(frames)))
         if self._seal is not None:
-            data = self._seal(data)
+            data = self._seal(subject, data)
         if len(data) <= self._transport.max_payload:
             self._token += 1
             self._on_sent(subject, self._token, frames)

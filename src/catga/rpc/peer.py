@@ -13,8 +13,22 @@ from catga.node import NodeInfo
 from catga.rpc.client import Client
 from catga.rpc.outbox import Outbox
 from catga.rpc.server import Endpoint, Server
+from catga.rpc.signing import Signer
 from catga.rpc.subjects import inbox, reply_box
-from catga.rpc.wire import VERSION, Batch, Call, Cancel, Fault, Frame, Ping, Pong, Reply, decode_batch, fault_of
+from catga.rpc.wire import (
+    OVERHEAD,
+    VERSION,
+    Batch,
+    Call,
+    Cancel,
+    Fault,
+    Frame,
+    Ping,
+    Pong,
+    Reply,
+    decode_batch,
+    fault_of,
+)
 
 logger = logging.getLogger("catga.rpc")
 
@@ -47,6 +61,7 @@ class Peer:
         endpoint: wire name → what runs it.
         not_found: the error for a wire name that nothing runs.
         load: this node's load, for the header of each batch.
+        signer: signs what leaves; what comes in without a valid signature is dropped and counted.
     """
 
     def __init__(
@@ -61,18 +76,26 @@ class Peer:
         load: Callable[[], float],
         max_concurrency: int,
         max_queue: int,
+        signer: Signer | None = None,
     ) -> None:
         self.node_id = node.node_id
         self.incarnation = node.incarnation
-        self.counters: Counter[str] = Counter()
-        """How often what happened: ``garbage``, ``late_replies``, ``undeliverable`` …"""
+        self.counters = Counter(garbage=0, undeliverable=0, not_sent=0, internal_errors=0, dropped_pongs=0, deaf=0)
+        """How often what happened: ``garbage``, ``undeliverable`` …"""
         self._transport = transport
         self._prefix = prefix
         self._listener = listener
         self._load = load
         self._reply_box = reply_box(prefix)
         self._inbox = ""
-        self._outbox = Outbox(transport, self._wrap, on_sent=self._on_sent, on_failed=self._on_failed)
+        self._signer = signer
+        self._outbox = Outbox(
+            transport,
+            self._wrap,
+            on_sent=self._on_sent,
+            on_failed=self._on_failed,
+            seal=None if signer is None else signer.seal,
+        )
         self._pump: asyncio.Task[None] | None = None
         self._echo: asyncio.Future[None] | None = None
         self._pongs: dict[str, asyncio.Future[None]] = {}
@@ -134,6 +157,23 @@ class Peer:
             await asyncio.gather(self._pump, return_exceptions=True)
         await self._transport.aclose()
 
+    @property
+    def max_body(self) -> int:
+        """The largest message or value, encoded, in bytes, that fits in a batch of its own."""
+        return self._transport.max_payload - OVERHEAD
+
+    def counts(self) -> dict[str, int]:
+        """How often what happened, by name."""
+        return {
+            **self.counters,
+            "refused": self.server.refused,
+            "dropped_expired": self.server.dropped,
+            "repeated": self.server.repeated,
+            "late_replies": self.client.late,
+            "pending_calls": self.client.pending,
+            "batches": self._outbox.batches,
+        }
+
     # -- pings ----------------------------------------------------------------------------------------
 
     def ping(self, node_id: str, incarnation: int) -> None:
@@ -162,6 +202,8 @@ class Peer:
     def on_message(self, payload: bytes) -> None:
         """Sort the frames of one batch. Nothing that came over the bus gets past this border."""
         try:
+            if self._signer is not None:
+                payload = self._signer.open((self._inbox, self._reply_box), payload)
             batch = decode_batch(payload)
         except InvalidMessageError as error:
             self._garbage(str(error))

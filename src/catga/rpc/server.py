@@ -9,7 +9,7 @@ import asyncio
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from time import perf_counter  # the loop's own time has milliseconds only, with uvloop
 from typing import Any, NamedTuple
 
@@ -37,12 +37,16 @@ logger = logging.getLogger("catga.rpc")
 
 
 class Endpoint(NamedTuple):
-    """What runs a message type: its codec, its compiled pipeline, and the count of its calls."""
+    """What runs a message type: its codec, its compiled pipeline, and the count of its calls.
+
+    ``receiving``, where something wants the headers of a call, makes the endpoint for one call of them.
+    """
 
     codec: Codec
     run: Callable[[Any], Coroutine[Any, Any, CatgaResult[Any]]]
     direct: Callable[[Any], CatgaResult[Any]] | None
     tally: Tally
+    receiving: "Callable[[Mapping[str, str]], Endpoint] | None" = None
 
 
 class _Admitted(NamedTuple):
@@ -103,6 +107,11 @@ class Server:
         """Calls whose deadline had passed before they ran."""
         self.repeated = 0
         """Calls that had been made before and were answered without running again."""
+
+    @property
+    def refusing(self) -> CatgaError | None:
+        """Why no calls are taken; None while they are."""
+        return self._refusing
 
     @property
     def inflight(self) -> int:
@@ -231,6 +240,8 @@ class Server:
             raise self._not_found(call.name)
         if endpoint.direct is None and self._is_full and len(self._queue) >= self._max_queue:
             raise self._overloaded()
+        if endpoint.receiving is not None:
+            endpoint = endpoint.receiving(call.headers or {})
         deadline = self._loop.time() + call.ttl_ms / 1000
         return _Admitted(key, call.id, endpoint, endpoint.codec.decode(call.body), perf_counter(), deadline)
 

@@ -64,7 +64,7 @@ class Connector:
         connection = self._class(**self._kwargs)
         try:
             async with asyncio.timeout(2 * CONNECT_TIMEOUT):
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
                 await connection.send_packed_command(connection.pack_command("PING"), check_health=False)
                 await connection.read_response()
         except (AuthenticationError, NoPermissionError) as error:

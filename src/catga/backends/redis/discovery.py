@@ -138,7 +138,7 @@ class RedisNodeDiscovery:
             return
         sighting = self._sighting(node.node_id.encode(), newer, int(self._ttl * 1000))
         if sighting is not None:
-            self._observe(sighting)
+            self._tell(sighting)
         else:
             await self._try_store(node, announce=announce, force=True)
 
@@ -162,9 +162,17 @@ class RedisNodeDiscovery:
 
     def _on_change(self, data: bytes) -> None:
         try:
-            self._observe(decode_announcement(data))
+            self._tell(decode_announcement(data))
         except InvalidMessageError as error:
             self._ignore(error)
+
+    def _tell(self, observation: Observation) -> None:
+        mine = self._mine
+        if mine is not None and isinstance(observation, Sighting):
+            node = observation.node
+            if node.node_id == mine.node_id and node.incarnation > mine.incarnation:
+                self._mine = None  # the key is another process's by now
+        self._observe(observation)
 
     def _ignore(self, error: InvalidMessageError) -> None:
         self.ignored += 1

@@ -11,7 +11,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
@@ -28,6 +28,7 @@ MAX_SILENT = 2
 RECONNECT = (0.05, 0.5)
 """Seconds to wait before an attempt to reconnect: 200 clients that lost one server must not return in one instant."""
 FLUSH_TIMEOUT = 1.0
+PING = b"*1\r\n$4\r\nPING\r\n"
 
 OnMessage: TypeAlias = Callable[[bytes], None]
 OnReply: TypeAlias = Callable[[Outgoing, Any], None]
@@ -53,8 +54,8 @@ class Session:
         self._subscriber = subscriber
         self._on_message = on_message
         self._on_reply = on_reply
-        self._replies: deque[Outgoing | asyncio.Future[Any]] = deque()  # in the order of the commands
-        self._confirmations: deque[asyncio.Future[None]] = deque()  # in the order of the (un)subscribes
+        self._replies: deque[Outgoing | asyncio.Future[Any] | None] = deque()  # in the order of the commands
+        self._confirmations: deque[asyncio.Future[Any]] = deque()  # in the order of the (un)subscribes
         self._silent = {commands: 0, subscriber: 0}  # looks of the watchdog since something came
         self._tasks = [
             asyncio.create_task(step, name="catga-redis")
@@ -84,36 +85,34 @@ class Session:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         lost = ClusterError("the link to the server was lost")
         for waiting in (*self._replies, *self._confirmations):
-            if not isinstance(waiting, Outgoing) and not waiting.done():
+            if isinstance(waiting, asyncio.Future) and not waiting.done():
                 waiting.set_exception(lost)
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         """Write all messages at once; waits while the buffer is full, until the end of the session at most."""
         self._replies.extend(messages)
-        packed = self._commands.pack_commands([("PUBLISH", subject, payload) for subject, payload, _ in messages])
-        with suppress(RedisError, OSError):  # some may have left: only their deadlines know
-            await self._commands.send_packed_command(packed, check_health=False)
+        await self._write(self._commands, [pack_publish(subject.encode(), payload) for subject, payload, _ in messages])
 
     async def call(self, *command: str | bytes | int) -> Any:
         """The reply to a command. Raises `ClusterError` when the session ends first, ResponseError for an error."""
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._replies.append(reply)
-        await self._send(self._commands, [command])
+        await self._write(self._commands, self._commands.pack_command(*command))
         return await reply
 
     async def subscribe(self, channels: Sequence[str], verb: str = "SUBSCRIBE") -> None:
         """Return when the server has confirmed every channel. Raises like `call`."""
         loop = asyncio.get_running_loop()
-        confirmed: list[asyncio.Future[None]] = [loop.create_future() for _ in channels]
+        confirmed: list[asyncio.Future[Any]] = [loop.create_future() for _ in channels]
         self._confirmations.extend(confirmed)
-        await self._send(self._subscriber, [(verb, channel) for channel in channels])
+        packed = self._subscriber.pack_commands([(verb, channel) for channel in channels])
+        await self._write(self._subscriber, packed)
         await asyncio.gather(*confirmed)
 
-    async def _send(self, connection: AbstractConnection, commands: Sequence[Sequence[str | bytes | int]]) -> None:
-        try:
-            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-        except (RedisError, OSError) as error:
-            raise ClusterError(f"the link to the server was lost: {error}") from error
+    async def _write(self, connection: AbstractConnection, packed: list[bytes]) -> None:
+        if connection.is_connected:  # else redis-py would connect again, unasked
+            with suppress(RedisError, OSError):  # the reader finds out too, and ends the session
+                await connection.send_packed_command(packed, check_health=False)
 
     async def _read_replies(self) -> None:
         while True:
@@ -121,32 +120,20 @@ class Session:
             waiting = self._replies.popleft()
             if isinstance(waiting, Outgoing):
                 self._on_reply(waiting, reply)
-            elif not waiting.done():
-                if isinstance(reply, ResponseError):
-                    waiting.set_exception(reply)
-                else:
-                    waiting.set_result(reply)
+            elif waiting is not None:
+                settle(waiting, reply)
 
     async def _read_messages(self) -> None:
         while True:
             reply = await self._read(self._subscriber)
-            if isinstance(reply, list) and reply[0] == b"message":
+            if isinstance(reply, ResponseError) or reply[0] in (b"subscribe", b"unsubscribe"):
+                settle(self._confirmations.popleft(), reply)
+            elif reply[0] == b"message":
                 self._on_message(reply[1].decode(), reply[2])
-            elif isinstance(reply, ResponseError) or reply[0] in (b"subscribe", b"unsubscribe"):
-                self._confirm(reply)
-
-    def _confirm(self, reply: Any) -> None:
-        waiting = self._confirmations.popleft()
-        if waiting.done():
-            return
-        if isinstance(reply, ResponseError):
-            waiting.set_exception(reply)
-        else:
-            waiting.set_result(None)
 
     async def _read(self, connection: AbstractConnection) -> Any:
         try:
-            reply = await connection.read_response()
+            reply = cast(Any, await connection.read_response())
         except ResponseError as error:
             reply = error
         self._silent[connection] = 0
@@ -160,9 +147,24 @@ class Session:
                     raise ClusterError("the server is silent")
                 self._silent[connection] += 1
             if not self._replies:  # else an answer is due anyway
-                self._replies.append(asyncio.get_running_loop().create_future())
-                await self._send(self._commands, [("PING",)])
-            await self._send(self._subscriber, [("PING",)])
+                self._replies.append(None)
+                await self._write(self._commands, [PING])
+            await self._write(self._subscriber, [PING])
+
+
+def settle(waiting: asyncio.Future[Any], reply: Any) -> None:
+    """End what waits with its reply, be it an error."""
+    if waiting.done():
+        return
+    if isinstance(reply, ResponseError):
+        waiting.set_exception(reply)
+    else:
+        waiting.set_result(reply)
+
+
+def pack_publish(channel: bytes, payload: bytes) -> bytes:
+    """A PUBLISH as the server reads it: by hand four times as fast as by redis-py, and on the path of every request."""
+    return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, len(payload), payload)
 
 
 class RedisLink:
@@ -284,7 +286,7 @@ class RedisLink:
         except BaseException:
             abort(commands)
             raise
-        session = Session(commands, subscriber, self._dispatch, lambda *args: self.on_reply(*args))
+        session = Session(commands, subscriber, self._dispatch, lambda message, reply: self.on_reply(message, reply))
         try:
             await self._resubscribe(session)
         except BaseException:

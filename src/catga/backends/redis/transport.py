@@ -33,10 +33,10 @@ class RedisTransport:
         return self._listener is not None and self._link.is_up
 
     async def start(self, listener: TransportListener) -> None:
-        await self._link.open()
-        self._listener = listener
         self._link.on_link = listener.on_link
         self._link.on_reply = self._on_reply
+        await self._link.open()
+        self._listener = listener
 
     async def subscribe(self, subject: str) -> None:
         if self._listener is None:

@@ -1,0 +1,1 @@
+"""`python -m catga.cli.demo`: a cluster of four processes on this machine, step by step."""

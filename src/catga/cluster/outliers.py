@@ -1,0 +1,199 @@
+"""Outlier ejection: a node whose calls fail is left out for a while. The circuit breaker per node, too.
+
+Suspicion (`catga.membership`) finds nodes that do not answer a ping. This finds those that answer pings, and
+nothing else.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Set
+from types import TracebackType
+
+import msgspec
+
+from catga.errors import CatgaError, CatgaTimeoutError, ClusterError, Execution, HandlerError, OverloadedError
+from catga.result import CatgaResult, Failure
+from catga.routing import Candidates, NodeStats, Stats
+
+logger = logging.getLogger("catga.cluster")
+
+
+class OutlierEjection(msgspec.Struct, frozen=True, kw_only=True):
+    """When a node is left out, and for how long. Each sender judges for itself.
+
+    Attributes:
+        failures: so many calls in a row that timed out or were lost; 0 turns ejection off.
+        base: seconds of the first ejection; each further one in a row is twice as long, ± 20 %.
+        longest: seconds, at most.
+        share: of the candidates that may be left out at once, rounded down: of two nodes one, of one none.
+        handler_errors: count a handler's exceptions too. Off by default: they are answers, and a message that
+            no node can handle would have its nodes ejected one by one.
+
+    Raises:
+        ValueError: a value that cannot work.
+    """
+
+    failures: int = 5
+    base: float = 1.0
+    longest: float = 60.0
+    share: float = 0.5
+    handler_errors: bool = False
+
+    def __post_init__(self) -> None:
+        if self.failures < 0:
+            raise ValueError(f"failures must be 0 (off) or more, got {self.failures}")
+        if not 0 < self.base <= self.longest < float("inf"):
+            raise ValueError(f"base and longest must be seconds, base the smaller, got {self.base}, {self.longest}")
+        if not 0 <= self.share < 1:
+            raise ValueError(f"share must be at least 0 and below 1, got {self.share}")
+
+
+class _Record(msgspec.Struct):
+    streak: int = 0  # failures in a row
+    times: int = 0  # ejections in a row
+    until: float = 0.0
+    trial: bool = False  # a call is under way that decides whether the node comes back
+
+
+class Outliers:
+    """What this node makes of the ends of its calls: the statistics, and who is left out.
+
+    A node that is left out comes back through a trial: once its time is over, the next call that the strategy
+    gives it decides; until that has ended the node gets no other.
+
+    Args:
+        deaf: whether the bus is silent: then a call that failed says nothing of its node.
+        clock: seconds, monotonic; the event loop's by default.
+    """
+
+    def __init__(
+        self,
+        settings: OutlierEjection,
+        stats: Stats,
+        *,
+        deaf: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._deaf = deaf
+        self.stats = stats
+        self._clock = clock or asyncio.get_running_loop().time
+        self._records: dict[str, _Record] = {}  # of nodes with a failure and no success after it
+        self._ejected: dict[str, _Record] = {}
+
+    def admit(self, candidates: Candidates, tried: Set[str]) -> Candidates:
+        """The candidates but those `tried` and those left out now; rather an outlier than nobody."""
+        if not self._ejected:
+            return candidates.without(tried) if tried else candidates
+        out = self.left_out(candidates)
+        return candidates.without(tried | out.keys()) or candidates.without(tried)
+
+    def left_out(self, candidates: Candidates) -> dict[str, float]:
+        """Ids of the outliers among the candidates, with the seconds until their trial (0: it is under way)."""
+        now = self._clock()
+        out = [
+            (record.until, node_id)
+            for node_id, record in self._ejected.items()
+            if (record.trial or record.until > now) and candidates.whole.by_id(node_id) is not None
+        ]
+        allowed = int(self._settings.share * len(candidates.whole))
+        return {node_id: max(until - now, 0.0) for until, node_id in sorted(out, reverse=True)[:allowed]}
+
+    def call(self, node_id: str) -> "Attempt":
+        """Enter it for the time of one call to the node, and set its ``result``."""
+        return Attempt(self, self.stats[node_id], self._clock)
+
+    def forget(self, node_id: str) -> None:
+        """The node left: if one with its id comes, it begins anew."""
+        self.stats.pop(node_id, None)
+        self._records.pop(node_id, None)
+        self._ejected.pop(node_id, None)
+
+    # -- called by Attempt ----------------------------------------------------------------------------
+
+    def started(self, node_id: str) -> bool:
+        """A call to the node starts. Whether it is its trial."""
+        record = self._ejected.get(node_id)
+        if record is None or record.trial or record.until > self._clock():
+            return False
+        record.trial = True
+        return True
+
+    def ended(self, stats: NodeStats, failed: bool | None, trial: bool) -> None:
+        """The call ended; `failed` is None if it says nothing of the node."""
+        node_id = stats.node_id
+        record = self._records.get(node_id)
+        if trial and record is not None:
+            record.trial = False
+        if failed is None or self.stats.get(node_id) is not stats:  # the node left, or is another by now
+            return
+        if not failed:
+            if record is not None and (trial or node_id not in self._ejected):
+                self._pardon(node_id)
+            return
+        if record is None:
+            record = self._records[node_id] = _Record()
+        record.streak += 1
+        if trial or (node_id not in self._ejected and 0 < self._settings.failures <= record.streak):
+            self._eject(stats, record)
+
+    def judge(self, error: CatgaError) -> bool | None:
+        """Whether the node failed; None if the error says nothing of it."""
+        if isinstance(error, HandlerError):
+            return self._settings.handler_errors
+        if isinstance(error, OverloadedError) or not isinstance(error, CatgaTimeoutError | ClusterError):
+            return None
+        if isinstance(error, CatgaTimeoutError) and error.execution is Execution.NO:
+            return None
+        return None if self._deaf() else True
+
+    def _eject(self, stats: NodeStats, record: _Record) -> None:
+        settings = self._settings
+        seconds = min(settings.base * 2.0**record.times, settings.longest) * random.uniform(0.8, 1.2)
+        record.times = min(record.times + 1, 64)
+        record.until = self._clock() + seconds
+        self._ejected[stats.node_id] = record
+        stats.forget()
+        logger.warning(
+            "an outlier is left out", extra={"catga_node_id": stats.node_id, "catga_seconds": round(seconds, 3)}
+        )
+
+    def _pardon(self, node_id: str) -> None:
+        del self._records[node_id]
+        if self._ejected.pop(node_id, None) is not None:
+            logger.info("an outlier is back", extra={"catga_node_id": node_id})
+
+
+class Attempt:
+    """One call to one node: counts as in flight while it is entered."""
+
+    __slots__ = ("_clock", "_outliers", "_start", "_stats", "_trial", "result")
+
+    def __init__(self, outliers: Outliers, stats: NodeStats, clock: Callable[[], float]) -> None:
+        self._outliers = outliers
+        self._stats = stats
+        self._clock = clock
+        self.result: CatgaResult[object] | None = None
+
+    def __enter__(self) -> "Attempt":
+        self._stats.started()
+        self._trial = self._outliers.started(self._stats.node_id)
+        self._start = self._clock()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        stats, result = self._stats, self.result
+        seconds = self._clock() - self._start
+        if isinstance(result, Failure):
+            failed = self._outliers.judge(result.error)
+            if result.error.execution is not Execution.NO:
+                stats.measured(seconds, at_least=failed is True)
+        elif result is None:  # cancelled: it took at least so long
+            failed = None
+            stats.measured(seconds, at_least=True)
+        else:
+            failed = False
+            stats.measured(seconds)
+        stats.ended(answered=result is not None and failed is not True)
+        self._outliers.ended(stats, failed, self._trial)

@@ -1,0 +1,150 @@
+"""NATS JetStream key-value buckets behind behaviors: `NatsStore` for `Idempotency` and `Caching`, and
+`NatsDeadLetters`. They need a server of version 2.11 or later, which has lifetimes per key.
+"""
+
+import math
+from typing import Any
+
+import msgspec
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.js.api import KeyValueConfig
+from nats.js.errors import APIError, KeyNotFoundError, NoKeysError
+
+from catga.errors import StoreError
+from catga.mediator.behaviors import DeadLetter
+from catga.node import token
+
+_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+_WRONG_SEQUENCE = (10071, 10164)
+
+
+class _Bucket:
+    """Args: `kv`, `js`, `name`: see ``open``, which makes them."""
+
+    def __init__(self, kv: Any, js: Any, name: str) -> None:
+        self._kv = kv
+        self._js = js
+        self._name = name
+
+    async def _entry(self, key: str) -> tuple[bytes, int] | None:
+        """(value, revision); the value is empty where only a marker of an expired key is left."""
+        try:
+            entry = await self._kv.get(key)
+        except KeyNotFoundError as error:
+            gone = getattr(error, "entry", None)
+            return None if gone is None else (b"", gone.revision or 0)
+        except (NatsError, OSError) as error:
+            raise _store_error(error) from error
+        return entry.value or b"", entry.revision or 0
+
+    async def _write(self, key: str, value: bytes, ttl: float | None, expected: int | None) -> bool:
+        """Write, if the key's revision is `expected` (0: there is none). False if it is not."""
+        headers = None if expected is None else {_EXPECTED: str(expected)}
+        seconds = None if ttl is None else float(max(1, math.ceil(ttl)))
+        try:
+            await self._js.publish(f"$KV.{self._name}.{key}", value, headers=headers, msg_ttl=seconds)
+        except APIError as error:
+            if error.err_code in _WRONG_SEQUENCE:
+                return False
+            raise _store_error(error) from error
+        except (NatsError, OSError) as error:
+            raise _store_error(error) from error
+        return True
+
+    async def _delete(self, key: str, revision: int | None = None) -> None:
+        try:
+            await self._kv.delete(key, last=revision)
+        except APIError as error:
+            if error.err_code not in _WRONG_SEQUENCE:
+                raise _store_error(error) from error
+        except (NatsError, OSError) as error:
+            raise _store_error(error) from error
+
+
+class NatsStore(_Bucket):
+    """A `KeyValueStore` in a bucket. Lifetimes are rounded up to whole seconds."""
+
+    @classmethod
+    async def open(
+        cls, client: Client, bucket: str = "catga-store", *, timeout: float = 5.0, **options: Any
+    ) -> "NatsStore":
+        """Open the bucket, which is made if need be.
+
+        Args:
+            client: the caller's, who closes it.
+            timeout: seconds for one operation.
+            options: of `nats.js.api.KeyValueConfig`, e.g. ``replicas=3``.
+        """
+        return cls(*await _open(client, bucket, timeout, options))
+
+    async def get(self, key: str) -> bytes | None:
+        entry = await self._entry(token(key))
+        return None if entry is None else entry[0] or None
+
+    async def put(self, key: str, value: bytes, ttl: float) -> None:
+        await self._write(token(key), value, ttl, None)
+
+    async def add(self, key: str, value: bytes, ttl: float) -> bool:
+        if await self._write(token(key), value, ttl, 0):
+            return True
+        entry = await self._entry(token(key))
+        if entry is not None and entry[0]:
+            return False
+        return await self._write(token(key), value, ttl, 0 if entry is None else entry[1])
+
+    async def discard(self, key: str, value: bytes) -> None:
+        entry = await self._entry(token(key))
+        if entry is not None and entry[0] == value:
+            await self._delete(token(key), entry[1])
+
+
+class NatsDeadLetters(_Bucket):
+    """A `DeadLetterStore` in a bucket."""
+
+    @classmethod
+    async def open(
+        cls, client: Client, bucket: str = "catga-dead-letters", *, timeout: float = 5.0, **options: Any
+    ) -> "NatsDeadLetters":
+        """Like `NatsStore.open`. ``max_bytes`` bounds the bucket."""
+        return cls(*await _open(client, bucket, timeout, options))
+
+    async def put(self, letter: DeadLetter) -> None:
+        await self._write(letter.id, msgspec.msgpack.encode(letter), None, None)
+
+    async def get(self, letter_id: str) -> DeadLetter | None:
+        entry = await self._entry(token(letter_id))
+        if entry is None or not entry[0]:
+            return None
+        try:
+            return msgspec.msgpack.decode(entry[0], type=DeadLetter)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise StoreError(f"what is stored is no dead letter: {error}") from error
+
+    async def remove(self, letter_id: str) -> None:
+        await self._delete(token(letter_id))
+
+    async def list(self, limit: int) -> "list[DeadLetter]":
+        try:
+            keys = await self._kv.keys()
+        except NoKeysError:
+            return []
+        except (NatsError, OSError) as error:
+            raise _store_error(error) from error
+        letters = [await self.get(key) for key in sorted(keys)[:limit]]
+        return [letter for letter in letters if letter is not None]
+
+
+async def _open(client: Client, bucket: str, timeout: float, options: dict[str, Any]) -> tuple[Any, Any, str]:
+    untyped: Any = client  # in part
+    js: Any = untyped.jetstream(timeout=timeout)
+    settings: dict[str, Any] = {"limit_marker_ttl": 1.0, **options}
+    config = KeyValueConfig(bucket=bucket, **settings)
+    try:
+        return await js.create_key_value(config), js, bucket
+    except (NatsError, OSError) as error:
+        raise _store_error(error) from error
+
+
+def _store_error(error: Exception) -> StoreError:
+    return StoreError(f"NATS: {str(error) or type(error).__name__}")

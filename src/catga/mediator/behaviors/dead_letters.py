@@ -1,0 +1,204 @@
+"""Events whose handlers failed for good: kept, listed, replayed."""
+
+import logging
+import os
+import time
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+import msgspec
+
+from catga.abc import Behavior, CallNext
+from catga.codec import Codec, encode
+from catga.errors import CatgaError, HandlerNotFoundError
+from catga.mediator.context import MESSAGE_ID, current_message
+from catga.mediator.intercept import handling
+from catga.mediator.pipeline import as_catga_error
+from catga.mediator.router import Router
+from catga.messages import is_event, wire_name
+from catga.result import LOCAL, CatgaResult, Failure
+
+logger = logging.getLogger("catga.behaviors")
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """One event that one handler could not take.
+
+    Attributes:
+        id: sorts by time.
+        name: the event's wire name.
+        handler: ``module.qualname`` of the handler that failed.
+        body: the event, encoded.
+        code, error: of the failure.
+        failed_at: Unix time, by the clock of the node where it failed.
+        attempts: how often the event came to this handler, replays included.
+        message_id: with `MessageContext`.
+    """
+
+    id: str
+    name: str
+    handler: str
+    body: bytes
+    code: str
+    error: str
+    failed_at: float
+    attempts: int = 1
+    message_id: str = ""
+
+
+class DeadLetterStore(Protocol):
+    """Keeps letters by id. Every method returns in a bounded time, or raises `StoreError`."""
+
+    async def put(self, letter: DeadLetter) -> None:
+        """Store `letter`, over one of the same id."""
+        ...
+
+    async def get(self, letter_id: str) -> DeadLetter | None:
+        """The letter of that id."""
+        ...
+
+    async def remove(self, letter_id: str) -> None:
+        """Forget the letter, if it is there."""
+        ...
+
+    async def list(self, limit: int) -> "list[DeadLetter]":
+        """The oldest letters, at most `limit`, the oldest first."""
+        ...
+
+
+class MemoryDeadLetters:
+    """A `DeadLetterStore` in a dictionary; when full, the oldest goes."""
+
+    def __init__(self, *, max_letters: int = 10_000) -> None:
+        self._letters: dict[str, DeadLetter] = {}
+        self._max_letters = max_letters
+
+    async def put(self, letter: DeadLetter) -> None:
+        self._letters[letter.id] = letter
+        if len(self._letters) > self._max_letters:
+            del self._letters[min(self._letters)]
+
+    async def get(self, letter_id: str) -> DeadLetter | None:
+        return self._letters.get(letter_id)
+
+    async def remove(self, letter_id: str) -> None:
+        self._letters.pop(letter_id, None)
+
+    async def list(self, limit: int) -> "list[DeadLetter]":
+        return [self._letters[letter_id] for letter_id in sorted(self._letters)[:limit]]
+
+
+class _Replay:
+    def __init__(self, letter: DeadLetter) -> None:
+        self.letter = letter
+        self.found = False
+
+
+_replay: ContextVar[_Replay | None] = ContextVar("catga_replay", default=None)
+
+
+class DeadLetters:
+    """Keeps an event that a handler failed on, or was cancelled on, and passes the failure on.
+
+    Install it first, so that retries are inside it: what fails here has failed for good. Requests pass through:
+    their callers get the failure.
+    """
+
+    def __init__(self, store: DeadLetterStore | None = None) -> None:
+        self._store = store or MemoryDeadLetters()
+
+    def bound_to(self, handler: str) -> Behavior:
+        """A letter names the handler that failed: a replay runs no other."""
+
+        async def step(message: object, call_next: CallNext[Any, Any]) -> Any:
+            return await self._keep(message, call_next, handler)
+
+        return step
+
+    async def __call__(self, message: object, call_next: CallNext[Any, Any]) -> Any:
+        return await self._keep(message, call_next, "")
+
+    async def list(self, limit: int = 100) -> "list[DeadLetter]":
+        """The oldest letters, the oldest first."""
+        return await self._store.list(limit)
+
+    async def discard(self, letter_id: str) -> None:
+        """Forget a letter."""
+        await self._store.remove(letter_id)
+
+    async def replay(self, router: Router, letter_id: str) -> CatgaResult[None]:
+        """Run the handler that failed once more, in this process. If it succeeds the letter is removed, else it
+        is kept, with one more attempt.
+
+        Args:
+            router: the mediator that has the handler.
+        """
+        letter = await self._store.get(letter_id)
+        if letter is None:
+            return Failure(CatgaError(f"no dead letter {letter_id!r}"))
+        cls = router.registry.names.get(letter.name)
+        pipeline = None if cls is None else router.registry.compile(cls, LOCAL)
+        if cls is None or pipeline is None:
+            return Failure(HandlerNotFoundError(f"no handler for {letter.name}"))
+        try:
+            event = Codec(cls).decode(letter.body)
+        except CatgaError as error:
+            return Failure(error)
+        replay = _Replay(letter)
+        token = _replay.set(replay)
+        try:
+            run = handling(router.registry.interceptors, pipeline.run, LOCAL)
+            result = await run(event, {MESSAGE_ID: letter.message_id} if letter.message_id else {})
+        finally:
+            _replay.reset(token)
+        if not replay.found:
+            return Failure(HandlerNotFoundError(f"{letter.name} has no handler {letter.handler} any more"))
+        return result
+
+    async def _keep(self, message: object, call_next: CallNext[Any, Any], handler: str) -> Any:
+        if not is_event(type(message)):
+            return await call_next(message)
+        replay = _replay.get()
+        if replay is not None:
+            if replay.letter.handler != handler:
+                return None
+            replay.found = True
+        token = _replay.set(None)  # what the handler itself publishes is no replay
+        try:
+            value = await call_next(message)
+        except BaseException as error:
+            await self._put(_letter(message, handler, error, replay))
+            raise
+        finally:
+            _replay.reset(token)
+        if replay is not None:
+            await self._store.remove(replay.letter.id)
+        return value
+
+    async def _put(self, letter: DeadLetter) -> None:
+        try:
+            await self._store.put(letter)
+        except CatgaError as error:
+            extra = {"catga_message": letter.name, "catga_handler": letter.handler, "catga_error": str(error)}
+            logger.exception("an event that failed could not be kept", extra=extra)
+
+
+def _letter(message: object, handler: str, error: BaseException, replay: _Replay | None) -> DeadLetter:
+    failure = as_catga_error(error) if isinstance(error, Exception) else None
+    code = "cancelled" if failure is None else failure.code
+    text = type(error).__name__ if failure is None else str(failure)
+    if replay is not None:
+        return msgspec.structs.replace(
+            replay.letter, code=code, error=text, failed_at=time.time(), attempts=replay.letter.attempts + 1
+        )
+    info = current_message()
+    return DeadLetter(
+        id=f"{time.time_ns():020d}-{os.urandom(4).hex()}",
+        name=wire_name(type(message)),
+        handler=handler,
+        body=encode(message),
+        code=code,
+        error=text,
+        failed_at=time.time(),
+        message_id="" if info is None else info.message_id,
+    )

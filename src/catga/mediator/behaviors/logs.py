@@ -1,0 +1,50 @@
+"""One log line a message: which, how long, and why it failed. Never what is in it."""
+
+import logging
+import time
+from typing import Any
+
+from catga.abc import CallNext
+from catga.errors import CatgaError
+from catga.mediator.context import current_message
+from catga.messages import wire_name
+
+
+class Logging:
+    """Logs ``handled`` or ``failed`` with the fields ``catga_message``, ``catga_seconds``, ``catga_error`` and,
+    with `MessageContext`, ``catga_message_id`` and ``catga_correlation_id``.
+
+    Args:
+        logger: by default ``catga.handlers``.
+        level: of what went well; failures are warnings.
+    """
+
+    def __init__(self, logger: logging.Logger | None = None, *, level: int = logging.INFO) -> None:
+        self._logger = logger or logging.getLogger("catga.handlers")
+        self._level = level
+
+    async def __call__(self, message: object, call_next: CallNext[Any, Any]) -> Any:
+        started = time.perf_counter()
+        try:
+            value = await call_next(message)
+        except Exception as error:
+            self._logger.warning("failed", extra={**_fields(message, started), "catga_error": _code(error)})
+            raise
+        if self._logger.isEnabledFor(self._level):
+            self._logger.log(self._level, "handled", extra=_fields(message, started))
+        return value
+
+
+def _fields(message: object, started: float) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "catga_message": wire_name(type(message)),
+        "catga_seconds": time.perf_counter() - started,
+    }
+    info = current_message()
+    if info is not None:
+        fields |= {"catga_message_id": info.message_id, "catga_correlation_id": info.correlation_id}
+    return fields
+
+
+def _code(error: Exception) -> str:
+    return error.code if isinstance(error, CatgaError) else type(error).__qualname__

@@ -1,0 +1,57 @@
+"""So many a second: a token bucket."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from catga.abc import CallNext
+from catga.errors import RateLimitedError
+
+
+class RateLimit:
+    """Lets `rate` messages a second in, and up to `burst` at once; the rest get `RateLimitedError`.
+
+    The limit is this process's: a cluster of ``n`` nodes lets ``n * rate`` in.
+
+    Args:
+        key: messages of one key share a bucket, e.g. ``lambda m: m.customer``; by default all share one.
+        max_keys: buckets that are kept; the one unused for the longest goes first, and is full when it comes back.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        *,
+        burst: int | None = None,
+        key: Callable[[Any], Hashable] | None = None,
+        max_keys: int = 10_000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not rate > 0 or (burst is not None and burst < 1) or max_keys < 1:
+            raise ValueError(f"rate must be positive, burst and max_keys at least 1: got {rate}, {burst}, {max_keys}")
+        self._rate = rate
+        self._burst = float(burst if burst is not None else max(1, round(rate)))
+        self._key = key
+        self._max_keys = max_keys
+        self._clock = clock
+        self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()  # tokens, and when that was
+
+    async def __call__(self, message: object, call_next: CallNext[Any, Any]) -> Any:
+        missing = self._take(None if self._key is None else self._key(message))
+        if missing > 0:
+            after = missing / self._rate
+            raise RateLimitedError(f"more than {self._rate:g} a second", details={"retry_after": after})
+        return await call_next(message)
+
+    def _take(self, key: Hashable) -> float:
+        """Take a token. Returns how much of one was missing; then none was taken."""
+        now = self._clock()
+        tokens, since = self._buckets.pop(key, (self._burst, now))
+        tokens = min(self._burst, tokens + (now - since) * self._rate)
+        allowed = tokens >= 1 - 1e-9
+        self._buckets[key] = (tokens - 1 if allowed else tokens, now)
+        if len(self._buckets) > self._max_keys:
+            self._buckets.popitem(last=False)
+        return 0.0 if allowed else 1 - tokens

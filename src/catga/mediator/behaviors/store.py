@@ -1,0 +1,80 @@
+"""Where behaviors keep what several nodes must agree on: keys with values and a lifetime."""
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+
+class KeyValueStore(Protocol):
+    """Bytes by key. Every method returns in a bounded time, or raises `StoreError`.
+
+    `MemoryStore` serves one process; `catga.integrations.redis_stores` and `catga.integrations.nats_stores` serve
+    a cluster.
+    """
+
+    async def get(self, key: str) -> bytes | None:
+        """The value; None if there is none, or its time is over."""
+        ...
+
+    async def put(self, key: str, value: bytes, ttl: float) -> None:
+        """Set the value for `ttl` seconds."""
+        ...
+
+    async def add(self, key: str, value: bytes, ttl: float) -> bool:
+        """Set the value for `ttl` seconds if there is none, and say whether it was set. Atomic."""
+        ...
+
+    async def discard(self, key: str, value: bytes) -> None:
+        """Delete the key if it still has this value. Atomic."""
+        ...
+
+
+class MemoryStore:
+    """A `KeyValueStore` in a dictionary.
+
+    Args:
+        max_entries: when full, what is over goes first, then what was set first.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, *, max_entries: int = 100_000, clock: Callable[[], float] = time.monotonic) -> None:
+        self._entries: dict[str, tuple[bytes, float]] = {}
+        self._max_entries = max_entries
+        self._clock = clock
+
+    async def get(self, key: str) -> bytes | None:
+        return self._get(key)
+
+    async def put(self, key: str, value: bytes, ttl: float) -> None:
+        self._put(key, value, ttl)
+
+    async def add(self, key: str, value: bytes, ttl: float) -> bool:
+        if self._get(key) is not None:
+            return False
+        self._put(key, value, ttl)
+        return True
+
+    async def discard(self, key: str, value: bytes) -> None:
+        if self._get(key) == value:
+            del self._entries[key]
+
+    def _get(self, key: str) -> bytes | None:
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        if entry[1] <= self._clock():
+            del self._entries[key]
+            return None
+        return entry[0]
+
+    def _put(self, key: str, value: bytes, ttl: float) -> None:
+        self._entries.pop(key, None)
+        if len(self._entries) >= self._max_entries:
+            self._make_room()
+        self._entries[key] = (value, self._clock() + ttl)
+
+    def _make_room(self) -> None:
+        now = self._clock()
+        self._entries = {key: entry for key, entry in self._entries.items() if entry[1] > now}
+        for key in list(self._entries)[: len(self._entries) - self._max_entries * 9 // 10]:
+            del self._entries[key]  # a tenth at once, so that the next ones find room

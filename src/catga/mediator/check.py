@@ -1,0 +1,93 @@
+"""Mistakes that can be found before the first message: `Mediator.check`."""
+
+from collections.abc import Iterable, Iterator
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+from catga.codec import Codec
+from catga.errors import InvalidMessageError
+from catga.mediator.registry import Registry
+from catga.messages import Event, Request, is_event, is_request, response_type, wire_name
+
+
+class Problem(NamedTuple):
+    """One mistake. ``name`` is the message's wire name, ``text`` says what to do."""
+
+    kind: Literal["no handler", "duplicate name", "cannot travel"]
+    name: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def check(registry: Registry, targets: Iterable[ModuleType | type]) -> list[Problem]:
+    """What is wrong with the registered messages and with those of `targets`."""
+    registered = list(registry.names.values())
+    classes = list(dict.fromkeys([*registered, *(cls for target in targets for cls in _messages(target))]))
+    return [
+        *_unhandled(classes, set(registered)),
+        *_duplicates(classes),
+        *_cannot_travel(classes),
+    ]
+
+
+def _messages(target: ModuleType | type) -> Iterator[type]:
+    if isinstance(target, type):
+        yield target
+        return
+    for value in vars(target).values():
+        if isinstance(value, type) and value.__module__ == target.__name__ and (is_request(value) or is_event(value)):
+            yield value
+
+
+def _unhandled(classes: Iterable[type], registered: set[type]) -> Iterator[Problem]:
+    for cls in classes:
+        is_base = any(other is not cls and issubclass(other, cls) for other in registered)
+        if is_request(cls) and cls not in registered and cls is not Request and not is_base:
+            name = wire_name(cls)
+            yield Problem("no handler", name, f"no handler for {name}: is the module that has it imported or included?")
+
+
+def _duplicates(classes: Iterable[type]) -> Iterator[Problem]:
+    owners: dict[str, type] = {}
+    for cls in classes:
+        name = wire_name(cls)
+        if owners.setdefault(name, cls) is not cls:
+            text = f"two message classes have the wire name {name!r}: {owners[name]!r} and {cls!r}"
+            yield Problem("duplicate name", name, text)
+
+
+def _cannot_travel(classes: Iterable[type]) -> Iterator[Problem]:
+    for cls in classes:
+        if cls in (Request, Event):
+            continue
+        name = wire_name(cls)
+        try:
+            Codec(cls)
+        except InvalidMessageError as error:
+            yield Problem("cannot travel", name, str(error))
+            continue
+        for foreign in _foreign(cls):
+            yield Problem("cannot travel", name, f"{name} cannot travel: it holds a {foreign!r}, which has no encoding")
+
+
+def _foreign(cls: type) -> Iterator[object]:
+    """The types somewhere inside `cls` and its answer that nothing can encode."""
+    from msgspec import inspect  # only a check needs it
+
+    todo: list[Any] = [inspect.type_info(cls)]
+    if is_request(cls):
+        todo.append(inspect.type_info(response_type(cls)))
+    seen: set[int] = set()
+    while todo:
+        info: Any = todo.pop()
+        if isinstance(info, tuple):
+            todo += info
+        elif isinstance(info, inspect.Type | inspect.Field) and id(info) not in seen:
+            seen.add(id(info))
+            if isinstance(info, inspect.CustomType):
+                if not hasattr(info.cls, "model_validate"):
+                    yield info.cls
+            else:
+                todo.extend(getattr(info, field) for field in info.__struct_fields__)

@@ -1,0 +1,96 @@
+"""Who a message is and where it comes from: ids that follow it through nested sends and across nodes.
+
+Nothing here runs unless `MessageContext` is installed with ``mediator.use(MessageContext())``.
+"""
+
+import os
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import msgspec
+
+from catga.abc import Forward, Handle
+from catga.result import CatgaResult
+
+MESSAGE_ID = "catga-message-id"
+CORRELATION_ID = "catga-correlation-id"
+CAUSATION_ID = "catga-causation-id"
+MAX_ID = 128
+"""Characters of an id; a header that is longer is ignored."""
+
+
+class MessageInfo(msgspec.Struct, frozen=True):
+    """The ids of a message.
+
+    Attributes:
+        message_id: of this send or publish; the same on every node that is tried.
+        correlation_id: of the whole conversation: the first message's id, or what `correlate` gave.
+        causation_id: of the message whose handler sent this one; empty for the first.
+    """
+
+    message_id: str
+    correlation_id: str
+    causation_id: str = ""
+
+
+_current: ContextVar[MessageInfo | None] = ContextVar("catga_current_message", default=None)
+_correlation: ContextVar[str] = ContextVar("catga_correlation_id", default="")
+
+
+def current_message() -> MessageInfo | None:
+    """The message whose handler runs now; None outside a handler, or without `MessageContext`."""
+    return _current.get()
+
+
+@contextmanager
+def correlate(correlation_id: str) -> Generator[None]:
+    """Give what is sent in this block a correlation id from outside, e.g. that of an HTTP request."""
+    token = _correlation.set(correlation_id if _is_id(correlation_id) else "")
+    try:
+        yield
+    finally:
+        _correlation.reset(token)
+
+
+def new_id() -> str:
+    """128 random bits, in hexadecimal."""
+    return os.urandom(16).hex()
+
+
+class MessageContext:
+    """The interceptor that gives messages their ids; see `current_message`."""
+
+    async def sending(self, message: Any, headers: dict[str, str], forward: Forward) -> Any:
+        """Write the ids of a new message into its headers."""
+        cause = _current.get()
+        message_id = headers[MESSAGE_ID] = new_id()
+        headers[CORRELATION_ID] = _correlation.get() or (message_id if cause is None else cause.correlation_id)
+        if cause is not None:
+            headers[CAUSATION_ID] = cause.message_id
+        return await forward(message, headers)
+
+    async def handling(self, message: Any, headers: Mapping[str, str], handle: Handle) -> CatgaResult[Any]:
+        """Let the handler see the ids; a sender without `MessageContext` left none, so they begin here."""
+        token = _current.set(_info(headers))
+        outside = _correlation.set("")
+        try:
+            return await handle(message)
+        finally:
+            _correlation.reset(outside)
+            _current.reset(token)
+
+
+def _info(headers: Mapping[str, str]) -> MessageInfo:
+    message_id = _id(headers, MESSAGE_ID) or new_id()
+    return MessageInfo(message_id, _id(headers, CORRELATION_ID) or message_id, _id(headers, CAUSATION_ID))
+
+
+def _id(headers: Mapping[str, str], name: str) -> str:
+    value = headers.get(name, "")
+    return value if _is_id(value) else ""
+
+
+def _is_id(value: str) -> bool:
+    return 0 < len(value) <= MAX_ID and value.isprintable()

@@ -1,0 +1,72 @@
+"""Interceptors put together: the chain around a verb, and the chain around a pipeline."""
+
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Protocol
+
+from catga.abc import Forward, Handle, Interceptor
+from catga.mediator.pipeline import Run, as_catga_error
+from catga.result import CatgaResult, Failure, ResultMetadata
+
+
+class Received(Protocol):
+    """Runs a message that came with headers."""
+
+    def __call__(self, message: Any, headers: Mapping[str, str], /) -> Coroutine[Any, Any, CatgaResult[Any]]: ...
+
+
+def sending(interceptors: Sequence[Interceptor], forward: Forward) -> Forward:
+    """`forward` inside `interceptors`, the first of them outermost."""
+    for interceptor in reversed(interceptors):
+        forward = _sending_step(interceptor, forward)
+    return forward
+
+
+def handling(interceptors: Sequence[Interceptor], run: Run, metadata: ResultMetadata) -> Received:
+    """`run` inside `interceptors`. An interceptor that raises is a failure, never a call without an answer."""
+
+    async def received(message: Any, headers: Mapping[str, str]) -> CatgaResult[Any]:
+        handle: Handle = run
+        for interceptor in reversed(interceptors):
+            handle = _handling_step(interceptor, headers, handle)
+        try:
+            return await handle(message)
+        except Exception as error:  # noqa: BLE001 - the border around a user's interceptor
+            return Failure(as_catga_error(error), metadata)
+
+    return received
+
+
+async def send_through(interceptors: Sequence[Interceptor], forward: Forward, message: Any) -> Any:
+    """Send `message` by `forward`, inside `interceptors`, with fresh headers."""
+    try:
+        return await sending(interceptors, forward)(message, {})
+    except Exception as error:  # noqa: BLE001 - the border around a user's interceptor
+        return Failure(as_catga_error(error))
+
+
+def intercepted(interceptors: Sequence[Interceptor], run: Run, metadata: ResultMetadata, *, is_handled: bool) -> Run:
+    """Both chains around the pipeline of one message class, where sender and handler are one process."""
+    received = handling(interceptors, run, metadata)
+
+    async def forward(message: Any, headers: dict[str, str]) -> CatgaResult[Any]:
+        return await (received(message, headers) if is_handled else run(message))
+
+    async def send(message: Any) -> CatgaResult[Any]:
+        result: CatgaResult[Any] = await send_through(interceptors, forward, message)
+        return result
+
+    return send
+
+
+def _sending_step(interceptor: Interceptor, forward: Forward) -> Forward:
+    def step(message: Any, headers: dict[str, str]) -> Any:
+        return interceptor.sending(message, headers, forward)
+
+    return step
+
+
+def _handling_step(interceptor: Interceptor, headers: Mapping[str, str], handle: Handle) -> Handle:
+    def step(message: Any) -> Any:
+        return interceptor.handling(message, headers, handle)
+
+    return step

@@ -1,0 +1,173 @@
+"""What a strategy chooses from: the candidates, and what this node has seen of them.
+
+Strategies stay pure functions of their arguments: all they know beyond the members' records comes with the
+sequence that they get.
+"""
+
+import math
+import time
+from collections.abc import Callable, Hashable, Iterable, Sequence, Set
+from typing import Any
+
+from catga.node import NodeInfo
+
+TAU = 10.0
+"""Seconds after which a latency counts for 1/e."""
+
+
+class NodeStats:
+    """What this node has seen of another: live, read it and let it go."""
+
+    __slots__ = ("_clock", "_latency", "_load", "_quiet_since", "_stamp", "inflight", "node_id")
+
+    def __init__(
+        self, node_id: str, load: Callable[[str], float] | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.node_id = node_id
+        self.inflight = 0
+        """This node's own calls to it without an answer."""
+        self._load = load
+        self._clock = clock
+        self._latency = 0.0
+        self._stamp = 0.0
+        self._quiet_since = 0.0
+
+    @property
+    def load(self) -> float:
+        """The load it last reported (every reply carries it): 0 idle, 1 full, more while calls queue."""
+        return 0.0 if self._load is None else self._load(self.node_id)
+
+    @property
+    def latency(self) -> float:
+        """Seconds a call takes: at once as high as the worst, coming down slowly, 0 while unknown.
+
+        The peak-sensitive, exponentially weighted average of Finagle's ``PeakEwma``. It sinks while nothing is
+        measured, so that a node that was slow is tried again; and it is never less than the time for which a
+        node has owed answers and given none, so that a stuck one is avoided before its calls time out.
+        """
+        if not self._latency:
+            return 0.0
+        now = self._clock()
+        average = self._latency * math.exp((self._stamp - now) / TAU)
+        return max(average, now - self._quiet_since) if self.inflight else average
+
+    def started(self) -> None:
+        """A call to the node starts."""
+        if not self.inflight:
+            self._quiet_since = self._clock()
+        self.inflight += 1
+
+    def ended(self, *, answered: bool) -> None:
+        """A call to the node ended, by its answer or otherwise."""
+        self.inflight -= 1
+        if answered:
+            self._quiet_since = self._clock()
+
+    def measured(self, seconds: float, *, at_least: bool = False) -> None:
+        """A call took `seconds`; or, `at_least`, was given up after them."""
+        now = self._clock()
+        weight = math.exp((self._stamp - now) / TAU)
+        average = self._latency * weight
+        if seconds >= average:
+            self._latency = seconds
+        elif not at_least:
+            # A busy node's samples are close together: each counts for a hundredth at least.
+            weight = min(weight, 0.99)
+            self._latency = self._latency * weight + seconds * (1 - weight)
+        else:
+            return
+        self._stamp = now
+
+    def forget(self) -> None:
+        """What was measured means nothing any more."""
+        self._latency = 0.0
+
+    def __repr__(self) -> str:
+        return f"NodeStats({self.node_id!r}, inflight={self.inflight}, latency={self.latency:.6f}, load={self.load})"
+
+
+class Stats(dict[str, NodeStats]):
+    """`NodeStats` by ``node_id``; those of a node nobody asked for yet are empty.
+
+    Args:
+        load: a node's latest reported load.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, load: Callable[[str], float] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._load = load
+        self._clock = clock
+
+    def __missing__(self, node_id: str) -> NodeStats:
+        found = self[node_id] = NodeStats(node_id, self._load, self._clock)
+        return found
+
+
+class Candidates(tuple[NodeInfo, ...]):
+    """The nodes to choose from, sorted by ``node_id``, with what is known of them.
+
+    The same object comes again until a node joins, leaves, or changes its state or its metadata. The ``load``
+    in the records is as old as that; the latest is in `stats`.
+
+    Attributes:
+        stats: this node's own calls, latencies and reported loads, by ``node_id``.
+        local_id: this node's id.
+        whole: the candidates before some were left out (for a retry, or as outliers): itself if none are.
+        excluded: ids of those left out.
+        memo: where strategies keep what they work out from these nodes; gone when the members change.
+    """
+
+    stats: Stats
+    local_id: str
+    whole: "Candidates"
+    excluded: frozenset[str]
+    memo: dict[Hashable, Any]
+
+    def __new__(cls, nodes: Iterable[NodeInfo] = (), stats: Stats | None = None, local_id: str = "") -> "Candidates":
+        self = super().__new__(cls, nodes)
+        self.stats = Stats(lambda node_id: _recorded_load(self, node_id)) if stats is None else stats
+        self.local_id = local_id
+        self.whole = self
+        self.excluded = frozenset()
+        self.memo = {}
+        return self
+
+    @staticmethod
+    def of(nodes: Sequence[NodeInfo]) -> "Candidates":
+        """`nodes` itself, or what a plain sequence knows: the records."""
+        return nodes if isinstance(nodes, Candidates) else Candidates(nodes)
+
+    def by_id(self, node_id: str) -> NodeInfo | None:
+        """One of them; None if it is left out or no candidate."""
+        if node_id in self.excluded:
+            return None
+        index: dict[str, NodeInfo] | None = self.whole.memo.get("by_id")
+        if index is None:
+            index = self.whole.memo["by_id"] = {node.node_id: node for node in self.whole}
+        return index.get(node_id)
+
+    def without(self, ids: Set[str]) -> "Candidates":
+        """The whole but those with these ids. The same object for the same ids in a row."""
+        if not ids:
+            return self.whole
+        last: Candidates | None = self.whole.memo.get("without")
+        if last is not None and last.excluded == ids:
+            return last
+        rest = Candidates([n for n in self.whole if n.node_id not in ids], self.stats, self.local_id)
+        rest.whole = self.whole
+        rest.excluded = frozenset(ids)
+        self.whole.memo["without"] = rest
+        return rest
+
+    def only(self, name: Hashable, keep: Callable[[NodeInfo], bool]) -> "Candidates":
+        """Those that `keep` wants, as candidates of their own; worked out once a `name`."""
+        part: Candidates | None = self.whole.memo.get(("only", name))
+        if part is None:
+            part = Candidates(filter(keep, self.whole), self.stats, self.local_id)
+            self.whole.memo["only", name] = part
+        return part.without(self.excluded) if self.excluded else part
+
+
+def _recorded_load(nodes: Sequence[NodeInfo], node_id: str) -> float:
+    return next((node.load for node in nodes if node.node_id == node_id), 0.0)

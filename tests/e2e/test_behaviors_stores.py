@@ -1,0 +1,154 @@
+"""The stores behind behaviors: one set of promises, in memory, on Redis and on NATS."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import nats
+import pytest
+from redis.asyncio import Redis
+
+from catga.errors import StoreError
+from catga.integrations.nats_stores import NatsDeadLetters, NatsStore
+from catga.integrations.redis_stores import RedisDeadLetters, RedisStore
+from catga.mediator.behaviors import DeadLetter, DeadLetterStore, KeyValueStore, MemoryDeadLetters, MemoryStore
+from catga.testing import eventually
+from catga.testing.servers import NatsServer, RedisServer
+
+ODD_KEY = "idempotency:a b.*>:ключ/1"
+
+
+@pytest.fixture(params=["memory", "redis", "nats"])
+async def stores(request: pytest.FixtureRequest) -> AsyncIterator[tuple[KeyValueStore, DeadLetterStore]]:
+    name = f"t{uuid.uuid4().hex[:12]}"
+    if request.param == "memory":
+        yield MemoryStore(), MemoryDeadLetters()
+    elif request.param == "redis":
+        async with Redis.from_url(request.getfixturevalue("redis_url")) as client:
+            yield RedisStore(client, prefix=name), RedisDeadLetters(client, name=name)
+    else:
+        connection = await nats.connect(request.getfixturevalue("nats_url"))
+        try:
+            yield await NatsStore.open(connection, name), await NatsDeadLetters.open(connection, f"{name}-dead")
+        finally:
+            await connection.close()
+
+
+@pytest.fixture
+def store(stores: tuple[KeyValueStore, DeadLetterStore]) -> KeyValueStore:
+    return stores[0]
+
+
+@pytest.fixture
+def letters(stores: tuple[KeyValueStore, DeadLetterStore]) -> DeadLetterStore:
+    return stores[1]
+
+
+async def test_a_value_is_what_was_put(store: KeyValueStore) -> None:
+    assert await store.get(ODD_KEY) is None
+    await store.put(ODD_KEY, b"\x00\xff", 60.0)
+    assert await store.get(ODD_KEY) == b"\x00\xff"
+    await store.put(ODD_KEY, b"new", 60.0)
+    assert await store.get(ODD_KEY) == b"new"
+
+
+async def test_of_many_who_add_one_succeeds(store: KeyValueStore) -> None:
+    added = await asyncio.gather(*(store.add("k", str(n).encode(), 60.0) for n in range(10)))
+    assert added.count(True) == 1
+    assert await store.get("k") == str(added.index(True)).encode()
+
+
+async def test_discard_deletes_only_the_value_it_names(store: KeyValueStore) -> None:
+    await store.add("k", b"mine", 60.0)
+    await store.discard("k", b"yours")
+    assert await store.get("k") == b"mine"
+    await store.discard("k", b"mine")
+    assert await store.get("k") is None
+    await store.discard("k", b"mine")
+    assert await store.add("k", b"next", 60.0)
+
+
+async def test_a_value_ends_with_its_time_and_can_be_added_again(store: KeyValueStore) -> None:
+    await store.put("p", b"1", 1.0)
+    assert await store.add("a", b"1", 1.0)
+
+    async def gone() -> bool:
+        return await store.get("p") is None and await store.get("a") is None
+
+    await eventually(gone)
+    assert await store.add("a", b"2", 60.0)
+    assert await store.get("a") == b"2"
+
+
+def letter(number: int, **fields: Any) -> DeadLetter:
+    values: dict[str, Any] = {"name": "n", "handler": "h", "body": b"b", "code": "c", "error": "e", "failed_at": 1.0}
+    return DeadLetter(id=f"{number:020d}-ff", **{**values, **fields})
+
+
+async def test_letters_are_listed_oldest_first_replaced_and_removed(letters: DeadLetterStore) -> None:
+    assert await letters.list(10) == []
+    for number in (3, 1, 2):
+        await letters.put(letter(number))
+    assert await letters.list(10) == [letter(1), letter(2), letter(3)]
+    assert await letters.list(2) == [letter(1), letter(2)]
+    await letters.put(letter(2, attempts=2))
+    assert await letters.get(letter(2).id) == letter(2, attempts=2)
+    await letters.remove(letter(1).id)
+    await letters.remove(letter(1).id)
+    assert await letters.get(letter(1).id) is None
+    assert await letters.list(10) == [letter(2, attempts=2), letter(3)]
+
+
+async def test_full_letter_boxes_drop_the_oldest(redis_url: str) -> None:
+    async with Redis.from_url(redis_url) as client:
+        for box in (MemoryDeadLetters(max_letters=2), RedisDeadLetters(client, name=uuid.uuid4().hex, max_letters=2)):
+            for number in (1, 2, 3):
+                await box.put(letter(number))
+            assert await box.list(10) == [letter(2), letter(3)]
+
+
+async def test_a_full_memory_store_drops_what_was_set_first() -> None:
+    store = MemoryStore(max_entries=10)
+    for number in range(11):
+        await store.put(str(number), b"v", 60.0)
+    assert await store.get("0") is None
+    assert await store.get("10") == b"v"
+
+
+async def test_a_frozen_redis_is_a_store_error_in_bounded_time() -> None:
+    with RedisServer() as server:
+        async with Redis.from_url(server.url) as client:
+            store = RedisStore(client, timeout=0.2)
+            await store.put("k", b"v", 60.0)
+            server.freeze()
+            with pytest.raises(StoreError):
+                await store.get("k")
+            server.thaw()
+            await eventually(lambda: _reads(store))
+
+
+async def test_a_killed_nats_is_a_store_error_in_bounded_time() -> None:
+    with NatsServer(jetstream=True) as server:
+        connection = await nats.connect(server.url, reconnect_time_wait=0.05, error_cb=_ignore)
+        store = await NatsStore.open(connection, timeout=0.5)
+        await store.put("k", b"v", 60.0)
+        server.kill()
+        with pytest.raises(StoreError):
+            await store.put("k", b"v2", 60.0)
+        with pytest.raises(StoreError):
+            await store.get("k")
+        await asyncio.to_thread(server.restart)
+        await eventually(lambda: _reads(store))
+        await connection.close()
+
+
+async def _reads(store: KeyValueStore) -> bool:
+    try:
+        return await store.get("k") == b"v"
+    except StoreError:
+        return False
+
+
+async def _ignore(error: Exception) -> None:
+    pass

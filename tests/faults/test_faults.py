@@ -1,0 +1,21 @@
+"""Nothing is lost that was promised: every fault, on NATS and on Redis, with real processes under load."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from scenarios import SCENARIOS, run_scenario
+
+pytestmark = pytest.mark.timeout(180)
+
+ONLY_REDIS = {"store_wiped", "unrelated_keys"}
+CASES = [(name, kind) for name in SCENARIOS for kind in ("nats", "redis") if kind == "redis" or name not in ONLY_REDIS]
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+async def test_what_must_hold_under_a_fault_holds(name: str, kind: str) -> None:
+    run = await run_scenario(name, kind, rate=150.0, patience=5.0)
+    assert run.problems == []
