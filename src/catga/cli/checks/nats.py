@@ -32,14 +32,15 @@ async def examine(where: Where) -> AsyncIterator[Finding]:
                 where.url, allow_reconnect=False, connect_timeout=max(int(where.connect_timeout), 1), error_cb=complain
             )
     except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
-        text = "; ".join(dict.fromkeys([*complaints, str(error) or "no answer in time"]))
+        text = "; ".join(dict.fromkeys(complaints)) or str(error) or "no answer in time"
         refused = "authorization" in text.lower()
         fix = "check user and password in the URL" if refused else "is the server started, and the port open?"
         yield Finding("reachable", Level.PROBLEM, f"{redact(where.url)}: {text}", fix)
         return
     try:
         yield Finding("reachable", Level.OK, redact(where.url))
-        yield version_finding("nats-server", str(client.connected_server_version), OLDEST)
+        version = client.connected_server_version
+        yield version_finding("nats-server", f"{version.major}.{version.minor}.{version.patch}", OLDEST)
         yield round_trip_finding(await _round_trip(client))
         yield _payload(client.max_payload)
         yield await _jetstream(client)
