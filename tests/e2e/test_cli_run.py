@@ -9,6 +9,7 @@ import pytest
 from cli_process import HERE, Catga, caller, member
 from cli_shop import CreateOrder, Die, Work
 
+from catga import DistributedMediator
 from catga.cluster.stats import Stats
 from catga.errors import MaybeExecutedError
 from catga.node import LeftReason, NodeChangeType
@@ -16,6 +17,16 @@ from catga.testing.servers import free_port
 from catga.testing.waiting import eventually
 
 RUN = ("run", "cli_shop:mediator", "--node-id", "shop")
+
+
+async def running(node: DistributedMediator, calls: int) -> None:
+    """Wait until so many calls run on the nodes."""
+
+    async def they_run() -> bool:
+        stats = [(await node.send_to_node(Stats(), n.node_id)).unwrap() for n in node.get_nodes()]
+        return sum(s.inflight for s in stats) == calls
+
+    await eventually(they_run)
 
 
 @pytest.mark.parametrize(("args", "ids"), [((), ["shop"]), (("--workers", "2"), ["shop-1", "shop-2"])])
@@ -28,12 +39,7 @@ async def test_sigterm_during_running_requests_loses_none(
             watcher = node.watch()
             await eventually(lambda: [n.node_id for n in node.get_nodes()] == ids)
             calls = [asyncio.create_task(node.send(Work(1.0))) for _ in range(20)]
-
-            async def all_run() -> bool:
-                stats = [(await node.send_to_node(Stats(detail=True), node_id)).unwrap() for node_id in ids]
-                return sum(s.inflight for s in stats) == len(calls)
-
-            await eventually(all_run)
+            await running(node, len(calls))
             run.terminate()
             assert {(await call).unwrap_or("lost") for call in calls} == {"done"}
             assert await run.ended() == 0, run.err
@@ -47,11 +53,7 @@ async def test_a_second_signal_stops_at_once_and_the_callers_are_told(nats_url: 
         async with caller(nats_url, "twice") as node:
             await eventually(lambda: member(node, "shop"))
             call = asyncio.create_task(node.send(Work(25.0)))
-
-            async def runs() -> bool:
-                return (await node.send_to_node(Stats(detail=True), "shop")).unwrap().inflight == 1
-
-            await eventually(runs)
+            await running(node, 1)
             run.terminate()
             await eventually(lambda: "draining" in run.err)
             run.terminate()
@@ -105,7 +107,7 @@ async def test_sigint_reaches_the_workers_through_the_supervisor_only(nats_url: 
         async with caller(nats_url, "sigint") as node:
             await eventually(lambda: len(node.get_nodes()) == 2)
             call = asyncio.create_task(node.send(Work(0.5)))
-            await asyncio.sleep(0)
+            await running(node, 1)
             os.kill(run.process.pid, signal.SIGINT)
             assert (await call).unwrap_or("lost") == "done"
         assert await run.ended() == 0, run.err
@@ -139,8 +141,7 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("expected", MISTAKES)
+@pytest.mark.parametrize(("expected", "workers"), [*((text, "1") for text in MISTAKES), ("SyntaxError", "2")])
 async def test_a_mistake_of_the_user_is_told_in_a_line_without_a_traceback(
     tmp_path: Path, expected: str, workers: str
 ) -> None:
