@@ -12,6 +12,7 @@ import pytest
 
 import catga
 
+
 def modules() -> Iterator[str]:
     for found in pkgutil.walk_packages(catga.__path__, "catga."):
         if not any(part.startswith("_") for part in found.name.split(".")[1:]):
@@ -59,6 +60,8 @@ def test_public_classes_and_functions_have_docstrings(module: ModuleType) -> Non
 
 
 def test_importing_catga_imports_no_client_library() -> None:
-    code = "import sys, catga; print([m for m in ('nats','redis','pydantic','attr','click','pytest') if m in sys.modules])"
+    code = (
+        "import sys, catga; print([m for m in ('nats','redis','pydantic','attr','click','pytest') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
