@@ -33,6 +33,13 @@ async def publish_nats(url: str, prefix: str, data: bytes) -> None:
     await client.close()
 
 
+async def publish_kv(url: str, prefix: str, data: bytes) -> None:
+    client = await nats.connect(url)
+    await client.publish(f"$KV.{bucket_name(prefix)}.x", data)
+    await client.flush()
+    await client.close()
+
+
 async def publish_redis(url: str, prefix: str, data: bytes) -> None:
     async with Redis.from_url(url) as client:
         await client.set(f"{prefix}:nodes:x", data)
@@ -43,7 +50,7 @@ async def publish_redis(url: str, prefix: str, data: bytes) -> None:
 BACKENDS = {
     "memory": Candidate("memory://contract"),
     "nats": Candidate("nats_url", inject=publish_nats),
-    "nats-kv": Candidate("nats_url", {"discovery": "kv"}, publish_nats),
+    "nats-kv": Candidate("nats_url", {"discovery": "kv"}, inject=publish_kv),
     "redis": Candidate("redis_url", inject=publish_redis),
 }
 

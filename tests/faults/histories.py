@@ -58,7 +58,7 @@ class Process:
     @property
     def membership(self) -> Membership:
         assert self.mediator is not None
-        return self.mediator._membership  # pyright: ignore[reportPrivateUsage]
+        return self.mediator._node.membership  # pyright: ignore[reportPrivateUsage]
 
     @property
     def alive(self) -> bool:
@@ -466,4 +466,3 @@ def simulated(cluster: Cluster) -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
-

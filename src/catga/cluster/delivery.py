@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
@@ -38,6 +39,7 @@ class Delivery:
     Args:
         link: set while the link to the bus is up.
         outliers: told of each call's end; leaves out the nodes that fail.
+        failovers: counts, by wire name, the attempts that are made again elsewhere.
     """
 
     def __init__(
@@ -46,11 +48,13 @@ class Delivery:
         prefix: str,
         link: asyncio.Event,
         outliers: Outliers,
+        failovers: Counter[str],
     ) -> None:
         self._peer = peer
         self._prefix = prefix
         self._link = link
         self._outliers = outliers
+        self._failovers = failovers
         self._budget = RetryBudget()
         self._loop = asyncio.get_running_loop()
 
@@ -82,6 +86,7 @@ class Delivery:
                 return result
             failure = result
             tried.add(node.node_id)
+            self._failovers[codec.name] += 1
 
     async def _attempt(self, job: "Job", node: NodeInfo) -> CatgaResult[Any]:
         """One attempt, here or there."""

@@ -15,7 +15,7 @@ from catga.membership.hearing import HearingClock
 from catga.membership.probe import MAX_EXTRA, Prober
 from catga.membership.view import View
 from catga.membership.watchers import Watcher
-from catga.node import LeftReason, NodeChangeEvent, NodeInfo, NodeState
+from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 
 logger = logging.getLogger("catga.membership")
 
@@ -32,6 +32,7 @@ class MembershipSettings(msgspec.Struct, frozen=True, kw_only=True):
         probe_interval: one member is probed this often; a silence of three of them is one's own deafness.
         confirm: nobody must have listened on a node's inbox for so long before it counts as crashed.
         settle: after the link came back nobody is declared dead for so long.
+        observe_only: this node is no member: it is in nobody's view and tells nothing, it only watches.
     """
 
     ttl: float = 120.0
@@ -39,6 +40,7 @@ class MembershipSettings(msgspec.Struct, frozen=True, kw_only=True):
     probe_interval: float = 1.0
     confirm: float = 1.0
     settle: float = 5.0
+    observe_only: bool = False
 
 
 class Host(Protocol):
@@ -86,6 +88,8 @@ class Membership:
         self.fenced = False
         self.foreign = 0
         """Observations of this node's own id that were stale, or another process's."""
+        self.heartbeats = 0
+        """Leases refreshed so far."""
         self._discovery = discovery
         self._host = host
         self._settings = settings
@@ -93,6 +97,7 @@ class Membership:
         self._random = random or _system_random()
         self._watchers: set[Watcher] = set()
         self._joined = False
+        self._is_member = not settings.observe_only
         self._announced_load = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._failing: set[str] = set()
@@ -116,7 +121,7 @@ class Membership:
 
     async def sync(self) -> None:
         """First step of joining: learn who is there, and outgrow every former life of this node's id."""
-        await self._discovery.watch(self._observe, self.view.observations)
+        await self._discovery.watch(self._observe, self.view.observations if self._is_member else None)
         for observation in await self._discovery.get_nodes():
             self._observe(observation)
 
@@ -126,18 +131,20 @@ class Membership:
         Raises:
             ClusterError: the bus cannot be reached.
         """
-        self._joined = True
-        self._refresh()
-        await self._discovery.register(self.me)
+        self._joined = self._is_member
         settings = self._settings
-        self._loop_every(settings.heartbeat_interval, self._heartbeat, "heartbeat")
+        if self._is_member:
+            self._refresh()
+            await self._discovery.register(self.me)
+            self._loop_every(settings.heartbeat_interval, self._heartbeat, "heartbeat")
         self._loop_every(settings.probe_interval, self._probe, "probe", jitter=0.0)
         self._loop_every(settings.ttl / 4, self._reconcile, "reconcile")
 
     async def update(self, **fields: object) -> None:
         """Change this node's record and tell the others."""
         self.me = msgspec.structs.replace(self.me, sequence=self.me.sequence + 1, **fields)
-        self._refresh()
+        if self._is_member:
+            self._refresh()
         if self._joined and not self.fenced:
             await self._discovery.register(self.me)
 
@@ -274,6 +281,8 @@ class Membership:
         await self._discovery.register(self.me)
 
     def _changed(self, event: NodeChangeEvent) -> None:
+        if event.type is NodeChangeType.JOINED:
+            self.prober.joined(event.node.node_id)
         for watcher in self._watchers:
             watcher.push(event)
         self._host.on_change(event)
@@ -294,6 +303,7 @@ class Membership:
         else:
             self._announced_load = load_bucket(load)
             await self.update(load=load)
+        self.heartbeats += 1
 
     async def _probe(self) -> None:
         self.view.alive(self.me.node_id, self.me.incarnation)
@@ -304,7 +314,7 @@ class Membership:
         for departure in self.prober.crashed():
             if departure.node_id == self.me.node_id:
                 await self._rejoin(departure.incarnation)
-            elif self.view.observe(departure):
+            elif self.view.observe(departure) and self._is_member:
                 await self._discovery.unregister(*departure)
         self._ask_rival()
         await self._tell_ghosts()
@@ -326,10 +336,12 @@ class Membership:
             await self._discovery.register(self.me)
 
     async def _after_reconnect(self) -> None:
-        if self._joined and not self.fenced:
-            await asyncio.sleep(self._random.uniform(0.0, 0.25))  # not all nodes in one instant
+        if self.fenced or self._joined != self._is_member:
+            return
+        await asyncio.sleep(self._random.uniform(0.0, 0.25))  # not all nodes in one instant
+        if self._is_member:
             await self.update()
-            await self._reconcile()
+        await self._reconcile()
 
     def _loop_every(
         self, interval: float, step: Callable[[], Awaitable[None]], name: str, *, jitter: float = 0.2
