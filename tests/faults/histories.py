@@ -248,7 +248,11 @@ class Cluster:
             lives = sorted((p for p in self.alive() if p.node_id == node_id), key=lambda p: p.born)
             newest = max((p for p in self.processes if p.node_id == node_id), key=lambda p: p.born)
             wins = newest.serving or not newest.alive or newest.was_mute(CONFIRM, newest.born)
-            self.check(wins or newest.loop.wall < lives[0].loop.wall, "wrong one fenced", f"{[(p.born, p.membership.me) for p in lives]}")
+            self.check(
+                wins or newest.loop.wall < lives[0].loop.wall,
+                "wrong one fenced",
+                f"{[(p.born, p.membership.me) for p in lives]}",
+            )
         expected = {node_id: process.membership.me.version for node_id, process in owners.items()}
         for process in serving:
             nodes = process.membership.view.nodes()
@@ -464,4 +468,3 @@ def simulated(cluster: Cluster) -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
-

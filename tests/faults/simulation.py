@@ -314,7 +314,7 @@ class Broker:
             self.world.at(sub.last, session.link.arrive, session, _call, sub, message)
         if chance.random() < wire.twice:
             again = self.world.now + wire.delay + chance.random() * max(wire.late, wire.spread)
-            self.world.at(again, session.link.arrive, session, _call, sub, message)
+            self.world.at(again, self.do, session.link.arrive, session, _call, sub, message)
 
     def _forget(self, session: Session, sub: Sub) -> None:
         entries = self._entries.get(sub.subject, {})

@@ -48,6 +48,8 @@ def hub(name: str) -> Hub:
 
 def open_backend(settings: BackendSettings) -> Backend:
     """The backend of a ``memory://name`` URL."""
+    if settings.options:
+        raise ValueError(f"memory:// takes no options, got {', '.join(sorted(settings.options))}")
     parts = urlsplit(settings.url)
     name = f"{settings.prefix}/{parts.netloc}{parts.path}"
     return Backend(MemoryNodeDiscovery(name, settings.ttl), MemoryTransport(name))
@@ -84,7 +86,9 @@ class MemoryNodeDiscovery:
             del here.records[node_id]
         return [Sighting(decode_record(record), now - at) for record, at in here.records.values()]
 
-    async def watch(self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]]) -> None:
+    async def watch(
+        self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]] | None
+    ) -> None:
         hub(self._name).watchers[self] = observe
 
     async def aclose(self) -> None:

@@ -2,8 +2,11 @@
 
 import asyncio
 import random
+from collections import Counter
 from contextlib import suppress
 from typing import Any
+
+import msgspec
 
 from catga.abc import RoutingStrategy
 from catga.cluster.failover import RetryBudget, Verdict, judge
@@ -38,6 +41,7 @@ class Delivery:
     Args:
         link: set while the link to the bus is up.
         outliers: told of each call's end; leaves out the nodes that fail.
+        failovers: counts, by wire name, the attempts that are made again elsewhere.
     """
 
     def __init__(
@@ -46,11 +50,13 @@ class Delivery:
         prefix: str,
         link: asyncio.Event,
         outliers: Outliers,
+        failovers: Counter[str],
     ) -> None:
         self._peer = peer
         self._prefix = prefix
         self._link = link
         self._outliers = outliers
+        self._failovers = failovers
         self._budget = RetryBudget()
         self._loop = asyncio.get_running_loop()
 
@@ -82,6 +88,7 @@ class Delivery:
                 return result
             failure = result
             tried.add(node.node_id)
+            self._failovers[codec.name] += 1
 
     async def _attempt(self, job: "Job", node: NodeInfo) -> CatgaResult[Any]:
         """One attempt, here or there."""
@@ -114,7 +121,7 @@ class Delivery:
         if left <= 0:
             return False
         await asyncio.sleep(min(left, random.uniform(0.02, MAX_PAUSE)))
-        return True
+        return self._loop.time() < job.deadline  # if not, the last failure says more than that
 
     async def _without_link(self, pool: Pool, job: "Job") -> Candidates:
         """The link is down: this node itself, if it is a candidate; else wait for the link."""
@@ -141,7 +148,7 @@ class Delivery:
         return body
 
 
-class Job:
+class Job(msgspec.Struct, eq=False):
     """One message on its way through its attempts.
 
     Attributes:
@@ -153,19 +160,14 @@ class Job:
         key: the id of the first attempt over the bus.
     """
 
-    __slots__ = ("attempts", "body", "codec", "deadline", "headers", "key", "local", "message")
-
-    def __init__(
-        self, message: Any, codec: Codec, local: Endpoint | None, deadline: float, headers: dict[str, str] | None
-    ) -> None:
-        self.message = message
-        self.codec = codec
-        self.local = local
-        self.deadline = deadline
-        self.headers = headers
-        self.attempts = 0
-        self.body: bytes | None = None
-        self.key = 0
+    message: Any
+    codec: Codec
+    local: Endpoint | None
+    deadline: float
+    headers: dict[str, str] | None
+    attempts: int = 0
+    body: bytes | None = None
+    key: int = 0
 
 
 def _pick(strategy: RoutingStrategy, nodes: Candidates, message: Any, *, again: bool) -> NodeInfo | None:

@@ -15,12 +15,13 @@ from catga.cluster.handlers import Codecs, LocalHandlers
 from catga.cluster.load import LoadMeter
 from catga.cluster.options import ClusterOptions
 from catga.cluster.outliers import Outliers
+from catga.cluster.stats import NodeStats, Recorder, Stats
 from catga.cluster.table import RoutingTable
 from catga.errors import ClosedError, ClusterError
 from catga.mediator.registry import Registry
 from catga.membership import Membership
-from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
-from catga.routing import Stats
+from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
+from catga.routing import Stats as CallStats
 from catga.rpc.peer import GREET_TIMEOUT, GREETED, Peer
 
 logger = logging.getLogger("catga.cluster")
@@ -28,7 +29,7 @@ logger = logging.getLogger("catga.cluster")
 JOIN_GRACE = 2.0
 """Seconds on top of the connect timeout, so that the backend's own error, which has the cause, comes first."""
 LEFT_GRACE = 0.5
-"""Seconds that replies sent before a graceful leave may still be behind the news of it."""
+"""Seconds that the last replies of a node may be behind the news that it left, or that it was replaced."""
 
 
 class Node:
@@ -43,7 +44,10 @@ class Node:
         self._link = asyncio.Event()
         self._updates: set[asyncio.Future[None]] = set()
         codecs = Codecs()
-        self.handlers = LocalHandlers(registry, options.node_id, codecs, self._handlers_changed)
+        self._recorder = Recorder()
+        self.handlers = LocalHandlers(
+            registry, options.node_id, codecs, self._recorder, self._stats, self._handlers_changed
+        )
         record = NodeInfo(
             node_id=options.node_id,
             endpoint=options.endpoint,
@@ -66,12 +70,12 @@ class Node:
             max_queue=options.max_queue,
             signer=options.signer,
         )
-        stats = Stats(self._load_of)
+        stats = CallStats(self._load_of)
         self._outliers = Outliers(options.outliers, stats, deaf=self._deaf)
         self.dispatch = Dispatch(
             self.membership.view,
             RoutingTable(self.membership.view, stats, options.node_id),
-            Delivery(self.peer, options.prefix, self._link, self._outliers),
+            Delivery(self.peer, options.prefix, self._link, self._outliers, self._recorder.failovers),
             self._outliers,
             self.handlers,
             codecs,
@@ -83,6 +87,18 @@ class Node:
     def is_linked(self) -> bool:
         """Whether the link to the broker works, proved by a round trip to this node itself."""
         return self._link.is_set()
+
+    def not_ready(self) -> str | None:
+        """Why this node should get no traffic now; None while it is well."""
+        if not self._link.is_set():
+            return "the link to the broker is down"
+        refusing = self.peer.server.refusing
+        return None if refusing is None else refusing.message
+
+    def counts(self) -> dict[str, int]:
+        """How often what happened, by name."""
+        failovers = self._recorder.failovers.total()
+        return {**self.peer.counts(), "failovers": failovers, "heartbeats": self.membership.heartbeats}
 
     # -- life -----------------------------------------------------------------------------------------
 
@@ -164,9 +180,8 @@ class Node:
         node = event.node
         if event.type is NodeChangeType.LEFT:
             self._outliers.forget(node.node_id)
-            grace = LEFT_GRACE if event.reason is LeftReason.DRAINED else 0.0
             loop = asyncio.get_running_loop()
-            loop.call_later(grace, self.peer.client.node_left, node.node_id, node.incarnation)
+            loop.call_later(LEFT_GRACE, self.peer.client.node_left, node.node_id, node.incarnation)
         elif node.state is NodeState.SUSPECT:
             self.peer.client.node_silent(node.node_id, node.incarnation)
 
@@ -207,6 +222,7 @@ class Node:
             self.membership.link_up()
         else:
             self._link.clear()
+            self.membership.link_down()
             logger.warning("the link to the broker is down", extra=where)
 
     # -- inside ---------------------------------------------------------------------------------------
@@ -216,6 +232,17 @@ class Node:
             task = asyncio.ensure_future(self._quietly(self.membership.update(handles=self.handlers.names())))
             self._updates.add(task)
             task.add_done_callback(self._updates.discard)
+
+    def _stats(self, request: Stats) -> NodeStats:
+        if not request.detail:
+            return self._recorder.read(self._options.node_id)
+        return self._recorder.read(
+            self._options.node_id,
+            inflight=self.peer.server.inflight,
+            ghosts=self.membership.view.ghosts(),
+            types=self._recorder.types(),
+            counters=self.counts(),
+        )
 
     def _load(self) -> float:
         if self._options.load is not None:

@@ -15,7 +15,7 @@ from catga.membership.hearing import HearingClock
 from catga.membership.probe import MAX_EXTRA, Prober
 from catga.membership.view import View
 from catga.membership.watchers import Watcher
-from catga.node import LeftReason, NodeChangeEvent, NodeInfo, NodeState
+from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 
 logger = logging.getLogger("catga.membership")
 
@@ -32,6 +32,7 @@ class MembershipSettings(msgspec.Struct, frozen=True, kw_only=True):
         probe_interval: one member is probed this often; a silence of three of them is one's own deafness.
         confirm: nobody must have listened on a node's inbox for so long before it counts as crashed.
         settle: after the link came back nobody is declared dead for so long.
+        observe_only: this node is no member: it is in nobody's view and tells nothing, it only watches.
     """
 
     ttl: float = 120.0
@@ -39,6 +40,7 @@ class MembershipSettings(msgspec.Struct, frozen=True, kw_only=True):
     probe_interval: float = 1.0
     confirm: float = 1.0
     settle: float = 5.0
+    observe_only: bool = False
 
 
 class Host(Protocol):
@@ -86,6 +88,8 @@ class Membership:
         self.fenced = False
         self.foreign = 0
         """Observations of this node's own id that were stale, or another process's."""
+        self.heartbeats = 0
+        """Leases refreshed so far."""
         self._discovery = discovery
         self._host = host
         self._settings = settings
@@ -93,6 +97,7 @@ class Membership:
         self._random = random or _system_random()
         self._watchers: set[Watcher] = set()
         self._joined = False
+        self._is_member = not settings.observe_only
         self._announced_load = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._failing: set[str] = set()
@@ -116,7 +121,7 @@ class Membership:
 
     async def sync(self) -> None:
         """First step of joining: learn who is there, and outgrow every former life of this node's id."""
-        await self._discovery.watch(self._observe, self.view.observations)
+        await self._discovery.watch(self._observe, self.view.observations if self._is_member else None)
         for observation in await self._discovery.get_nodes():
             self._observe(observation)
 
@@ -126,18 +131,20 @@ class Membership:
         Raises:
             ClusterError: the bus cannot be reached.
         """
-        self._joined = True
-        self._refresh()
-        await self._discovery.register(self.me)
+        self._joined = self._is_member
         settings = self._settings
-        self._loop_every(settings.heartbeat_interval, self._heartbeat, "heartbeat")
+        if self._is_member:
+            self._refresh()
+            await self._discovery.register(self.me)
+            self._loop_every(settings.heartbeat_interval, self._heartbeat, "heartbeat")
         self._loop_every(settings.probe_interval, self._probe, "probe", jitter=0.0)
         self._loop_every(settings.ttl / 4, self._reconcile, "reconcile")
 
     async def update(self, **fields: object) -> None:
         """Change this node's record and tell the others."""
         self.me = msgspec.structs.replace(self.me, sequence=self.me.sequence + 1, **fields)
-        self._refresh()
+        if self._is_member:
+            self._refresh()
         if self._joined and not self.fenced:
             await self._discovery.register(self.me)
 
@@ -190,9 +197,9 @@ class Membership:
         if node_id == self.me.node_id:
             self._rival_asked = 0  # no rival so far; if this is certain it was a former life
             if death is not None:
-                self._spawn(self._rejoin(incarnation), "rejoin")
-        elif death is not None and self.view.observe(death):
-            self._spawn(self._announce(death), "announcing a death")
+                self._spawn(lambda: self._rejoin(incarnation), "rejoin")
+        elif death is not None and self.view.observe(death) and self._is_member:
+            self._spawn(lambda: self._announce(death), "announcing a death")
 
     def _ask_rival(self) -> None:
         if self._rival <= self.me.incarnation or self.fenced:
@@ -223,10 +230,14 @@ class Membership:
         self.prober.overdue(node_id)
         self.view.suspect(node_id, incarnation)
 
+    def link_down(self) -> None:
+        """The link is lost: what is heard until it is known to be back says nothing about the others."""
+        self.prober.link_down()
+
     def link_up(self) -> None:
         """The link is back: the gap proves nothing about the others, but may have hidden news."""
         self.prober.link_up()
-        self._spawn(self._after_reconnect(), "reconcile")
+        self._spawn(self._after_reconnect, "reconcile")
 
     def watch(self) -> Watcher:
         """A new watcher: first every member, then changes."""
@@ -268,7 +279,7 @@ class Membership:
                 departure.reason.value,
                 extra={"catga_node_id": self.me.node_id},
             )
-            self._spawn(self._rejoin(departure.incarnation), "rejoin")
+            self._spawn(lambda: self._rejoin(departure.incarnation), "rejoin")
 
     async def _rejoin(self, ended: int) -> None:
         """Live on under an incarnation beyond the one that ended."""
@@ -281,6 +292,8 @@ class Membership:
         await self._discovery.register(self.me)
 
     def _changed(self, event: NodeChangeEvent) -> None:
+        if event.type is NodeChangeType.JOINED:
+            self.prober.joined(event.node.node_id)
         for watcher in self._watchers:
             watcher.push(event)
         self._host.on_change(event)
@@ -301,6 +314,7 @@ class Membership:
         else:
             self._announced_load = load_bucket(load)
             await self.update(load=load)
+        self.heartbeats += 1
 
     async def _probe(self) -> None:
         self.view.alive(self.me.node_id, self.me.incarnation)
@@ -333,10 +347,12 @@ class Membership:
             await self._discovery.register(self.me)
 
     async def _after_reconnect(self) -> None:
-        if self._joined and not self.fenced:
-            await asyncio.sleep(self._random.uniform(0.0, 0.25))  # not all nodes in one instant
+        if self.fenced or self._joined != self._is_member:
+            return
+        await asyncio.sleep(self._random.uniform(0.0, 0.25))  # not all nodes in one instant
+        if self._is_member:
             await self.update()
-            await self._reconcile()
+        await self._reconcile()
 
     def _loop_every(
         self, interval: float, step: Callable[[], Awaitable[None]], name: str, *, jitter: float = 0.2
@@ -344,17 +360,17 @@ class Membership:
         async def loop() -> None:
             while True:
                 await asyncio.sleep(interval * self._random.uniform(1 - jitter, 1 + jitter))
-                await self._guard(step(), name)
+                await self._guard(step, name)
 
         self._task(loop(), name)
 
-    def _spawn(self, step: Awaitable[None], name: str) -> None:
+    def _spawn(self, step: Callable[[], Awaitable[None]], name: str) -> None:
         self._task(self._guard(step, name), name)
 
-    async def _guard(self, step: Awaitable[None], name: str) -> None:
+    async def _guard(self, step: Callable[[], Awaitable[None]], name: str) -> None:
         """Run one step of a loop that must go on: a failure is told once, and so is its end."""
         try:
-            await step
+            await step()
         except Exception as error:
             if name not in self._failing:
                 self._failing.add(name)

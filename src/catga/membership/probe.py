@@ -60,6 +60,7 @@ class Prober:
         self._overdue: set[str] = set()  # nodes in doubt for another reason, to be pinged
         self._absent: dict[str, tuple[int, float, float]] = {}  # node → (incarnation, first report, last report)
         self._asked: dict[str, tuple[int, float, int]] = {}  # lease at its end → (incarnation, since, pings)
+        self._linked = True
         self._settled_at = hearing.now + settle
         self._resets = hearing.resets
         self._heard = hearing.count
@@ -77,6 +78,11 @@ class Prober:
         self._overdue.clear()
         self._heard = self._hearing.count
         return list(targets.values())
+
+    def joined(self, node_id: str) -> None:
+        """A new member: it comes at a random place of this round, not only after it (SWIM, section 4.3)."""
+        if node_id != self._me:
+            self._round.insert(self._random.randint(0, len(self._round)), node_id)
 
     def alive(self, node_id: str) -> None:
         """A sign of life: whatever was held against the node is void."""
@@ -102,13 +108,21 @@ class Prober:
         if known != incarnation or now - last > self._stale:
             first = now
         self._absent[node_id] = (incarnation, first, now)
-        if now < self._settled_at or now - first < 0.9 * self._confirm:
+        if not self._linked or now < self._settled_at or now - first < 0.9 * self._confirm:
             return None
         self.alive(node_id)
         return Departure(node_id, incarnation, LeftReason.CRASHED)
 
+    def link_down(self) -> None:
+        """The link is lost, or not yet known to be back: nobody is declared dead."""
+        self._linked = False
+
     def link_up(self) -> None:
-        """The link was lost and is back, or this node was deaf: evidence from before is void."""
+        """The link was lost and is back: evidence from before is void, and the others may not be back yet."""
+        self._linked = True
+        self._start_anew()
+
+    def _start_anew(self) -> None:
         self._resets = self._hearing.resets
         self._pinged.clear()
         self._overdue.clear()
@@ -130,7 +144,7 @@ class Prober:
 
     def _void_if_deaf(self) -> None:
         if self._resets != self._hearing.resets or self._hearing.is_deaf:
-            self.link_up()
+            self._start_anew()
 
     def _judge_silence(self) -> None:
         if self._hearing.count > self._heard:  # else it is this node that was deaf
@@ -151,7 +165,7 @@ class Prober:
         """Members whose lease nears its end; those that were asked already come first."""
         old = {node.node_id: node.incarnation for node in self._view.older_than(self._lease_check)}
         self._asked = {i: asked for i, asked in self._asked.items() if old.get(i) == asked[0]}
-        chosen = list(self._asked)[:max(room, 0)]
+        chosen = list(self._asked)[: max(room, 0)]
         chosen += self._sample(set(old).difference(self._asked), room - len(chosen))
         for node_id in chosen:
             incarnation, since, pings = self._asked.get(node_id, (old[node_id], self._hearing.now, 0))

@@ -80,8 +80,8 @@ class Peer:
     ) -> None:
         self.node_id = node.node_id
         self.incarnation = node.incarnation
-        self.counters: Counter[str] = Counter()
-        """How often what happened: ``garbage``, ``late_replies``, ``undeliverable`` …"""
+        self.counters = Counter(garbage=0, undeliverable=0, not_sent=0, internal_errors=0, dropped_pongs=0, deaf=0)
+        """How often what happened: ``garbage``, ``undeliverable`` …"""
         self._transport = transport
         self._prefix = prefix
         self._listener = listener
@@ -171,6 +171,7 @@ class Peer:
             "repeated": self.server.repeated,
             "late_replies": self.client.late,
             "pending_calls": self.client.pending,
+            "batches": self._outbox.batches,
         }
 
     # -- pings ----------------------------------------------------------------------------------------
