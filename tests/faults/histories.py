@@ -323,10 +323,18 @@ def cut(cluster: Cluster, process: Process) -> float:
 
     def heal() -> None:
         process.link.set_cut(False)
-        cluster.world.after(cluster.reconnect[1] + 0.1, process.mute_until)
+        _until_linked(cluster, process)
 
     cluster.world.after(duration, heal)
     return duration
+
+
+def _until_linked(cluster: Cluster, process: Process) -> None:
+    """It is heard again when its client has reconnected, and its node believes in it."""
+    if process.link.is_up and process.mediator is not None and process.mediator.health == "healthy":
+        cluster.world.after(0.1, process.mute_until)
+    elif process.alive:
+        cluster.world.after(0.1, _until_linked, cluster, process)
 
 
 def half_open(cluster: Cluster, process: Process) -> float:
@@ -336,7 +344,7 @@ def half_open(cluster: Cluster, process: Process) -> float:
 
     def heal() -> None:
         process.link.set_deaf(False)
-        cluster.world.after(2.0 + cluster.reconnect[1] + 0.1, process.mute_until)
+        _until_linked(cluster, process)
 
     cluster.world.after(duration, heal)
     return duration

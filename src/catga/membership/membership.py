@@ -193,6 +193,7 @@ class Membership:
 
     def unlistened(self, node_id: str, incarnation: int) -> None:
         """Nobody listened on that node's inbox."""
+        self.hearing.heard()  # the broker's word: without it the time between two reports is not known
         death = self.prober.unlistened(node_id, incarnation)
         if node_id == self.me.node_id:
             self._rival_asked = 0  # no rival so far; if this is certain it was a former life
@@ -207,7 +208,8 @@ class Membership:
         if self._rival_asked == RIVAL_PINGS:  # somebody listens there, if it does not answer
             self._fence(self._rival)
         else:
-            self._rival_asked += 1
+            if self.hearing.silence < 2 * self._settings.probe_interval:  # a deaf node cannot tell
+                self._rival_asked += 1
             self._host.ping(msgspec.structs.replace(self.me, incarnation=self._rival))
 
     def _fence(self, incarnation: int) -> None:

@@ -143,7 +143,7 @@ class Prober:
         ]
 
     def _void_if_deaf(self) -> None:
-        if self._resets != self._hearing.resets or self._hearing.is_deaf:
+        if self._resets != self._hearing.resets:
             self._start_anew()
 
     def _judge_silence(self) -> None:
