@@ -86,8 +86,6 @@ class Membership:
     ) -> None:
         self.me = node
         self.fenced = False
-        self.foreign = 0
-        """Observations of this node's own id that were stale, or another process's."""
         self.heartbeats = 0
         """Leases refreshed so far."""
         self._discovery = discovery
