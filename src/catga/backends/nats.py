@@ -161,7 +161,7 @@ class NatsConnection:
             raise ClusterError(f"the link to {redact(self._url)} is down")
         try:
             await self.client.publish(subject, data, reply=reply)
-        except nats.errors.Error as error:
+        except (nats.errors.Error, OSError) as error:
             raise ClusterError(f"{redact(self._url)}: {error}") from error
 
     async def request(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> Msg:
@@ -437,7 +437,7 @@ class NatsTransport:
         if self._listener is None:
             return
         self._listener = None
-        for subscription in self._subscriptions.values():
+        for subscription in list(self._subscriptions.values()):
             await self._connection.unsubscribe(subscription)
         await self._connection.close()
 
