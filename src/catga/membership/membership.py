@@ -197,9 +197,9 @@ class Membership:
         if node_id == self.me.node_id:
             self._rival_asked = 0  # no rival so far; if this is certain it was a former life
             if death is not None:
-                self._spawn(self._rejoin(incarnation), "rejoin")
+                self._spawn(lambda: self._rejoin(incarnation), "rejoin")
         elif death is not None and self.view.observe(death) and self._is_member:
-            self._spawn(self._discovery.unregister(*death), "announcing a death")
+            self._spawn(lambda: self._discovery.unregister(*death), "announcing a death")
 
     def _ask_rival(self) -> None:
         if self._rival <= self.me.incarnation or self.fenced:
@@ -233,7 +233,7 @@ class Membership:
     def link_up(self) -> None:
         """The link is back: the gap proves nothing about the others, but may have hidden news."""
         self.prober.link_up()
-        self._spawn(self._after_reconnect(), "reconcile")
+        self._spawn(self._after_reconnect, "reconcile")
 
     def watch(self) -> Watcher:
         """A new watcher: first every member, then changes."""
@@ -275,7 +275,7 @@ class Membership:
                 departure.reason.value,
                 extra={"catga_node_id": self.me.node_id},
             )
-            self._spawn(self._rejoin(departure.incarnation), "rejoin")
+            self._spawn(lambda: self._rejoin(departure.incarnation), "rejoin")
 
     async def _rejoin(self, ended: int) -> None:
         """Live on under an incarnation beyond the one that ended."""
@@ -353,17 +353,17 @@ class Membership:
         async def loop() -> None:
             while True:
                 await asyncio.sleep(interval * self._random.uniform(1 - jitter, 1 + jitter))
-                await self._guard(step(), name)
+                await self._guard(step, name)
 
         self._task(loop(), name)
 
-    def _spawn(self, step: Awaitable[None], name: str) -> None:
+    def _spawn(self, step: Callable[[], Awaitable[None]], name: str) -> None:
         self._task(self._guard(step, name), name)
 
-    async def _guard(self, step: Awaitable[None], name: str) -> None:
+    async def _guard(self, step: Callable[[], Awaitable[None]], name: str) -> None:
         """Run one step of a loop that must go on: a failure is told once, and so is its end."""
         try:
-            await step
+            await step()
         except Exception as error:
             if name not in self._failing:
                 self._failing.add(name)
