@@ -233,7 +233,8 @@ class NatsConnection:
                 return
 
     async def _listen(self, listening: "Listening") -> None:
-        subscribing = self.client.subscribe(listening.subject, queue=listening.queue, cb=listening.on_message)
+        client: Any = self.client  # nats-py's own annotation of `subscribe` is incomplete
+        subscribing = client.subscribe(listening.subject, queue=listening.queue, cb=listening.on_message)
         listening.subscription = await self._bounded(subscribing, "subscribe")
 
     async def _bounded(self, operation: Awaitable[Any], what: str, *, quiet: bool = False) -> Any:
