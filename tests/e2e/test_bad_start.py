@@ -77,7 +77,7 @@ except MissingExtraError as error:
     assert issubclass(MissingExtraError, ImportError)
 
 
-BACKEND = '''
+BACKEND = """
 from catga.abc import BackendSettings
 from catga.backends.memory import open_backend as memory
 import msgspec
@@ -85,7 +85,7 @@ import msgspec
 def open_backend(settings: BackendSettings):
     assert settings.options == {"color": "blue"}
     return memory(msgspec.structs.replace(settings, url="memory://own", options={}))
-'''
+"""
 
 
 async def test_another_package_adds_a_scheme_by_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
