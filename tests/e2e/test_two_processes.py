@@ -9,7 +9,7 @@ import pytest
 
 from catga.testing.servers import NatsServer
 
-WORKER = '''
+WORKER = """
 import asyncio, sys
 from dataclasses import dataclass
 from catga import Mediator, Request, add_cluster
@@ -31,9 +31,9 @@ async def main() -> None:
 
 if __name__ == "__main__":
     asyncio.run(main())
-'''
+"""
 
-CALLER = '''
+CALLER = """
 import asyncio, sys
 from greeter import Greet
 from catga import Mediator, add_cluster
@@ -44,7 +44,7 @@ async def main() -> None:
         print(result.unwrap(), result.metadata.node_id, flush=True)
 
 asyncio.run(main())
-'''
+"""
 
 
 @pytest.mark.parametrize("start", [["greeter.py"], ["-m", "greeter"]], ids=["script", "module"])
