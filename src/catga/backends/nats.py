@@ -330,6 +330,8 @@ class NatsNodeDiscovery:
             answer = []
         if not self._answering and self._recall is not None:  # only who has asked may answer: see docs/architecture.md
             self._answering = True
+            for observation in answer:  # before the first question comes, or its answer would be empty
+                self._observe(observation)
             self._subscriptions.append(
                 await self._connection.subscribe(f"{self._prefix}.sync", self._on_sync, queue="sync")
             )
