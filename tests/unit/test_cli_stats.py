@@ -58,7 +58,7 @@ async def test_every_node_tells_its_calls_and_errors_and_does_not_announce_that_
 async def test_a_failover_is_counted_by_the_caller() -> None:
     nodes = [add_cluster(mediator(), "memory://moved", node_id=node_id) for node_id in ("alpha", "beta")]
     async with nodes[0] as alpha, nodes[1], add_cluster(Mediator(), "memory://moved", node_id="caller") as caller:
-        alpha._peer.server.refuse(ClosedError("busy"))
+        alpha._node.peer.server.refuse(ClosedError("busy"))
         results = [await caller.send(Divide(2.0)) for _ in range(4)]
         own = (await caller.send_to_node(Stats(), "caller")).unwrap()
     again = sum(result.metadata.attempts - 1 for result in results)

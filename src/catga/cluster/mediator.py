@@ -37,9 +37,7 @@ class DistributedMediator(Mediator):
 
     # -- verbs ----------------------------------------------------------------------------------------
 
-    def send(  # pyright: ignore[reportIncompatibleMethodOverride] - it says Coroutine where the base is async
-        self, request: Request[R]
-    ) -> Coroutine[Any, Any, CatgaResult[R]]:
+    async def send(self, request: Request[R]) -> CatgaResult[R]:
         """Run the request's handler on one node of the cluster, chosen by the routing strategy.
 
         Returns ``Success(value)`` or ``Failure(error)``; ``metadata`` tells the node and the attempts.
@@ -49,10 +47,11 @@ class DistributedMediator(Mediator):
         """
         node = self._node
         if node is None:
-            return self._closed()
+            return await self._closed()
         if self.registry.interceptors:
-            return self._through(request, node.dispatch.to_one)
-        return node.dispatch.to_one(request)
+            result: CatgaResult[R] = await self._through(request, node.dispatch.to_one)
+            return result
+        return await node.dispatch.to_one(request)
 
     async def send_to_node(self, request: Request[R], node_id: str) -> CatgaResult[R]:
         """Run the request's handler on that node. `NodeNotFoundError` if it is no member."""
@@ -65,19 +64,18 @@ class DistributedMediator(Mediator):
 
         return await (self._through(request, forward) if self.registry.interceptors else forward(request))
 
-    def publish(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, event: Event
-    ) -> Coroutine[Any, Any, CatgaResult[None]]:
+    async def publish(self, event: Event) -> CatgaResult[None]:
         """Deliver the event once to each *service* that has a handler for it: to one of its nodes.
 
         Returns when all handlers have run. With no subscriber, nothing happens. ``Failure`` has what failed.
         """
         node = self._node
         if node is None:
-            return self._closed()
+            return await self._closed()
         if self.registry.interceptors:
-            return self._through(event, node.dispatch.to_services)
-        return node.dispatch.to_services(event)
+            result: CatgaResult[None] = await self._through(event, node.dispatch.to_services)
+            return result
+        return await node.dispatch.to_services(event)
 
     async def broadcast(self, event: Event) -> Broadcast:
         """Deliver the event to every node, this one included, exactly once each.
@@ -152,6 +150,14 @@ class DistributedMediator(Mediator):
             return "fenced"
         return "healthy" if self._node.is_linked else "degraded"
 
+    @property
+    def not_ready(self) -> str | None:
+        """Why this node should get no traffic now; None while it is well."""
+        try:
+            return self._joined().not_ready()
+        except ClosedError as error:
+            return error.message
+
     def get_nodes(self) -> list[NodeInfo]:
         """All members as this node sees them, itself included, sorted by id. From memory."""
         return self._joined().membership.view.snapshot()
@@ -163,7 +169,15 @@ class DistributedMediator(Mediator):
     @property
     def counters(self) -> Mapping[str, int]:
         """How often what happened on this node since its start, by name."""
-        return self._joined().peer.counts()
+        return self._joined().counts()
+
+    async def update(self, *, endpoint: str | None = None, metadata: Mapping[str, str] | None = None) -> None:
+        """Change what the others know of this node. Raises `ClusterError` if they could not be told now; they
+        hear of it once the link is back."""
+        fields: dict[str, object] = {} if endpoint is None else {"endpoint": endpoint}
+        if metadata is not None:
+            fields["metadata"] = dict(metadata)
+        await self._joined().membership.update(**fields)
 
     # -- lifecycle ------------------------------------------------------------------------------------
 

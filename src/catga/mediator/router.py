@@ -108,9 +108,9 @@ class Router:
         Raises:
             DuplicateHandlerError: a request of `router` has a handler here already.
         """
-        self.registry.include(router.registry, self._resolved)
+        self.registry.include(router.registry, self._adopted)
 
-    def _resolved(self, handler: Handler) -> Handler:
+    def _adopted(self, handler: Handler) -> Handler:
         if isinstance(handler, ClassHandler) and handler.resolver is None:
             return ClassHandler(handler.cls, self.resolver)
         return handler

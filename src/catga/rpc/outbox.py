@@ -50,6 +50,11 @@ class Outbox:
         self._wake: asyncio.Future[None] | None = None
         self._idle: asyncio.Future[None] | None = None
 
+    @property
+    def batches(self) -> int:
+        """Broker messages made so far."""
+        return self._token
+
     def put(self, subject: str, frame: Frame) -> None:
         """Send `frame` to `subject` at the end of this turn.
 

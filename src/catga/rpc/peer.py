@@ -171,6 +171,7 @@ class Peer:
             "repeated": self.server.repeated,
             "late_replies": self.client.late,
             "pending_calls": self.client.pending,
+            "batches": self._outbox.batches,
         }
 
     # -- pings ----------------------------------------------------------------------------------------

@@ -109,6 +109,11 @@ class Server:
         """Calls that had been made before and were answered without running again."""
 
     @property
+    def refusing(self) -> CatgaError | None:
+        """Why no calls are taken; None while they are."""
+        return self._refusing
+
+    @property
     def inflight(self) -> int:
         """Calls that run or wait."""
         return len(self._running) + len(self._queue) + self._local

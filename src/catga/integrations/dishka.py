@@ -1,0 +1,24 @@
+"""Class-based handlers from a dishka container: ``Mediator(resolver=DishkaResolver(container))``."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from dishka import AsyncContainer
+
+T = TypeVar("T")
+
+
+class DishkaResolver:
+    """A `Resolver`: a request scope a message, closed when the message is handled.
+
+    Handler classes must be provided, like every other dependency.
+    """
+
+    def __init__(self, container: AsyncContainer) -> None:
+        self._container = container
+
+    @asynccontextmanager
+    async def resolve(self, cls: type[T], /) -> AsyncGenerator[T]:
+        async with self._container() as scope:
+            yield await scope.get(cls)

@@ -1,0 +1,150 @@
+"""OpenTelemetry: spans and metrics of every message, and one trace across nodes.
+
+    mediator.use(OpenTelemetry())      # on each node; before add_cluster or after
+    observe_cluster(cluster)           # metrics of the node itself
+
+Names are those of the semantic conventions: requests are RPC, events are messaging. The trace context travels in
+the headers by the globally configured propagators (W3C by default). Only the API is imported: without an SDK this
+does nothing, slowly.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from opentelemetry import context, propagate
+from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, TracerProvider, get_tracer
+from opentelemetry.util.types import AttributeValue
+
+from catga._version import __version__
+from catga.abc import Forward, Handle
+from catga.cluster import DistributedMediator
+from catga.mediator.context import CORRELATION_ID, MESSAGE_ID
+from catga.messages import is_event, wire_name
+from catga.result import CatgaResult, Failure, Success
+
+Attributes = dict[str, AttributeValue]
+
+
+class OpenTelemetry:
+    """An interceptor: a span and a duration on both ends of each message.
+
+    Args:
+        tracer_provider, meter_provider: by default the global ones.
+    """
+
+    def __init__(
+        self, *, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
+    ) -> None:
+        self._tracer: Tracer = get_tracer("catga", __version__, tracer_provider)
+        meter: Meter = get_meter("catga", __version__, meter_provider)
+
+        def histogram(name: str, description: str) -> Callable[[float, Attributes], None]:
+            return meter.create_histogram(name, "s", description).record
+
+        self._call_sent = histogram("rpc.client.call.duration", "Requests, as their senders see them.")
+        self._call_handled = histogram("rpc.server.call.duration", "Requests, as their handlers' nodes see them.")
+        self._event_sent = histogram("messaging.client.operation.duration", "Events, as their publishers see them.")
+        self._event_handled = histogram("messaging.process.duration", "Events, as their handlers' nodes see them.")
+
+    async def sending(self, message: object, headers: dict[str, str], forward: Forward) -> Any:
+        """A client or producer span, whose context goes along."""
+        event = is_event(type(message))
+        name, attributes = _named(message, "publish" if event else "", "send")
+        kind = SpanKind.PRODUCER if event else SpanKind.CLIENT
+        started = time.perf_counter()
+        with self._tracer.start_as_current_span(name, kind=kind, attributes={**attributes, **_ids(headers)}) as span:
+            propagate.inject(headers)
+            result = await forward(message, headers)
+            attributes |= _finish(span, result)
+        record = self._event_sent if event else self._call_sent
+        record(time.perf_counter() - started, attributes)
+        return result
+
+    async def handling(self, message: object, headers: Mapping[str, str], handle: Handle) -> CatgaResult[Any]:
+        """A server or consumer span, a child of the sender's."""
+        event = is_event(type(message))
+        name, attributes = _named(message, "process" if event else "", "process")
+        kind = SpanKind.CONSUMER if event else SpanKind.SERVER
+        started = time.perf_counter()
+        # A fresh context: what is current in a receive loop is nobody's parent.
+        token = context.attach(propagate.extract(headers, context.Context()))
+        try:
+            with self._tracer.start_as_current_span(
+                name, kind=kind, attributes={**attributes, **_ids(headers)}
+            ) as span:
+                result = await handle(message)
+                attributes |= _finish(span, result)
+        finally:
+            context.detach(token)
+        record = self._event_handled if event else self._call_handled
+        record(time.perf_counter() - started, attributes)
+        return result
+
+
+def observe_cluster(cluster: DistributedMediator, *, meter_provider: MeterProvider | None = None) -> None:
+    """Metrics of one node, read when they are exported: members by state, its load, and its counters."""
+    meter = get_meter("catga", __version__, meter_provider)
+    node: Attributes = {"catga.node_id": cluster.node_id}
+
+    def nodes(_: CallbackOptions) -> Iterable[Observation]:
+        if cluster.not_ready is None:
+            for state, count in count_states(cluster).items():
+                yield Observation(count, {**node, "catga.node.state": state})
+
+    def load(_: CallbackOptions) -> Iterable[Observation]:
+        if cluster.not_ready is None:
+            yield Observation(cluster.current_node.load, node)
+
+    def counters(_: CallbackOptions) -> Iterable[Observation]:
+        if cluster.not_ready is None:
+            for name, count in cluster.counters.items():
+                yield Observation(count, {**node, "catga.counter": name})
+
+    meter.create_observable_gauge("catga.cluster.nodes", [nodes], "{node}", "Members in this node's view.")
+    meter.create_observable_gauge("catga.node.load", [load], "1", "0 idle, 1 full.")
+    meter.create_observable_gauge("catga.node.events", [counters], "{event}", "Counters of this node, by name.")
+
+
+def count_states(cluster: DistributedMediator) -> dict[str, int]:
+    """How many members are in which state."""
+    counts: dict[str, int] = {}
+    for node in cluster.get_nodes():
+        counts[node.state.value] = counts.get(node.state.value, 0) + 1
+    return counts
+
+
+def _named(message: object, operation: str, kind: str) -> tuple[str, Attributes]:
+    """The span's name, and the attributes of span and metric. `operation` is empty for a request."""
+    name = wire_name(type(message))
+    if not operation:
+        return name, {"rpc.system.name": "catga", "rpc.method": name}
+    return f"{operation} {name}", {
+        "messaging.system": "catga",
+        "messaging.operation.name": operation,
+        "messaging.operation.type": kind,
+        "messaging.destination.name": name,
+    }
+
+
+def _ids(headers: Mapping[str, str]) -> Attributes:
+    """The ids that `MessageContext` gave, where it is installed outside."""
+    found: Attributes = {}
+    if MESSAGE_ID in headers:
+        found["messaging.message.id"] = headers[MESSAGE_ID]
+    if CORRELATION_ID in headers:
+        found["messaging.message.conversation_id"] = headers[CORRELATION_ID]
+    return found
+
+
+def _finish(span: Span, result: Any) -> Attributes:
+    """Write the outcome into the span; what of it the metric needs."""
+    if isinstance(result, Success | Failure) and result.metadata.node_id:
+        span.set_attribute("catga.node_id", result.metadata.node_id)
+        span.set_attribute("catga.attempts", result.metadata.attempts)
+    if not isinstance(result, Failure):
+        return {}
+    span.set_attribute("error.type", result.error.code)
+    span.set_status(StatusCode.ERROR, str(result.error))
+    return {"error.type": result.error.code}

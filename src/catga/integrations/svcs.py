@@ -1,0 +1,24 @@
+"""Class-based handlers from a svcs registry: ``Mediator(resolver=SvcsResolver(registry))``."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import svcs
+
+T = TypeVar("T")
+
+
+class SvcsResolver:
+    """A `Resolver`: a container a message, closed when the message is handled.
+
+    Handler classes must be registered, like every other service.
+    """
+
+    def __init__(self, registry: svcs.Registry) -> None:
+        self._registry = registry
+
+    @asynccontextmanager
+    async def resolve(self, cls: type[T], /) -> AsyncGenerator[T]:
+        async with svcs.Container(self._registry) as container:
+            yield await container.aget(cls)
