@@ -113,11 +113,11 @@ def _server(command: list[str], port: int, scheme: str) -> Iterator[tuple[str, i
 
 
 @contextmanager
-def nats_server() -> Iterator[tuple[str, int]]:
+def nats_server(*options: str) -> Iterator[tuple[str, int]]:
     """A nats-server of its own: (URL, pid)."""
     port = free_port()
     binary = shutil.which("nats-server") or str(Path(sys.executable).with_name("nats-server"))
-    with _server([binary, "-a", "127.0.0.1", "-p", str(port)], port, "nats") as server:
+    with _server([binary, "-a", "127.0.0.1", "-p", str(port), *options], port, "nats") as server:
         yield server
 
 

@@ -134,11 +134,14 @@ class NodeDiscovery(Protocol):
         """What the store, or the other members, know now. Absence proves nothing."""
         ...
 
-    async def watch(self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]]) -> None:
+    async def watch(
+        self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]] | None
+    ) -> None:
         """Once this returned, everything heard is passed to `observe`, which neither raises nor blocks.
 
         Args:
-            recall: what this node's own view holds; a discovery without a store answers others from it.
+            recall: what this node's own view holds; a discovery without a store answers others from it. None for
+                an observer, which answers nobody.
         """
         ...
 

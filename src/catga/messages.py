@@ -156,12 +156,20 @@ def _response_argument(cls: type, bound: dict[Any, Any]) -> Any:
     """R as `cls` binds it, with the type variables of its generic bases replaced on the way up."""
     for base in getattr(cls, "__orig_bases__", cls.__bases__):
         origin = get_origin(base) or base
-        args = tuple(bound.get(arg, arg) for arg in get_args(base))
+        args = tuple(_bind(arg, bound) for arg in get_args(base))
         if origin is Request:
             return args[0] if args else None
         if is_request(origin):
             return _response_argument(origin, dict(zip(getattr(origin, "__parameters__", ()), args, strict=False)))
     return None
+
+
+def _bind(arg: Any, bound: dict[Any, Any]) -> Any:
+    """`arg` with its type variables replaced, also those inside of it: ``list[T]``."""
+    parameters = getattr(arg, "__parameters__", ())
+    if parameters and not isinstance(arg, type):
+        return arg[tuple(bound.get(parameter, parameter) for parameter in parameters)]
+    return bound.get(arg, arg) if isinstance(arg, TypeVar) else arg
 
 
 def _resolve(cls: type, expression: str) -> Any:

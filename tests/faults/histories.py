@@ -58,7 +58,7 @@ class Process:
     @property
     def membership(self) -> Membership:
         assert self.mediator is not None
-        return self.mediator._membership  # pyright: ignore[reportPrivateUsage]
+        return self.mediator._node.membership  # pyright: ignore[reportPrivateUsage]
 
     @property
     def alive(self) -> bool:
@@ -228,11 +228,16 @@ class Cluster:
         for process in self.alive():
             if process.node_id != node.node_id or not process.serving or process.replaced:
                 continue
-            if process.membership.me.incarnation != node.incarnation:
+            if process.membership.me.incarnation != node.incarnation or self._is_outgrown(process):
                 continue
             silence = CONFIRM if event.reason is LeftReason.CRASHED else TTL / 4
             excused = process.was_mute(silence, self.world.now - DETECTION)
             self.check(excused, "false death", f"{observer} buried {node.node_id}/{node.incarnation}, {event.reason}")
+
+    def _is_outgrown(self, process: Process) -> bool:
+        """Whether its clock is behind a former life's, and it does not know yet."""
+        former = (p for p in self.processes if p.node_id == process.node_id and p is not process and p.joined_at)
+        return any(p.membership.me.incarnation > process.membership.me.incarnation for p in former)
 
     # -- rules that hold once calm has returned -------------------------------------------------------
 
@@ -243,9 +248,11 @@ class Cluster:
         for process in self.alive():
             self.check(process.joined_at is not None, "not joined", process.node_id)
         self.check(len(owners) == len(serving), "not fenced", f"{[p.membership.me for p in serving]}")
-        for process in self.alive():
-            newest = max((p for p in self.alive() if p.node_id == process.node_id), key=lambda p: p.born)
-            self.check(process.serving == (process is newest), "wrong one fenced", f"{process.node_id}")
+        for node_id in {process.node_id for process in self.alive()}:
+            lives = sorted((p for p in self.alive() if p.node_id == node_id), key=lambda p: p.born)
+            newest = max((p for p in self.processes if p.node_id == node_id), key=lambda p: p.born)
+            wins = newest.serving or not newest.alive or newest.was_mute(CONFIRM, newest.born)
+            self.check(wins or newest.loop.wall < lives[0].loop.wall, "wrong one fenced", f"{[(p.born, p.membership.me) for p in lives]}")
         expected = {node_id: process.membership.me.version for node_id, process in owners.items()}
         for process in serving:
             nodes = process.membership.view.nodes()

@@ -84,7 +84,9 @@ class MemoryNodeDiscovery:
             del here.records[node_id]
         return [Sighting(decode_record(record), now - at) for record, at in here.records.values()]
 
-    async def watch(self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]]) -> None:
+    async def watch(
+        self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]] | None
+    ) -> None:
         hub(self._name).watchers[self] = observe
 
     async def aclose(self) -> None:

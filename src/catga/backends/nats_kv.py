@@ -24,10 +24,9 @@ from typing import Any, NamedTuple
 import msgspec
 import nats.errors
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from catga.abc import Departure, Observation, Sighting
-from catga.backends.nats import REQUEST_TIMEOUT, NatsConnection
+from catga.backends.nats import REQUEST_TIMEOUT, Listening, NatsConnection
 from catga.errors import ClusterError, InvalidMessageError
 from catga.membership.records import decode_announcement, decode_record, encode_departure, encode_record
 from catga.node import LeftReason, NodeInfo, token
@@ -92,7 +91,7 @@ class NatsKvNodeDiscovery:
         self._leases = f"{prefix}.lease."
         self._ttl = math.ceil(ttl)
         self._observe: Callable[[Observation], None] = lambda _: None
-        self._subscription: Subscription | None = None
+        self._subscription: Listening | None = None
         self._mine: NodeInfo | None = None  # the record of this node, while it should be stored
         self._revision = 0  # of the record of this node, as far as known
         self._ensured = False  # that the bucket exists, since the link last broke
@@ -136,7 +135,9 @@ class NatsKvNodeDiscovery:
             found.extend(entry.observation for entry in entries if entry.observation is not None)
         return found
 
-    async def watch(self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]]) -> None:
+    async def watch(
+        self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]] | None
+    ) -> None:
         await self._connection.open()
         self._open = True
         self._connection.on_link.append(self._on_link)
@@ -201,7 +202,7 @@ class NatsKvNodeDiscovery:
             try:
                 await self._create_bucket()
             except ClusterError:
-                if attempt == TRIES - 1:
+                if attempt == TRIES - 1 or not self._connection.is_up:
                     raise
                 await asyncio.sleep(RETRY_DELAY)  # a restarted server has no JetStream at first
 
@@ -248,6 +249,7 @@ class NatsKvNodeDiscovery:
             if entry.observation is not None and _outranks(entry.observation, node):
                 self._observe(entry.observation)
                 return
+            where = self._leases  # watchers have heard it by now, stored or not
         raise ClusterError(f"the record of {node.node_id} changes all the time")
 
     async def _put(self, subject: str, value: bytes, revision: int, headers: dict[str, str]) -> int | None:

@@ -39,6 +39,7 @@ def add_cluster(
     metadata: Mapping[str, str] | None = None,
     prefix: str = "catga",
     signing_keys: Sequence[bytes] = (),
+    observe_only: bool = False,
     **options: Any,
 ) -> DistributedMediator:
     """A node that runs the handlers of `mediator`, and whose verbs reach all nodes behind `url`.
@@ -69,6 +70,8 @@ def add_cluster(
         prefix: of all subjects, channels and keys; clusters with different ones share a broker.
         signing_keys: if given, batches are signed with the first of these secrets (16 bytes or more each) and
             dropped unless signed with one of them: for nodes that share a bus they do not trust.
+        observe_only: see the members and call them without being one: it takes no calls and is in nobody's view.
+            Its `node_id` must be its own all the same.
         options: the backend's own, see `add_nats_cluster` and `add_redis_cluster`.
 
     Raises:
@@ -96,6 +99,7 @@ def add_cluster(
         metadata=metadata or {},
         prefix=prefix,
         signer=Signer(signing_keys) if signing_keys else None,
+        observe_only=observe_only,
         backend_options=options,
     )
     backend = open_backend(
@@ -123,6 +127,7 @@ class CommonOptions(TypedDict, total=False):
     metadata: Mapping[str, str] | None
     prefix: str
     signing_keys: Sequence[bytes]
+    observe_only: bool
 
 
 class NatsOptions(CommonOptions, total=False):

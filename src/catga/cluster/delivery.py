@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
@@ -20,14 +21,13 @@ from catga.errors import (
     NoNodeAvailableError,
     OverloadedError,
 )
-from catga.messages import is_request
 from catga.node import NodeInfo
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 from catga.routing import Candidates
 from catga.rpc.peer import Peer
 from catga.rpc.server import Endpoint
 from catga.rpc.subjects import inbox
-from catga.rpc.wire import OVERHEAD, Call
+from catga.rpc.wire import Call
 
 MAX_PAUSE = 0.5
 """Seconds between two rounds through all candidates, at most."""
@@ -39,6 +39,7 @@ class Delivery:
     Args:
         link: set while the link to the bus is up.
         outliers: told of each call's end; leaves out the nodes that fail.
+        failovers: counts, by wire name, the attempts that are made again elsewhere.
     """
 
     def __init__(
@@ -46,39 +47,24 @@ class Delivery:
         peer: Peer,
         prefix: str,
         link: asyncio.Event,
-        max_payload: int,
         outliers: Outliers,
-        *,
-        request_timeout: float,
+        failovers: Counter[str],
     ) -> None:
         self._peer = peer
         self._prefix = prefix
         self._link = link
-        self._max_payload = max_payload
         self._outliers = outliers
-        self._request_timeout = request_timeout
-        self.failovers = 0
-        """Attempts that failed and were followed by another, elsewhere or later."""
+        self._failovers = failovers
         self._budget = RetryBudget()
         self._loop = asyncio.get_running_loop()
 
-    async def deliver(
-        self,
-        message: Any,
-        codec: Codec,
-        pool: Pool,
-        strategy: RoutingStrategy,
-        local: Endpoint | None,
-        timeout: float | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> CatgaResult[Any]:
-        """Send `message` to a node of `pool` that `strategy` picks, and to another where that is safe.
+    async def deliver(self, job: "Job", pool: Pool, strategy: RoutingStrategy) -> CatgaResult[Any]:
+        """Carry `job` to a node of `pool` that `strategy` picks, and to another where that is safe.
 
         Returns the handler's result, or the failure that ended the attempts; raises only CancelledError.
         """
         self._budget.deposit()
-        job = _Job(message, codec, local, self._loop.time() + (timeout or codec.timeout or self._request_timeout))
-        job.headers = headers
+        codec, message = job.codec, job.message
         tried: set[str] = set()
         failure: Failure | None = None
         while True:
@@ -99,10 +85,10 @@ class Delivery:
             if judge(result.error, idempotent=codec.idempotent, budget=self._budget) is Verdict.FINAL:
                 return result
             failure = result
-            self.failovers += 1
             tried.add(node.node_id)
+            self._failovers[codec.name] += 1
 
-    async def _attempt(self, job: "_Job", node: NodeInfo) -> CatgaResult[Any]:
+    async def _attempt(self, job: "Job", node: NodeInfo) -> CatgaResult[Any]:
         """One attempt, here or there."""
         job.attempts += 1
         left = job.deadline - self._loop.time()
@@ -123,9 +109,9 @@ class Delivery:
         metadata = ResultMetadata(node.node_id, job.attempts)
         if isinstance(outcome, CatgaError):
             return Failure(outcome, metadata)
-        return Success(job.codec.decode_response(outcome.body) if job.answered else None, metadata)
+        return Success(job.codec.decode_response(outcome.body) if job.codec.answered else None, metadata)
 
-    async def _pause(self, failure: Failure | None, job: "_Job") -> bool:
+    async def _pause(self, failure: Failure | None, job: "Job") -> bool:
         """All candidates were tried: whether another round makes sense, after a pause."""
         if failure is None or isinstance(failure.error, OverloadedError | HandlerNotFoundError):
             return False
@@ -133,9 +119,9 @@ class Delivery:
         if left <= 0:
             return False
         await asyncio.sleep(min(left, random.uniform(0.02, MAX_PAUSE)))
-        return True
+        return self._loop.time() < job.deadline  # if not, the last failure says more than that
 
-    async def _without_link(self, pool: Pool, job: "_Job") -> Candidates:
+    async def _without_link(self, pool: Pool, job: "Job") -> Candidates:
         """The link is down: this node itself, if it is a candidate; else wait for the link."""
         me = self._peer.node_id
         here = pool().only(me, lambda node: node.node_id == me)
@@ -151,7 +137,7 @@ class Delivery:
 
     def _encode(self, message: Any) -> bytes:
         body = encode(message)
-        limit = self._max_payload - OVERHEAD
+        limit = self._peer.max_body
         if len(body) > limit:
             raise InvalidMessageError(
                 f"{type(message).__qualname__} has {len(body)} bytes, the broker's limit is {limit}",
@@ -160,21 +146,31 @@ class Delivery:
         return body
 
 
-class _Job:
-    """One message on its way through its attempts."""
+class Job:
+    """One message on its way through its attempts.
 
-    __slots__ = ("answered", "attempts", "body", "codec", "deadline", "headers", "key", "local", "message")
+    Attributes:
+        local: runs it, if this node has a handler.
+        deadline: the loop's time at which the attempts end.
+        headers: travel with it.
+        attempts: made so far.
+        body: the encoded message, once one attempt needed it.
+        key: the id of the first attempt over the bus.
+    """
 
-    def __init__(self, message: Any, codec: Codec, local: Endpoint | None, deadline: float) -> None:
+    __slots__ = ("attempts", "body", "codec", "deadline", "headers", "key", "local", "message")
+
+    def __init__(
+        self, message: Any, codec: Codec, local: Endpoint | None, deadline: float, headers: dict[str, str] | None
+    ) -> None:
         self.message = message
         self.codec = codec
         self.local = local
         self.deadline = deadline
-        self.answered = is_request(codec.cls)
+        self.headers = headers
         self.attempts = 0
         self.body: bytes | None = None
         self.key = 0
-        self.headers: dict[str, str] | None = None
 
 
 def _pick(strategy: RoutingStrategy, nodes: Candidates, message: Any, *, again: bool) -> NodeInfo | None:

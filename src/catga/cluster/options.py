@@ -35,6 +35,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     metadata: Mapping[str, str]
     prefix: str
     signer: Signer | None
+    observe_only: bool
     backend_options: dict[str, Any]
 
     def __post_init__(self) -> None:
@@ -62,7 +63,10 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     def membership(self) -> MembershipSettings:
         """The times of membership."""
         return MembershipSettings(
-            ttl=self.ttl, heartbeat_interval=self.heartbeat_interval, probe_interval=self.probe_interval
+            ttl=self.ttl,
+            heartbeat_interval=self.heartbeat_interval,
+            probe_interval=self.probe_interval,
+            observe_only=self.observe_only,
         )
 
 

@@ -144,6 +144,8 @@ class Outliers:
             return self._settings.handler_errors
         if isinstance(error, OverloadedError) or not isinstance(error, CatgaTimeoutError | ClusterError):
             return None
+        if isinstance(error, CatgaTimeoutError) and error.execution is Execution.NO:
+            return None
         return None if self._deaf() else True
 
     def _eject(self, stats: NodeStats, record: _Record) -> None:
@@ -175,14 +177,13 @@ class Attempt:
         self.result: CatgaResult[object] | None = None
 
     def __enter__(self) -> "Attempt":
-        self._stats.inflight += 1
+        self._stats.started()
         self._trial = self._outliers.started(self._stats.node_id)
         self._start = self._clock()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         stats, result = self._stats, self.result
-        stats.inflight -= 1
         seconds = self._clock() - self._start
         if isinstance(result, Failure):
             failed = self._outliers.judge(result.error)
@@ -194,4 +195,5 @@ class Attempt:
         else:
             failed = False
             stats.measured(seconds)
+        stats.ended(answered=result is not None and failed is not True)
         self._outliers.ended(stats, failed, self._trial)

@@ -1,12 +1,14 @@
 """`Mediator`: messages to handlers within one process."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from catga.abc import Interceptor, Resolver
+from catga.errors import CatgaError
 from catga.mediator.bounded import run_all, run_stream
 from catga.mediator.check import Problem, check
+from catga.mediator.pipeline import as_catga_error, combined
 from catga.mediator.registry import Runners
 from catga.mediator.router import Router
 from catga.messages import Event, Request
@@ -15,6 +17,8 @@ from catga.result import CatgaResult, Failure, Success
 R = TypeVar("R")
 
 DEFAULT_CONCURRENCY = 64
+
+_DONE: Success[None] = Success(None)
 
 
 class Mediator(Router):
@@ -26,6 +30,8 @@ class Mediator(Router):
     def __init__(self, *, resolver: Resolver | None = None) -> None:
         super().__init__(resolver=resolver)
         self._runners = Runners(self.registry)
+        self._request_calls = self._runners.request_calls
+        self._event_calls = self._runners.event_calls
 
     def use(self, interceptor: Interceptor) -> None:
         """Put an interceptor around the way of every message; the first is outermost."""
@@ -44,21 +50,38 @@ class Mediator(Router):
 
     # -- verbs ----------------------------------------------------------------------------------------
 
-    def send(self, request: Request[R]) -> Coroutine[Any, Any, CatgaResult[R]]:
+    async def send(self, request: Request[R]) -> CatgaResult[R]:
         """Run the request's handler. Await it for ``Success(value)`` or ``Failure(error)``; it raises nothing
         but `asyncio.CancelledError`.
 
         Failures: `HandlerNotFoundError`; `HandlerError` (the handler raised; ``__cause__`` has the original);
         any `CatgaError` that the handler or a behavior raised or returned.
         """
-        return self._runners[type(request)](request)
+        try:
+            call = self._request_calls[type(request)]
+        except KeyError:  # the first one, a plain function's, or nobody's
+            return await self._runners[type(request)](request)
+        try:
+            return Success(await call(request))
+        except Exception as error:  # noqa: BLE001 - the border around a user's handler
+            return Failure(as_catga_error(error))
 
-    def publish(self, event: Event) -> Coroutine[Any, Any, CatgaResult[None]]:
+    async def publish(self, event: Event) -> CatgaResult[None]:
         """Run every handler of the event, one after the other; with none, do nothing.
 
         A handler that fails does not keep the others from running. ``Failure`` has what failed.
         """
-        return self._runners[type(event)](event)
+        try:
+            calls = self._event_calls[type(event)]
+        except KeyError:  # the first one, or nobody's
+            return await self._runners[type(event)](event)
+        errors: tuple[CatgaError, ...] = ()
+        for call in calls:
+            try:
+                await call(event)
+            except Exception as error:  # noqa: BLE001 - the border around a user's handler
+                errors = (*errors, as_catga_error(error))
+        return Failure(combined(errors)) if errors else _DONE
 
     async def send_batch(
         self, requests: Iterable[Request[R]], *, concurrency: int = DEFAULT_CONCURRENCY

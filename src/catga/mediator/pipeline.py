@@ -7,6 +7,7 @@ outside, so the whole cost of a pipeline with nothing in it is one coroutine and
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from catga.abc import Behavior, HandlerBehavior
@@ -14,16 +15,22 @@ from catga.errors import CatgaError, Execution, HandlerError
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 
 Handler: TypeAlias = Callable[[Any], Any]
+Call: TypeAlias = Callable[[Any], Awaitable[Any]]
 Run: TypeAlias = Callable[[Any], Coroutine[Any, Any, CatgaResult[Any]]]
 Direct: TypeAlias = Callable[[Any], CatgaResult[Any]]
 
 
 class Pipeline(NamedTuple):
-    """A compiled path. ``direct`` runs it without a coroutine, where the handler is a plain function
-    with nothing around it."""
+    """A compiled path.
+
+    ``direct`` runs it without a coroutine, where the handler is a plain function with nothing around it.
+    ``calls`` are the paths without their outermost part, which return the plain value, or raise: a request's
+    one, or one for each handler of an event.
+    """
 
     run: Run
-    direct: Direct | None
+    direct: Direct | None = None
+    calls: tuple[Call, ...] = ()
 
 
 def compile_request(
@@ -38,10 +45,11 @@ def compile_request(
     if not is_async and not behaviors and not may_return_result:
         direct = _direct(handler, metadata)
         return Pipeline(_asynchronous(direct), direct)
-    call: Callable[[Any], Awaitable[Any]] = handler if is_async else _awaitable(handler)
+    call: Call = handler if is_async else _awaitable(handler)
     if may_return_result:
         call = _unwrapping(call)
-    return Pipeline(_outermost(around(call, bound(behaviors, label(handler))), metadata), None)
+    call = around(call, bound(behaviors, label(handler)))
+    return Pipeline(_outermost(call, metadata), None, (call,))
 
 
 def compile_event(handlers: Sequence[Handler], behaviors: Sequence[Behavior], metadata: ResultMetadata) -> Pipeline:
@@ -61,12 +69,12 @@ def compile_event(handlers: Sequence[Handler], behaviors: Sequence[Behavior], me
                 if errors is None:
                     errors = []
                 errors.append(as_catga_error(error))
-        return done if errors is None else Failure(_combined(errors), metadata)
+        return done if errors is None else Failure(combined(errors), metadata)
 
-    return Pipeline(run, None)
+    return Pipeline(run, None, calls)
 
 
-def around(call: Callable[[Any], Awaitable[Any]], behaviors: Sequence[Behavior]) -> Callable[[Any], Awaitable[Any]]:
+def around(call: Call, behaviors: Sequence[Behavior]) -> Call:
     """`call` inside `behaviors`, the first of them outermost."""
     for behavior in reversed(behaviors):
         call = _step(behavior, call)
@@ -106,11 +114,23 @@ def labels(handlers: Sequence[Handler]) -> list[str]:
     return [f"{name}#{names[:i].count(name) + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
-def _step(behavior: Behavior, call_next: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
-    def call(message: Any) -> Awaitable[Any]:
-        return behavior(message, call_next)
+def _step(behavior: Behavior, call_next: Call) -> Call:
+    """`behavior` with its second argument filled in: as a default value where it is a plain function or
+    method, for that costs no frame a call."""
+    method: Any = behavior if isinstance(behavior, FunctionType | MethodType) else behavior.__call__
+    is_method = isinstance(method, MethodType)
+    function: Any = method.__func__ if is_method else method
+    if not isinstance(function, FunctionType) or not _takes(function, 3 if is_method else 2):
+        return lambda message: behavior(message, call_next)
+    filled = FunctionType(
+        function.__code__, function.__globals__, function.__name__, (call_next,), function.__closure__
+    )
+    filled.__kwdefaults__ = function.__kwdefaults__
+    return MethodType(filled, method.__self__) if is_method else filled
 
-    return call
+
+def _takes(function: FunctionType, count: int) -> bool:
+    return function.__code__.co_argcount == count and not function.__defaults__
 
 
 def _outermost(call: Callable[[Any], Awaitable[Any]], metadata: ResultMetadata) -> Run:
@@ -176,7 +196,8 @@ def as_catga_error(error: Exception) -> CatgaError:
     return wrapped
 
 
-def _combined(errors: Sequence[CatgaError]) -> CatgaError:
+def combined(errors: Sequence[CatgaError]) -> CatgaError:
+    """What several handlers of one event raised, as one error."""
     if len(errors) == 1:
         return errors[0]
     texts = [str(error) for error in errors]

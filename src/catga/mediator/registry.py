@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 from catga.abc import Behavior, Interceptor
 from catga.errors import DuplicateHandlerError, HandlerNotFoundError, InvalidMessageError
 from catga.mediator.intercept import intercepted
-from catga.mediator.pipeline import Handler, Pipeline, Run, compile_event, compile_request, enclosed, label
+from catga.mediator.pipeline import Call, Handler, Pipeline, Run, compile_event, compile_request, enclosed, label
 from catga.messages import is_event, is_request, wire_name
 from catga.result import LOCAL, CatgaResult, Failure, ResultMetadata, Success
 
@@ -105,16 +105,31 @@ class Runners(dict[type, Run]):
         super().__init__()
         self.registry = registry
         self.metadata = metadata
-        registry.on_change(self.clear)
+        self.request_calls: dict[type, Call] = {}
+        """Request class → its pipeline without the outermost part, for a caller that makes the result itself."""
+        self.event_calls: dict[type, tuple[Call, ...]] = {}
+        """The same of events, one for each handler."""
+        registry.on_change(self._forget)
 
     def __missing__(self, cls: type) -> Run:
         pipeline = self.registry.compile(cls, self.metadata)
         run = self._no_handler if pipeline is None else pipeline.run
-        if self.registry.interceptors:
-            run = intercepted(self.registry.interceptors, run, self.metadata, is_handled=pipeline is not None)
+        interceptors = self.registry.interceptors
+        if interceptors:
+            run = intercepted(interceptors, run, self.metadata, is_handled=pipeline is not None)
         if pipeline is not None:
             self[cls] = run
+            if pipeline.calls and not interceptors:
+                if is_event(cls):
+                    self.event_calls[cls] = pipeline.calls
+                else:
+                    self.request_calls[cls] = pipeline.calls[0]
         return run
+
+    def _forget(self) -> None:
+        self.clear()
+        self.request_calls.clear()
+        self.event_calls.clear()
 
     async def _no_handler(self, message: object) -> CatgaResult[Any]:
         if is_event(type(message)):

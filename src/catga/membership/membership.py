@@ -15,9 +15,12 @@ from catga.membership.hearing import HearingClock
 from catga.membership.probe import MAX_EXTRA, Prober
 from catga.membership.view import View
 from catga.membership.watchers import Watcher
-from catga.node import LeftReason, NodeChangeEvent, NodeInfo, NodeState
+from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 
 logger = logging.getLogger("catga.membership")
+
+RIVAL_PINGS = 3
+"""Pings that a newer incarnation of this node's id may leave unanswered until it counts as another process."""
 
 
 class MembershipSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +32,7 @@ class MembershipSettings(msgspec.Struct, frozen=True, kw_only=True):
         probe_interval: one member is probed this often; a silence of three of them is one's own deafness.
         confirm: nobody must have listened on a node's inbox for so long before it counts as crashed.
         settle: after the link came back nobody is declared dead for so long.
+        observe_only: this node is no member: it is in nobody's view and tells nothing, it only watches.
     """
 
     ttl: float = 120.0
@@ -36,6 +40,7 @@ class MembershipSettings(msgspec.Struct, frozen=True, kw_only=True):
     probe_interval: float = 1.0
     confirm: float = 1.0
     settle: float = 5.0
+    observe_only: bool = False
 
 
 class Host(Protocol):
@@ -92,9 +97,12 @@ class Membership:
         self._random = random or _system_random()
         self._watchers: set[Watcher] = set()
         self._joined = False
+        self._is_member = not settings.observe_only
         self._announced_load = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._failing: set[str] = set()
+        self._rival = 0  # a newer incarnation of this node's id
+        self._rival_asked = 0
         self._ghosts: dict[str, Departure] = {}  # heard of since the last probe, though they are buried
         self.hearing = HearingClock(clock, max_gap=3 * settings.probe_interval)
         self.view = View(ttl=settings.ttl, clock=clock, hearing=self.hearing, on_change=self._changed)
@@ -113,7 +121,7 @@ class Membership:
 
     async def sync(self) -> None:
         """First step of joining: learn who is there, and outgrow every former life of this node's id."""
-        await self._discovery.watch(self._observe, self.view.observations)
+        await self._discovery.watch(self._observe, self.view.observations if self._is_member else None)
         for observation in await self._discovery.get_nodes():
             self._observe(observation)
 
@@ -123,18 +131,20 @@ class Membership:
         Raises:
             ClusterError: the bus cannot be reached.
         """
-        self._joined = True
-        self._refresh()
-        await self._discovery.register(self.me)
+        self._joined = self._is_member
         settings = self._settings
-        self._loop_every(settings.heartbeat_interval, self._heartbeat, "heartbeat")
+        if self._is_member:
+            self._refresh()
+            await self._discovery.register(self.me)
+            self._loop_every(settings.heartbeat_interval, self._heartbeat, "heartbeat")
         self._loop_every(settings.probe_interval, self._probe, "probe", jitter=0.0)
         self._loop_every(settings.ttl / 4, self._reconcile, "reconcile")
 
     async def update(self, **fields: object) -> None:
         """Change this node's record and tell the others."""
         self.me = msgspec.structs.replace(self.me, sequence=self.me.sequence + 1, **fields)
-        self._refresh()
+        if self._is_member:
+            self._refresh()
         if self._joined and not self.fenced:
             await self._discovery.register(self.me)
 
@@ -160,7 +170,7 @@ class Membership:
         self.hearing.heard()
         if node_id == self.me.node_id:
             if incarnation > self.me.incarnation:
-                self.outgrown(incarnation)
+                self._fence(incarnation)
             return
         self.prober.alive(node_id)
         if not self.view.alive(node_id, incarnation, load):
@@ -169,13 +179,35 @@ class Membership:
     def outgrown(self, incarnation: int) -> None:
         """Somebody knows a newer incarnation of this node's id.
 
-        While it joins the node outgrows that one, which is its own former life on a machine whose clock was
-        ahead. Later it can only be another process: this one is fenced.
+        It is this node's own former life, on a machine whose clock was ahead, or another process. While it
+        joins the node outgrows both. Later the broker is asked who listens there: a former life is outgrown,
+        a live rival fences this node.
         """
         if incarnation <= self.me.incarnation or self.fenced:
             return
         if not self._joined:
-            self.me = msgspec.structs.replace(self.me, incarnation=incarnation + 1)
+            self.me = msgspec.structs.replace(self.me, incarnation=self._beyond(incarnation))
+        elif incarnation > self._rival:
+            self._rival, self._rival_asked = incarnation, 0
+            self._ask_rival()
+
+    def unlistened(self, node_id: str, incarnation: int) -> None:
+        """Nobody listened on that node's inbox."""
+        self.prober.unlistened(node_id, incarnation)
+        if node_id == self.me.node_id:
+            self._rival_asked = 0  # no rival so far: if this is confirmed it was a former life
+
+    def _ask_rival(self) -> None:
+        if self._rival <= self.me.incarnation or self.fenced:
+            return
+        if self._rival_asked == RIVAL_PINGS:  # somebody listens there, if it does not answer
+            self._fence(self._rival)
+        else:
+            self._rival_asked += 1
+            self._host.ping(msgspec.structs.replace(self.me, incarnation=self._rival))
+
+    def _fence(self, incarnation: int) -> None:
+        if self.fenced:
             return
         self.fenced = True
         logger.critical(
@@ -184,9 +216,9 @@ class Membership:
         )
         self._host.on_fenced(incarnation)
 
-    def unlistened(self, node_id: str, incarnation: int) -> None:
-        """Nobody listened on that node's inbox."""
-        self.prober.unlistened(node_id, incarnation)
+    def _beyond(self, incarnation: int) -> int:
+        """A newer one, which no other process that outgrows the same one takes as well."""
+        return incarnation + self._random.randint(1, 1_000_000)
 
     def silent(self, node_id: str, incarnation: int) -> None:
         """The node owes replies and does not answer."""
@@ -228,23 +260,29 @@ class Membership:
     def _heard_of_my_end(self, departure: Departure) -> None:
         if departure.incarnation > self.me.incarnation:
             self.outgrown(departure.incarnation)
+        elif departure.incarnation == self.me.incarnation and not self._joined:
+            self.me = msgspec.structs.replace(self.me, incarnation=self._beyond(departure.incarnation))
         elif departure.incarnation == self.me.incarnation and self._joined and not self.fenced:
             logger.error(
                 "declared %s by the others while alive: rejoining",
                 departure.reason.value,
                 extra={"catga_node_id": self.me.node_id},
             )
-            self._spawn(lambda: self._rejoin(departure.incarnation + 1), "rejoin")
+            self._spawn(lambda: self._rejoin(departure.incarnation), "rejoin")
 
-    async def _rejoin(self, incarnation: int) -> None:
-        if incarnation <= self.me.incarnation:
+    async def _rejoin(self, ended: int) -> None:
+        """Live on under an incarnation beyond the one that ended."""
+        if ended < self.me.incarnation or self.fenced:
             return
+        incarnation = self._beyond(ended)
         self.me = msgspec.structs.replace(self.me, incarnation=incarnation, sequence=0)
         await self._host.on_rejoin(incarnation)
         self._refresh()
         await self._discovery.register(self.me)
 
     def _changed(self, event: NodeChangeEvent) -> None:
+        if event.type is NodeChangeType.JOINED:
+            self.prober.joined(event.node.node_id)
         for watcher in self._watchers:
             watcher.push(event)
         self._host.on_change(event)
@@ -274,8 +312,11 @@ class Membership:
         for node in self.prober.tick():
             self._host.ping(node)
         for departure in self.prober.crashed():
-            if self.view.observe(departure):
+            if departure.node_id == self.me.node_id:
+                await self._rejoin(departure.incarnation)
+            elif self.view.observe(departure) and self._is_member:
                 await self._discovery.unregister(*departure)
+        self._ask_rival()
         await self._tell_ghosts()
         self.view.expire()
 
@@ -295,10 +336,12 @@ class Membership:
             await self._discovery.register(self.me)
 
     async def _after_reconnect(self) -> None:
-        if self._joined and not self.fenced:
-            await asyncio.sleep(self._random.uniform(0.0, 0.25))  # not all nodes in one instant
+        if self.fenced or self._joined != self._is_member:
+            return
+        await asyncio.sleep(self._random.uniform(0.0, 0.25))  # not all nodes in one instant
+        if self._is_member:
             await self.update()
-            await self._reconcile()
+        await self._reconcile()
 
     def _loop_every(
         self, interval: float, step: Callable[[], Awaitable[None]], name: str, *, jitter: float = 0.2

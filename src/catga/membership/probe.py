@@ -72,6 +72,11 @@ class Prober:
         self._heard = self._hearing.count
         return list(targets.values())
 
+    def joined(self, node_id: str) -> None:
+        """A new member: it comes at a random place of this round, not only after it (SWIM, section 4.3)."""
+        if node_id != self._me:
+            self._round.insert(self._random.randint(0, len(self._round)), node_id)
+
     def alive(self, node_id: str) -> None:
         """A sign of life: whatever was held against the node is void."""
         self._pinged.pop(node_id, None)

@@ -59,6 +59,7 @@ class View:
         self._nodes: tuple[NodeInfo, ...] | None = ()
         self._suspects: set[str] = set()
         self._oldest = 0.0  # no member was last seen before this
+        self._ghosts: dict[str, float] = {}  # node → when an older life of it was heard
         self.version = 0
         """Grows by one with each change."""
         self.rejected = 0
@@ -115,6 +116,11 @@ class View:
         incarnation, reason, _ = self._tombstones[node_id]
         return Departure(node_id, incarnation, reason)
 
+    def ghosts(self) -> dict[str, float]:
+        """Ids of members → seconds since a sign of life came from a process with an older incarnation of it: two
+        processes have one id."""
+        return {node_id: self._clock() - at for node_id, at in self._ghosts.items()}
+
     def observations(self) -> Iterator[Observation]:
         """The whole view in the form in which another view takes it in: sightings with their ages, departures."""
         for member in self._members.values():
@@ -135,6 +141,8 @@ class View:
         changes with every reply. Returns whether this incarnation is a member."""
         member = self._members.get(node_id)
         if member is None or member.record.incarnation != incarnation:
+            if member is not None and member.record.incarnation > incarnation:
+                self._ghosts[node_id] = self._clock()
             return False
         self._touch(member, 0.0)
         if load is not None and load != member.record.load:
@@ -215,6 +223,7 @@ class View:
         if member is None or member.record.incarnation > incarnation:
             return True
         del self._members[node_id]
+        self._ghosts.pop(node_id, None)
         self._suspects.discard(node_id)
         left = msgspec.structs.replace(member.shown, state=NodeState.LEFT)
         self._emit(NodeChangeType.LEFT, left, reason)

@@ -18,7 +18,7 @@ TAU = 10.0
 class NodeStats:
     """What this node has seen of another: live, read it and let it go."""
 
-    __slots__ = ("_clock", "_latency", "_load", "_stamp", "inflight", "node_id")
+    __slots__ = ("_clock", "_latency", "_load", "_quiet_since", "_stamp", "inflight", "node_id")
 
     def __init__(
         self, node_id: str, load: Callable[[str], float] | None = None, clock: Callable[[], float] = time.monotonic
@@ -30,6 +30,7 @@ class NodeStats:
         self._clock = clock
         self._latency = 0.0
         self._stamp = 0.0
+        self._quiet_since = 0.0
 
     @property
     def load(self) -> float:
@@ -41,11 +42,26 @@ class NodeStats:
         """Seconds a call takes: at once as high as the worst, coming down slowly, 0 while unknown.
 
         The peak-sensitive, exponentially weighted average of Finagle's ``PeakEwma``. It sinks while nothing is
-        measured, so that a node that was slow is tried again.
+        measured, so that a node that was slow is tried again; and it is never less than the time for which a
+        node has owed answers and given none, so that a stuck one is avoided before its calls time out.
         """
         if not self._latency:
             return 0.0
-        return self._latency * math.exp((self._stamp - self._clock()) / TAU)
+        now = self._clock()
+        average = self._latency * math.exp((self._stamp - now) / TAU)
+        return max(average, now - self._quiet_since) if self.inflight else average
+
+    def started(self) -> None:
+        """A call to the node starts."""
+        if not self.inflight:
+            self._quiet_since = self._clock()
+        self.inflight += 1
+
+    def ended(self, *, answered: bool) -> None:
+        """A call to the node ended, by its answer or otherwise."""
+        self.inflight -= 1
+        if answered:
+            self._quiet_since = self._clock()
 
     def measured(self, seconds: float, *, at_least: bool = False) -> None:
         """A call took `seconds`; or, `at_least`, was given up after them."""

@@ -42,7 +42,7 @@ class LocalFirst:
 
     def reasons(self, nodes: Candidates) -> Iterator[tuple[str, str]]:
         """(node_id, why it is not chosen) of those filtered out."""
-        return reasons_of(self._then, nodes)
+        return ((i, reason) for i, reason in reasons_of(self._then, nodes) if i != nodes.local_id)
 
     def __repr__(self) -> str:
         return f"LocalFirst(then={self._then!r})"

@@ -6,16 +6,17 @@ from catga.node import NodeInfo
 
 
 class RoundRobin:
-    """Each candidate in turn, counted per message type."""
+    """Each candidate in turn, counted per message type and service: an event that goes to several services
+    goes round in each of them."""
 
     def __init__(self) -> None:
-        self._turns: dict[type, int] = {}
+        self._turns: dict[tuple[type, str], int] = {}
 
     def select(self, nodes: Sequence[NodeInfo], message: object) -> NodeInfo:
         """The next one."""
-        cls = type(message)
-        turn = self._turns.get(cls, 0)
-        self._turns[cls] = turn + 1
+        key = (type(message), nodes[0].service)
+        turn = self._turns.get(key, 0)
+        self._turns[key] = turn + 1
         return nodes[turn % len(nodes)]
 
     def __repr__(self) -> str:

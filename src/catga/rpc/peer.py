@@ -15,7 +15,20 @@ from catga.rpc.outbox import Outbox
 from catga.rpc.server import Endpoint, Server
 from catga.rpc.signing import Signer
 from catga.rpc.subjects import inbox, reply_box
-from catga.rpc.wire import VERSION, Batch, Call, Cancel, Fault, Frame, Ping, Pong, Reply, decode_batch, fault_of
+from catga.rpc.wire import (
+    OVERHEAD,
+    VERSION,
+    Batch,
+    Call,
+    Cancel,
+    Fault,
+    Frame,
+    Ping,
+    Pong,
+    Reply,
+    decode_batch,
+    fault_of,
+)
 
 logger = logging.getLogger("catga.rpc")
 
@@ -67,8 +80,8 @@ class Peer:
     ) -> None:
         self.node_id = node.node_id
         self.incarnation = node.incarnation
-        self.counters: Counter[str] = Counter()
-        """How often what happened: ``garbage``, ``late_replies``, ``undeliverable`` …"""
+        self.counters = Counter(garbage=0, undeliverable=0, not_sent=0, internal_errors=0, dropped_pongs=0, deaf=0)
+        """How often what happened: ``garbage``, ``undeliverable`` …"""
         self._transport = transport
         self._prefix = prefix
         self._listener = listener
@@ -99,11 +112,6 @@ class Peer:
             max_queue=max_queue,
             max_payload=lambda: transport.max_payload,
         )
-
-    @property
-    def batches(self) -> int:
-        """Broker messages made so far, each with one frame or more."""
-        return self._outbox.batches
 
     # -- life -----------------------------------------------------------------------------------------
 
@@ -148,6 +156,23 @@ class Peer:
             self._pump.cancel()
             await asyncio.gather(self._pump, return_exceptions=True)
         await self._transport.aclose()
+
+    @property
+    def max_body(self) -> int:
+        """The largest message or value, encoded, in bytes, that fits in a batch of its own."""
+        return self._transport.max_payload - OVERHEAD
+
+    def counts(self) -> dict[str, int]:
+        """How often what happened, by name."""
+        return {
+            **self.counters,
+            "refused": self.server.refused,
+            "dropped_expired": self.server.dropped,
+            "repeated": self.server.repeated,
+            "late_replies": self.client.late,
+            "pending_calls": self.client.pending,
+            "batches": self._outbox.batches,
+        }
 
     # -- pings ----------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
+from time import perf_counter  # the loop's own time has milliseconds only, with uvloop
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,17 +26,18 @@ from catga.errors import (
     MaybeExecutedError,
     OverloadedError,
 )
-from catga.result import CatgaResult, Failure
+from catga.result import CatgaResult, Failure, Success
 from catga.rpc.answers import Answers, CallKey, Seen
 from catga.rpc.deadlines import Deadlines
 from catga.rpc.outbox import Outbox
+from catga.rpc.tally import Tally
 from catga.rpc.wire import OVERHEAD, Call, Fault, Reply, fault_of
 
 logger = logging.getLogger("catga.rpc")
 
 
 class Endpoint(NamedTuple):
-    """What runs a message type: its codec, and its compiled pipeline.
+    """What runs a message type: its codec, its compiled pipeline, and the count of its calls.
 
     ``receiving``, where something wants the headers of a call, makes the endpoint for one call of them.
     """
@@ -43,6 +45,7 @@ class Endpoint(NamedTuple):
     codec: Codec
     run: Callable[[Any], Coroutine[Any, Any, CatgaResult[Any]]]
     direct: Callable[[Any], CatgaResult[Any]] | None
+    tally: Tally
     receiving: "Callable[[Mapping[str, str]], Endpoint] | None" = None
 
 
@@ -51,6 +54,7 @@ class _Admitted(NamedTuple):
     call_id: int
     endpoint: Endpoint
     message: Any
+    started: float
     deadline: float
 
 
@@ -135,7 +139,9 @@ class Server:
             return
         direct = admitted.endpoint.direct
         if direct is not None:
-            self._answer(key, call.id, direct(admitted.message))
+            result = direct(admitted.message)
+            admitted.endpoint.tally.add(perf_counter() - admitted.started, type(result) is Success)
+            self._answer(key, call.id, result)
             return
         self._answers.begin(key)
         if self._is_full:
@@ -165,8 +171,12 @@ class Server:
         """
         if self._refusing is not None:
             return Failure(self._refusal())
+        started = perf_counter()
+        result: CatgaResult[Any] | None = None
         if endpoint.direct is not None:
-            return endpoint.direct(message)
+            result = endpoint.direct(message)
+            endpoint.tally.add(perf_counter() - started, type(result) is Success)
+            return result
         if self._is_full and len(self._queue) >= self._max_queue:
             return Failure(self._overloaded())
         has_place = False
@@ -174,7 +184,8 @@ class Server:
             async with asyncio.timeout(timeout):
                 await self._place(self._loop.time() + timeout)
                 has_place = True
-                return await endpoint.run(message)
+                result = await endpoint.run(message)
+                return result
         except TimeoutError:
             error = CatgaTimeoutError(f"{endpoint.codec.name} took longer than {timeout:g} s")
             error.execution = Execution.ANSWERED if has_place else Execution.NO
@@ -182,6 +193,7 @@ class Server:
         finally:
             if has_place:
                 self._local -= 1
+                endpoint.tally.add(perf_counter() - started, type(result) is Success)
             self._next()
 
     # -- stopping -------------------------------------------------------------------------------------
@@ -231,7 +243,7 @@ class Server:
         if endpoint.receiving is not None:
             endpoint = endpoint.receiving(call.headers or {})
         deadline = self._loop.time() + call.ttl_ms / 1000
-        return _Admitted(key, call.id, endpoint, endpoint.codec.decode(call.body), deadline)
+        return _Admitted(key, call.id, endpoint, endpoint.codec.decode(call.body), perf_counter(), deadline)
 
     def _answered_before(self, key: CallKey, call: Call) -> bool:
         """Whether a repeated call needs no run: it was answered, or will be with the first."""
@@ -285,6 +297,7 @@ class Server:
             error = self._cancelled.get(key, cancelled_itself)
             result = None if error is None else Failure(error)
         self._deadlines.discard(key, slot)
+        admitted.endpoint.tally.add(perf_counter() - admitted.started, type(result) is Success)
         self._finish(key)
         if result is None:
             self._answers.abandon(key)

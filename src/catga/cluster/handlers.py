@@ -1,0 +1,99 @@
+"""This node's handlers as the bus sees them: by wire name, with their codecs and compiled pipelines."""
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from catga.cluster.stats import NodeStats, Recorder, Stats
+from catga.codec import Codec
+from catga.errors import HandlerNotFoundError
+from catga.mediator.intercept import Received, handling
+from catga.mediator.pipeline import Pipeline, compile_request
+from catga.mediator.registry import Registry, handler_not_found
+from catga.messages import wire_name
+from catga.result import CatgaResult, ResultMetadata
+from catga.rpc.server import Endpoint
+
+STATS = wire_name(Stats)
+
+
+class Codecs(dict[type, Codec]):
+    """Message class → codec, worked out once."""
+
+    def __missing__(self, cls: type) -> Codec:
+        codec = self[cls] = Codec(cls)
+        return codec
+
+
+class LocalHandlers:
+    """The registry's handlers, compiled for this node.
+
+    Args:
+        recorder: counts the calls.
+        stats: answers the built-in `Stats` request: no handler of the user's, so it is not announced, and no
+            behavior sees it.
+        on_change: called after a registration.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        node_id: str,
+        codecs: Codecs,
+        recorder: Recorder,
+        stats: Callable[[Stats], NodeStats],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._registry = registry
+        self._node_id = node_id
+        self._codecs = codecs
+        self._recorder = recorder
+        self._stats = stats
+        self._on_change = on_change
+        self._metadata = ResultMetadata(node_id)
+        self._endpoints: dict[str, Endpoint] = {}
+        registry.on_change(self._changed)
+
+    def names(self) -> tuple[str, ...]:
+        """Wire names of all that is handled, sorted. Raises `InvalidMessageError` for what cannot travel."""
+        for cls in self._registry.names.values():
+            self._codecs[cls]
+        return tuple(sorted(self._registry.names))
+
+    def endpoint(self, name: str) -> Endpoint | None:
+        """What runs messages of this wire name; None if nothing does."""
+        found = self._endpoints.get(name)
+        if found is None:
+            cls = Stats if name == STATS else self._registry.names.get(name)
+            pipeline = None if cls is None else self._compile(cls)
+            if cls is None or pipeline is None:
+                return None
+            found = Endpoint(self._codecs[cls], pipeline.run, pipeline.direct, self._recorder.tally(name))
+            if self._registry.interceptors and cls is not Stats:
+                found = _intercepted(found, handling(self._registry.interceptors, pipeline.run, self._metadata))
+            self._endpoints[name] = found
+        return found
+
+    def not_found(self, name: str) -> HandlerNotFoundError:
+        """The error for a message that came although nothing handles it here."""
+        return handler_not_found(name, dict.fromkeys(self._registry.names, (self._node_id,)))
+
+    def _compile(self, cls: type) -> Pipeline | None:
+        if cls is Stats:
+            return compile_request(self._stats, (), self._metadata, may_return_result=False)
+        return self._registry.compile(cls, self._metadata)
+
+    def _changed(self) -> None:
+        self._endpoints.clear()
+        self._on_change()
+
+
+def _intercepted(endpoint: Endpoint, received: Received) -> Endpoint:
+    """`endpoint` for calls with headers."""
+
+    def receiving(headers: Mapping[str, str]) -> Endpoint:
+        def run(message: Any) -> Coroutine[Any, Any, CatgaResult[Any]]:
+            return received(message, headers)
+
+        return Endpoint(endpoint.codec, run, None, endpoint.tally)
+
+    return Endpoint(endpoint.codec, endpoint.run, None, endpoint.tally, receiving)

@@ -1,0 +1,255 @@
+"""`Node`: one node's life. Puts membership, rpc, routing and delivery together, and takes them apart again."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from catga.abc import Backend
+from catga.backends import redact
+from catga.cluster.delivery import Delivery
+from catga.cluster.dispatch import Dispatch, Routing
+from catga.cluster.handlers import Codecs, LocalHandlers
+from catga.cluster.load import LoadMeter
+from catga.cluster.options import ClusterOptions
+from catga.cluster.outliers import Outliers
+from catga.cluster.stats import NodeStats, Recorder, Stats
+from catga.cluster.table import RoutingTable
+from catga.errors import ClosedError, ClusterError
+from catga.mediator.registry import Registry
+from catga.membership import Membership
+from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
+from catga.routing import Stats as CallStats
+from catga.rpc.peer import GREET_TIMEOUT, GREETED, Peer
+
+logger = logging.getLogger("catga.cluster")
+
+JOIN_GRACE = 2.0
+"""Seconds on top of the connect timeout, so that the backend's own error, which has the cause, comes first."""
+LEFT_GRACE = 0.5
+"""Seconds that the last replies of a node may be behind the news that it left, or that it was replaced."""
+
+
+class Node:
+    """Implements `catga.membership.Host` and `catga.rpc.peer.Listener`.
+
+    Make it in a running event loop; `start` it once.
+    """
+
+    def __init__(self, options: ClusterOptions, backend: Backend, registry: Registry, routing: Routing) -> None:
+        self._options = options
+        self._backend = backend
+        self._link = asyncio.Event()
+        self._updates: set[asyncio.Future[None]] = set()
+        codecs = Codecs()
+        self._recorder = Recorder()
+        self.handlers = LocalHandlers(
+            registry, options.node_id, codecs, self._recorder, self._stats, self._handlers_changed
+        )
+        record = NodeInfo(
+            node_id=options.node_id,
+            endpoint=options.endpoint,
+            service=options.service,
+            metadata=dict(options.metadata),
+            handles=self.handlers.names(),
+            incarnation=time.time_ns() // 1000,
+        )
+        self._meter = LoadMeter()
+        self.membership = Membership(backend.discovery, record, self, options.membership, load=self._load)
+        self.peer = Peer(
+            backend.transport,
+            record,
+            options.prefix,
+            self,
+            endpoint=self.handlers.endpoint,
+            not_found=self.handlers.not_found,
+            load=self._load,
+            max_concurrency=options.max_concurrency,
+            max_queue=options.max_queue,
+            signer=options.signer,
+        )
+        stats = CallStats(self._load_of)
+        self._outliers = Outliers(options.outliers, stats, deaf=self._deaf)
+        self.dispatch = Dispatch(
+            self.membership.view,
+            RoutingTable(self.membership.view, stats, options.node_id),
+            Delivery(self.peer, options.prefix, self._link, self._outliers, self._recorder.failovers),
+            self._outliers,
+            self.handlers,
+            codecs,
+            routing,
+            options.request_timeout,
+        )
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether the link to the broker works, proved by a round trip to this node itself."""
+        return self._link.is_set()
+
+    def not_ready(self) -> str | None:
+        """Why this node should get no traffic now; None while it is well."""
+        if not self._link.is_set():
+            return "the link to the broker is down"
+        refusing = self.peer.server.refusing
+        return None if refusing is None else refusing.message
+
+    def counts(self) -> dict[str, int]:
+        """How often what happened, by name."""
+        failovers = self._recorder.failovers.total()
+        return {**self.peer.counts(), "failovers": failovers, "heartbeats": self.membership.heartbeats}
+
+    # -- life -----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Join. Raises `ClusterError` if the broker cannot be reached in time."""
+        try:
+            async with asyncio.timeout(self._options.connect_timeout + JOIN_GRACE):
+                await self._join()
+        except TimeoutError as error:
+            await self._abandon()
+            where = redact(self._options.url)
+            raise ClusterError(f"could not join {where} within {self._options.connect_timeout:g} s") from error
+        except BaseException:
+            await self._abandon()
+            raise
+
+    async def _join(self) -> None:
+        await self.peer.start()
+        self._link.set()
+        await self.membership.sync()
+        await self.peer.open_inbox(self.membership.me.incarnation)
+        await self.peer.echo()
+        await self.peer.greet(self.members(), GREET_TIMEOUT)  # hears of a former life on a clock ahead of ours
+        await self.peer.open_inbox(self.membership.me.incarnation)
+        await self.membership.join()
+        await self.peer.greet(self.members(), GREET_TIMEOUT)  # they know this node when `start` returns
+
+    async def drain(self) -> None:
+        """Announce it, refuse new calls, and let those that were accepted finish, within ``drain_timeout``."""
+        if self.membership.me.state is NodeState.DRAINING:
+            return
+        try:
+            await self.membership.update(state=NodeState.DRAINING)
+        except ClusterError as error:
+            logger.warning("could not announce draining", extra={"catga_error": str(error)})
+        self.peer.server.refuse(ClosedError(f"node {self._options.node_id} is draining"))
+        try:
+            async with asyncio.timeout(self._options.drain_timeout):
+                await self.peer.server.idle()
+        except TimeoutError:
+            logger.warning(
+                "drain timed out: handlers still running are cancelled",
+                extra={"catga_running": self.peer.server.inflight},
+            )
+
+    async def stop(self) -> None:
+        """Drain, send the last answers, unregister and close."""
+        try:
+            await self.drain()
+            async with asyncio.timeout(max(self._options.drain_timeout, 5.0)):
+                await self._quietly(self.peer.close_inbox())
+                await self.peer.server.close()
+                if self._link.is_set():
+                    await self.peer.flush()
+                await self.membership.leave()
+        except TimeoutError:
+            logger.warning("the broker did not take the last messages in time")
+        finally:
+            await self._abandon()
+
+    async def _abandon(self) -> None:
+        """Free everything, whatever state it is in."""
+        self._meter.close()
+        await self._quietly(self.membership.leave())
+        await self._quietly(self.peer.close())
+
+    async def _quietly(self, step: Coroutine[Any, Any, None]) -> None:
+        try:
+            await step
+        except ClusterError as error:
+            logger.warning("the bus failed while the node was leaving", extra={"catga_error": str(error)})
+
+    # -- catga.membership.Host ------------------------------------------------------------------------
+
+    def ping(self, node: NodeInfo) -> None:
+        self.peer.ping(node.node_id, node.incarnation)
+
+    def on_change(self, event: NodeChangeEvent) -> None:
+        node = event.node
+        if event.type is NodeChangeType.LEFT:
+            self._outliers.forget(node.node_id)
+            loop = asyncio.get_running_loop()
+            loop.call_later(LEFT_GRACE, self.peer.client.node_left, node.node_id, node.incarnation)
+        elif node.state is NodeState.SUSPECT:
+            self.peer.client.node_silent(node.node_id, node.incarnation)
+
+    def on_fenced(self, incarnation: int) -> None:
+        self.peer.server.refuse(ClosedError(f"node {self._options.node_id} was replaced by incarnation {incarnation}"))
+
+    async def on_rejoin(self, incarnation: int) -> None:
+        await self.peer.open_inbox(incarnation)
+
+    # -- catga.rpc.peer.Listener ----------------------------------------------------------------------
+
+    def heard(self, node_id: str, incarnation: int, load: float) -> None:
+        self.membership.heard(node_id, incarnation, load)
+
+    def outgrown(self, incarnation: int) -> None:
+        self.membership.outgrown(incarnation)
+
+    def unlistened(self, node_id: str, incarnation: int) -> None:
+        self.membership.unlistened(node_id, incarnation)
+
+    def silent(self, node_id: str, incarnation: int) -> None:
+        self.membership.silent(node_id, incarnation)
+
+    def known_incarnation(self, node_id: str) -> int:
+        return self.membership.view.known_incarnation(node_id)
+
+    def members(self) -> Sequence[NodeInfo]:
+        others = [node for node in self.membership.view.nodes() if node.node_id != self._options.node_id]
+        return others if len(others) <= GREETED else random.sample(others, GREETED)
+
+    def link(self, up: bool) -> None:
+        if up == self._link.is_set():
+            return
+        where = {"catga_url": redact(self._options.url)}
+        if up:
+            self._link.set()
+            logger.info("the link to the broker is up", extra=where)
+            self.membership.link_up()
+        else:
+            self._link.clear()
+            logger.warning("the link to the broker is down", extra=where)
+
+    # -- inside ---------------------------------------------------------------------------------------
+
+    def _handlers_changed(self) -> None:
+        if self._link.is_set():
+            task = asyncio.ensure_future(self._quietly(self.membership.update(handles=self.handlers.names())))
+            self._updates.add(task)
+            task.add_done_callback(self._updates.discard)
+
+    def _stats(self, request: Stats) -> NodeStats:
+        if not request.detail:
+            return self._recorder.read(self._options.node_id)
+        return self._recorder.read(
+            self._options.node_id,
+            inflight=self.peer.server.inflight,
+            ghosts=self.membership.view.ghosts(),
+            types=self._recorder.types(),
+            counters=self.counts(),
+        )
+
+    def _load(self) -> float:
+        if self._options.load is not None:
+            return max(float(self._options.load()), 0.0)
+        return round(self._meter.read(self.peer.server.load), 3)
+
+    def _load_of(self, node_id: str) -> float:
+        return self._load() if node_id == self._options.node_id else self.membership.view.load(node_id)
+
+    def _deaf(self) -> bool:
+        return not self._link.is_set() or self.membership.hearing.silence > 2 * self._options.probe_interval
