@@ -100,12 +100,10 @@ class NatsKvNodeDiscovery:
         """Values that were no records."""
 
     async def register(self, node: NodeInfo) -> None:
-        self._mine = node
-        await self._store(node, self._values)
+        await self._keep(node, self._values)
 
     async def heartbeat(self, node: NodeInfo) -> None:
-        self._mine = node
-        await self._store(node, self._leases)
+        await self._keep(node, self._leases)
 
     async def unregister(self, node_id: str, incarnation: int, reason: LeftReason) -> None:
         if self._mine is not None and self._mine.node_id == node_id:
@@ -234,6 +232,13 @@ class NatsKvNodeDiscovery:
             )
 
     # -- its entries ----------------------------------------------------------------------------------
+
+    async def _keep(self, node: NodeInfo, where: str) -> None:
+        mine = self._mine
+        if mine is not None and mine.node_id == node.node_id and mine.version > node.version:
+            return  # a heartbeat that an update has overtaken
+        self._mine = node
+        await self._store(node, where)
 
     async def _store(self, node: NodeInfo, where: str) -> None:
         key = token(node.node_id)

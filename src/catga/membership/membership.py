@@ -193,9 +193,13 @@ class Membership:
 
     def unlistened(self, node_id: str, incarnation: int) -> None:
         """Nobody listened on that node's inbox."""
-        self.prober.unlistened(node_id, incarnation)
+        death = self.prober.unlistened(node_id, incarnation)
         if node_id == self.me.node_id:
-            self._rival_asked = 0  # no rival so far: if this is confirmed it was a former life
+            self._rival_asked = 0  # no rival so far; if this is certain it was a former life
+            if death is not None:
+                self._spawn(self._rejoin(incarnation), "rejoin")
+        elif death is not None and self.view.observe(death) and self._is_member:
+            self._spawn(self._discovery.unregister(*death), "announcing a death")
 
     def _ask_rival(self) -> None:
         if self._rival <= self.me.incarnation or self.fenced:
@@ -210,6 +214,7 @@ class Membership:
         if self.fenced:
             return
         self.fenced = True
+        self.view.observe(Departure(self.me.node_id, self.me.incarnation, LeftReason.CRASHED))  # no more told of
         logger.critical(
             "fenced: another process has taken this node's id; this one takes no more work",
             extra={"catga_node_id": self.me.node_id, "catga_newer_incarnation": incarnation},
@@ -262,7 +267,9 @@ class Membership:
             self.outgrown(departure.incarnation)
         elif departure.incarnation == self.me.incarnation and not self._joined:
             self.me = msgspec.structs.replace(self.me, incarnation=self._beyond(departure.incarnation))
-        elif departure.incarnation == self.me.incarnation and self._joined and not self.fenced:
+        elif self._rival > self.me.incarnation or self.fenced:
+            return  # ended by another process of this id; whether that one lives is being asked
+        elif departure.incarnation == self.me.incarnation:
             logger.error(
                 "declared %s by the others while alive: rejoining",
                 departure.reason.value,
@@ -311,14 +318,11 @@ class Membership:
             self._host.ping(self.me)
         for node in self.prober.tick():
             self._host.ping(node)
-        for departure in self.prober.crashed():
-            if departure.node_id == self.me.node_id:
-                await self._rejoin(departure.incarnation)
-            elif self.view.observe(departure) and self._is_member:
-                await self._discovery.unregister(*departure)
         self._ask_rival()
+        for departure in self.prober.expired():
+            self.view.observe(departure)
+        self.view.forget()
         await self._tell_ghosts()
-        self.view.expire()
 
     async def _tell_ghosts(self) -> None:
         ghosts, self._ghosts = self._ghosts, {}
