@@ -197,9 +197,9 @@ class Membership:
         if node_id == self.me.node_id:
             self._rival_asked = 0  # no rival so far; if this is certain it was a former life
             if death is not None:
-                self._spawn(self._rejoin(incarnation), "rejoin")
+                self._spawn(lambda: self._rejoin(incarnation), "rejoin")
         elif death is not None and self.view.observe(death) and self._is_member:
-            self._spawn(self._discovery.unregister(*death), "announcing a death")
+            self._spawn(lambda: self._discovery.unregister(*death), "announcing a death")
 
     def _ask_rival(self) -> None:
         if self._rival <= self.me.incarnation or self.fenced:
