@@ -1,0 +1,5 @@
+"""``python -m catga.cli`` is ``catga``."""
+
+from catga.cli import main
+
+main()

@@ -1,0 +1,43 @@
+"""``catga broadcast``"""
+
+from typing import Any
+
+import click
+
+from catga.cli.failures import FAILED
+from catga.cli.loops import run
+from catga.cli.messages import message_of
+from catga.cli.observer import observer
+from catga.cli.options import app_dir_option, cluster_options, json_option, where
+from catga.cli.output import to_json
+
+
+@click.command("broadcast")
+@click.argument("target", metavar="MODULE:EVENT")
+@click.argument("body", metavar="JSON", default="{}")
+@json_option
+@app_dir_option
+@cluster_options
+def command(target: str, body: str, as_json: bool, **options: Any) -> None:
+    """Deliver an event to every node, and print who acknowledged it.
+
+    JSON has the fields of the event: '{"sku": "a-1"}', @file, or - for stdin. Exit status 1: a node did not.
+    """
+    cluster = where(options)
+    event = message_of(target, body, event=True, **options)
+
+    async def act() -> None:
+        async with observer(cluster) as node:
+            acknowledged, failed = await node.broadcast(event)
+        if as_json:
+            errors = {node_id: {"code": e.code, "message": e.message} for node_id, e in failed.items()}
+            click.echo(to_json({"acknowledged": acknowledged, "failed": errors}))
+        else:
+            for node_id in acknowledged:
+                click.echo(f"{node_id} {click.style('acknowledged', 'green')}")
+            for node_id, error in failed.items():
+                click.echo(f"{node_id} {click.style('failed', 'red')} {error.code}: {error}")
+        if failed:
+            raise click.exceptions.Exit(FAILED)
+
+    run(act())

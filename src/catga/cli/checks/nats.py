@@ -1,0 +1,93 @@
+"""A NATS server."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+
+from catga.backends import redact
+from catga.cli.checks import Finding, Level
+from catga.cli.checks.broker import round_trip_finding, version_finding
+from catga.cli.options import Where
+
+OLDEST = (2, 10)
+SMALL_PAYLOAD = 64 * 1024
+
+
+async def examine(where: Where) -> AsyncIterator[Finding]:
+    """Reachable, version, round trip, payload, JetStream, permissions."""
+    client = Client()
+    complaints: list[str] = []
+
+    async def complain(error: Exception) -> None:
+        complaints.append(str(error))
+
+    try:
+        async with asyncio.timeout(where.connect_timeout):
+            await client.connect(
+                where.url, allow_reconnect=False, connect_timeout=max(int(where.connect_timeout), 1), error_cb=complain
+            )
+    except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
+        text = "; ".join(dict.fromkeys(complaints)) or str(error) or "no answer in time"
+        refused = "authorization" in text.lower()
+        fix = "check user and password in the URL" if refused else "is the server started, and the port open?"
+        yield Finding("reachable", Level.PROBLEM, f"{redact(where.url)}: {text}", fix)
+        return
+    try:
+        yield Finding("reachable", Level.OK, redact(where.url))
+        version = client.connected_server_version
+        yield version_finding("nats-server", f"{version.major}.{version.minor}.{version.patch}", OLDEST)
+        yield round_trip_finding(await _round_trip(client))
+        yield _payload(client.max_payload)
+        yield await _jetstream(client)
+        yield await _permissions(client, where.prefix, complaints)
+    finally:
+        await client.close()
+
+
+async def _round_trip(client: Client) -> float:
+    times: list[float] = []
+    for _ in range(5):
+        start = time.perf_counter()
+        await client.flush(5)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def _payload(limit: int) -> Finding:
+    text = f"messages of up to {limit // 1024} KiB"
+    if limit < SMALL_PAYLOAD:
+        return Finding("max payload", Level.WARNING, text, "raise max_payload in the server's configuration")
+    return Finding("max payload", Level.OK, text)
+
+
+async def _jetstream(client: Client) -> Finding:
+    try:
+        await client.jetstream(timeout=2).account_info()
+    except (nats.errors.Error, TimeoutError) as error:
+        text = f"off, or not for this account ({type(error).__name__}); only discovery='kv' needs it"
+        return Finding("JetStream", Level.INFO, text)
+    return Finding("JetStream", Level.OK, "on")
+
+
+async def _permissions(client: Client, prefix: str, complaints: list[str]) -> Finding:
+    """Subscribe and publish below the prefix, and see whether the message comes."""
+    got: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    async def on_message(_: Any) -> None:
+        if not got.done():
+            got.set_result(True)
+
+    subject = f"{prefix}.reply.doctor"
+    await client.subscribe(subject, cb=on_message)
+    await client.publish(subject, b"")
+    done, _ = await asyncio.wait([got], timeout=2)
+    if done:
+        return Finding("permissions", Level.OK, f"may subscribe and publish below {prefix}.")
+    text = "; ".join(complaints) or "a message to oneself does not come back"
+    fix = f'allow publish and subscribe on "{prefix}.>"'
+    return Finding("permissions", Level.PROBLEM, text, fix)

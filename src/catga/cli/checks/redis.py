@@ -1,0 +1,103 @@
+"""A Redis or Valkey server."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError, RedisError
+
+from catga.backends import redact
+from catga.cli.checks import Finding, Level
+from catga.cli.checks.broker import round_trip_finding, version_finding
+from catga.cli.options import Where
+
+OLDEST = (6, 2)
+SKEW = 2.0
+
+
+async def examine(where: Where) -> AsyncIterator[Finding]:
+    """Reachable, version, round trip, keyspace notifications, eviction, permissions, clock."""
+    patience = where.connect_timeout
+    client: Any = Redis.from_url(where.url, socket_connect_timeout=patience, socket_timeout=patience)
+    try:
+        try:
+            info = await client.info("server")
+        except (RedisError, OSError, TimeoutError, ValueError) as error:
+            refused = isinstance(error, AuthenticationError)
+            fix = "check user and password in the URL" if refused else "is the server started, and the port open?"
+            yield Finding("reachable", Level.PROBLEM, f"{redact(where.url)}: {error}", fix)
+            return
+        yield Finding("reachable", Level.OK, redact(where.url))
+        name = "valkey" if "valkey_version" in info else "redis"
+        yield version_finding(name, str(info.get(f"{name}_version", "unknown")), OLDEST)
+        yield round_trip_finding(await _round_trip(client))
+        yield await _notifications(client)
+        yield await _eviction(client)
+        yield await _permissions(client, where.prefix)
+        yield await _clock(client)
+    finally:
+        await client.aclose()
+
+
+async def _round_trip(client: Any) -> float:
+    times: list[float] = []
+    for _ in range(5):
+        start = time.perf_counter()
+        await client.ping()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+async def _setting(client: Any, name: str) -> str | None:
+    """A setting of the server; None where CONFIG is forbidden, as it is on managed servers."""
+    try:
+        found: dict[str, str] = await client.config_get(name)
+    except RedisError:
+        return None
+    return found.get(name, "")
+
+
+async def _notifications(client: Any) -> Finding:
+    flags = await _setting(client, "notify-keyspace-events")
+    if flags is None:
+        return Finding("keyspace notifications", Level.INFO, "unknown: CONFIG is forbidden; they are not required")
+    if "K" in flags and ("g" in flags or "A" in flags) and ("x" in flags or "A" in flags):
+        return Finding("keyspace notifications", Level.OK, f"on ({flags})")
+    text = f"off ({flags or 'empty'}): not required, a lost record is stored again at the next heartbeat"
+    return Finding("keyspace notifications", Level.INFO, text, "sooner with: CONFIG SET notify-keyspace-events Kgxe")
+
+
+async def _eviction(client: Any) -> Finding:
+    policy = await _setting(client, "maxmemory-policy")
+    if policy is None or policy == "noeviction":
+        return Finding("eviction", Level.OK, policy or "unknown: CONFIG is forbidden")
+    text = f"{policy}: a full server may evict the nodes' records"
+    return Finding("eviction", Level.WARNING, text, "use a server, or a memory limit, of its own for catga")
+
+
+async def _permissions(client: Any, prefix: str) -> Finding:
+    try:
+        async with asyncio.timeout(5), client.pubsub() as listener:
+            await listener.subscribe(f"{prefix}.reply.doctor")
+            await client.publish(f"{prefix}.reply.doctor", b"")
+            await client.eval("return redis.call('GET', KEYS[1])", 1, f"{prefix}:nodes:doctor")
+    except (RedisError, TimeoutError) as error:
+        fix = f"ACL: ~{prefix}:* &{prefix}* +@read +@write +@pubsub +eval"
+        return Finding("permissions", Level.PROBLEM, str(error) or "no answer", fix)
+    return Finding("permissions", Level.OK, f"may use keys and channels of the prefix {prefix!r}")
+
+
+async def _clock(client: Any) -> Finding:
+    try:
+        start = time.time()
+        seconds, micros = await client.time()
+    except RedisError as error:
+        return Finding("broker's clock", Level.INFO, f"unknown: {error}")
+    skew = seconds + micros / 1e6 - (start + time.time()) / 2
+    text = f"{skew * 1000:+.0f} ms from this machine's"
+    if abs(skew) > SKEW:
+        return Finding("broker's clock", Level.WARNING, text, "run NTP on both; catga itself compares no clocks")
+    return Finding("broker's clock", Level.OK, text)

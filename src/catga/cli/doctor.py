@@ -1,0 +1,56 @@
+"""``catga doctor``"""
+
+import sys
+from typing import Any
+
+import click
+
+from catga.cli.checks import Finding, Level, broker, cluster
+from catga.cli.failures import FAILED, UNREACHABLE
+from catga.cli.loops import run
+from catga.cli.options import cluster_options, json_option, where
+from catga.cli.output import to_json
+
+SIGNS = {
+    Level.OK: click.style("ok  ", "green"),
+    Level.INFO: click.style("info", "cyan"),
+    Level.WARNING: click.style("warn", "yellow"),
+    Level.PROBLEM: click.style("FAIL", "red", bold=True),
+}
+
+
+@click.command("doctor")
+@json_option
+@cluster_options
+def command(as_json: bool, **options: Any) -> None:
+    """Check the broker and the nodes: what is wrong, and the fix.
+
+    Exit status 0: no problem (there may be warnings), 1: a problem, 3: the cluster cannot be reached.
+    """
+    place = where(options)
+    if place.url.startswith("memory:"):
+        raise click.UsageError("a memory:// cluster lives inside one process: nobody else can see it")
+    findings: list[Finding] = []
+
+    async def examine() -> int:
+        async for finding in broker.examine(place):
+            _tell(finding, findings, as_json=as_json)
+        if any(f.level is Level.PROBLEM and f.check == "reachable" for f in findings):
+            return UNREACHABLE
+        async for finding in cluster.examine(place):
+            _tell(finding, findings, as_json=as_json)
+        return FAILED if any(f.level is Level.PROBLEM for f in findings) else 0
+
+    status = run(examine())
+    if as_json:
+        click.echo(to_json(findings))
+    sys.exit(status)
+
+
+def _tell(finding: Finding, findings: list[Finding], *, as_json: bool) -> None:
+    findings.append(finding)
+    if as_json:
+        return
+    click.echo(f"{SIGNS[finding.level]}  {finding.check:<22} {finding.text}")
+    if finding.fix:
+        click.echo(f"{'':29}→ {finding.fix}")

@@ -1,0 +1,65 @@
+"""Finds what the user names as ``module:attribute`` in the current folder, or says clearly why it cannot."""
+
+import difflib
+import importlib
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from catga.cli.failures import USAGE, CommandError
+from catga.mediator import Mediator
+from catga.messages import is_event, is_request
+
+
+def load(target: str, app_dir: str = ".") -> Any:
+    """The object behind ``module:attribute`` (the attribute may have dots).
+
+    Raises:
+        CommandError: there is no such thing; the message says what there is.
+    """
+    module_name, colon, path = target.partition(":")
+    if not module_name or not colon or not path:
+        raise CommandError(f"{target!r} is not of the form module:name, e.g. app:mediator", USAGE)
+    found: Any = import_module(module_name, app_dir)
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise CommandError(_no_attribute(found, module_name, name), USAGE)
+        found = getattr(found, name)
+    return found
+
+
+def import_module(name: str, app_dir: str) -> ModuleType:
+    """The module, from `app_dir` or from what is installed."""
+    folder = str(Path(app_dir).resolve())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise CommandError(f"there is no module {error.name!r} in {folder}: is --app-dir right?", USAGE) from error
+        raise CommandError(_broken(name, error), USAGE) from error
+    except (Exception, SystemExit) as error:  # the border to the user's module
+        raise CommandError(_broken(name, error), USAGE) from error
+
+
+def _broken(name: str, error: BaseException) -> str:
+    text = f"{type(error).__name__}: {error}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if len(frames) > 1 else ""
+    return f"the module {name!r} cannot be imported: {text}{place}"
+
+
+def _no_attribute(holder: Any, module: str, name: str) -> str:
+    known = [key for key, value in getattr(holder, "__dict__", {}).items() if _is_of_interest(value)]
+    near = difflib.get_close_matches(name, known, n=1)
+    text = f"{module} has no {name!r}"
+    if near:
+        return f"{text}; did you mean {near[0]}?"
+    return f"{text}; it has {', '.join(sorted(known))}" if known else text
+
+
+def _is_of_interest(value: Any) -> bool:
+    return isinstance(value, Mediator) or is_request(value) or is_event(value)

@@ -1,0 +1,46 @@
+"""Messages from the command line: a class by name, and its fields as JSON."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from catga.cli.failures import USAGE, CommandError
+from catga.cli.loading import load
+from catga.messages import is_event, is_request, wire_name
+
+
+def message_of(target: str, body: str, app_dir: str, *, event: bool = False) -> Any:
+    """The request (or event) of class `target` with the fields in `body`.
+
+    Args:
+        body: JSON, ``@file`` with JSON, or ``-`` for stdin.
+
+    Raises:
+        CommandError: the class or the fields are not right; the message names the field.
+    """
+    cls = load(target, app_dir)
+    if not (is_event(cls) if event else is_request(cls)):
+        what = "an event: derive it from Event" if event else "a request: derive it from Request[R]"
+        raise CommandError(f"{target} is not {what}", USAGE)
+    try:
+        return _decode(cls, _text(body))
+    except (msgspec.DecodeError, ValueError, TypeError) as error:
+        raise CommandError(f"not a {wire_name(cls)}: {error}", USAGE) from error
+
+
+def _text(body: str) -> bytes:
+    if body == "-":
+        return sys.stdin.buffer.read()
+    if body.startswith("@"):
+        try:
+            return Path(body[1:]).read_bytes()
+        except OSError as error:
+            raise CommandError(f"cannot read {body[1:]}: {error.strerror}", USAGE) from error
+    return body.encode()
+
+
+def _decode(cls: type, text: bytes) -> Any:
+    validate = getattr(cls, "model_validate_json", None)  # pydantic
+    return msgspec.json.decode(text, type=cls) if validate is None else validate(text)

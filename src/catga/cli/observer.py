@@ -1,0 +1,88 @@
+"""Joins a cluster to look at it, and to call its members, without becoming one."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import click
+
+from catga.abc import RoutingStrategy
+from catga.cli.failures import UNREACHABLE, CommandError
+from catga.cli.options import Where
+from catga.cluster import DistributedMediator, add_cluster
+from catga.cluster.stats import NodeStats, Stats
+from catga.errors import CatgaError, ClusterError
+from catga.mediator import Mediator
+from catga.node import NodeInfo
+
+
+@asynccontextmanager
+async def observer(
+    where: Where, *, request_timeout: float = 30.0, routing: RoutingStrategy | None = None
+) -> AsyncIterator[DistributedMediator]:
+    """A node that only observes.
+
+    Raises:
+        click.UsageError: the URL or an option cannot work.
+        CommandError: the cluster cannot be reached.
+    """
+    if where.url.startswith("memory:"):
+        raise click.UsageError("a memory:// cluster lives inside one process: nobody else can see it")
+    try:
+        node = add_cluster(
+            Mediator(),
+            where.url,
+            prefix=where.prefix,
+            node_id=f"cli-{secrets.token_hex(8)}",
+            connect_timeout=where.connect_timeout,
+            request_timeout=request_timeout,
+            routing=routing,
+            drain_timeout=0.0,
+            observe_only=True,
+        )
+    except (ValueError, ClusterError) as error:
+        raise click.UsageError(str(error)) from error
+    try:
+        await node.start()
+    except ClusterError as error:
+        raise CommandError(f"the cluster cannot be reached: {error}", UNREACHABLE) from error
+    try:
+        yield node
+    finally:
+        await node.stop()
+
+
+class Reading(NamedTuple):
+    """What a node answered to `Stats`."""
+
+    stats: NodeStats | None
+    seconds: float
+    """Its round trip."""
+    at: float
+    """The middle of it, by this machine's wall clock."""
+    error: CatgaError | None = None
+
+
+async def read(node: DistributedMediator, node_id: str, *, detail: bool = False, timeout: float = 2.0) -> Reading:
+    """Ask one node for its stats. Never raises for a node that does not answer: see ``error``."""
+    clock, start = time.time(), time.perf_counter()
+    try:
+        async with asyncio.timeout(timeout):
+            result = await node.send_to_node(Stats(detail=detail), node_id)
+        stats, error = (result.value, None) if result.is_success else (None, result.error)
+    except TimeoutError:
+        stats, error = None, CatgaError(f"no answer within {timeout:g} s")
+    seconds = time.perf_counter() - start
+    return Reading(stats, seconds, clock + seconds / 2, error)
+
+
+async def read_all(
+    node: DistributedMediator, members: Iterable[NodeInfo], *, detail: bool = False, timeout: float = 2.0
+) -> dict[str, Reading]:
+    """Ask several nodes at once."""
+    ids = [member.node_id for member in members]
+    readings = await asyncio.gather(*(read(node, node_id, detail=detail, timeout=timeout) for node_id in ids))
+    return dict(zip(ids, readings, strict=True))

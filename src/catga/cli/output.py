@@ -1,0 +1,81 @@
+"""What commands print: values for scripts on stdout, notes for people on stderr."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from catga.node import NodeInfo, NodeState
+
+COLORS = {
+    NodeState.ALIVE: "green",
+    NodeState.SUSPECT: "yellow",
+    NodeState.DRAINING: "cyan",
+    NodeState.LEFT: "red",
+}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console on stdout or stderr; without colours where that is no terminal, or NO_COLOR is set."""
+    return Console(stderr=stderr, highlight=False)
+
+
+def to_json(value: Any) -> str:
+    """`value` on one line."""
+    return msgspec.json.encode(value, enc_hook=_builtin).decode()
+
+
+def pretty_json(value: Any) -> str:
+    """`value` on several lines."""
+    return msgspec.json.format(to_json(value), indent=2)
+
+
+def note(text: str) -> None:
+    """A line for people."""
+    click.echo(text, err=True)
+
+
+def milliseconds(seconds: float | None) -> str:
+    """A latency for a table."""
+    if seconds is None:
+        return "–"
+    if seconds >= 10:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1000:.{0 if seconds >= 0.1 else 1 if seconds >= 0.01 else 2}f} ms"
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The value that `share` of `ordered`, which is sorted and not empty, does not exceed."""
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+
+
+def plain_table(*columns: str, right: Sequence[str] = (), flexible: str = "") -> Table:
+    """An empty table whose `right` columns hold numbers, and whose `flexible` one yields where space is short."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1 if len(columns) > 8 else 2, 0, 0))
+    for column in columns:
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        table.add_column(column, justify=justify, no_wrap=column != flexible, overflow="ellipsis")
+    return table
+
+
+def one_line(text: str) -> Text:
+    """A cell that is cut, not wrapped."""
+    return Text(text, no_wrap=True, overflow="ellipsis")
+
+
+def node_dict(node: NodeInfo) -> dict[str, Any]:
+    """A member for JSON: as its record, with ``age`` (seconds since its last sign of life)."""
+    fields: dict[str, Any] = msgspec.to_builtins(node)
+    last_seen = fields.pop("last_seen")
+    fields["age"] = round(max(time.monotonic() - last_seen, 0.0), 3) if last_seen else None
+    return fields
+
+
+def _builtin(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)
+    return str(value) if dump is None else dump(mode="json")

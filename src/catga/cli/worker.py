@@ -1,0 +1,159 @@
+"""One node in one process: load the user's module, join, serve until told to stop, drain, leave."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from typing import Any
+
+import click
+import msgspec
+
+from catga.cli.failures import FAILED, UNREACHABLE, USAGE, CommandError, explained
+from catga.cli.loading import load
+from catga.cli.logs import log_to_stderr
+from catga.cli.loops import loop_factory
+from catga.cli.options import DEFAULT_URL
+from catga.cli.settings import VARIABLE, WorkerSettings
+from catga.cluster import DistributedMediator, add_cluster
+from catga.errors import CatgaError, ClusterError
+from catga.mediator import Mediator
+
+logger = logging.getLogger("catga.cli")
+
+FORCED = 1.0
+"""Seconds to say good-bye to the cluster when told to stop at once."""
+
+
+def serve(settings: WorkerSettings) -> int:
+    """Run one node until SIGTERM or SIGINT; returns the exit status."""
+    log_to_stderr(settings.log_level, settings.node_id or "" if settings.supervised else "")
+    try:
+        with asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner:
+            return runner.run(_serve(settings))
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+
+
+class Stop:
+    """Counts the wishes to stop: the first is "drain", the second "at once"."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.at_once = asyncio.Event()
+
+    def ask(self) -> None:
+        """SIGTERM, SIGINT, or the end of the supervisor."""
+        if self.asked.is_set():
+            self.at_once.set()
+        self.asked.set()
+
+    def listen(self, *, supervised: bool) -> None:
+        """Ask at each of these from now on."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.ask)
+        if supervised:
+            loop.add_reader(0, self._supervisor_gone)
+
+    def _supervisor_gone(self) -> None:
+        if not os.read(0, 1024):
+            asyncio.get_running_loop().remove_reader(0)
+            logger.warning("the supervisor is gone: stopping")
+            self.ask()
+
+
+async def _serve(settings: WorkerSettings) -> int:
+    stop = Stop()
+    stop.listen(supervised=settings.supervised)
+    node = build(settings)
+    if not await _started(node, stop):
+        return 0
+    me = node.current_node
+    logger.info("joined as %s, serves %s", me.node_id, ", ".join(me.handles) or "nothing: it has no handlers")
+    await stop.asked.wait()
+    logger.info("draining: what was accepted is finished, within %g s", settings.drain_timeout)
+    done = await _ended(asyncio.create_task(node.stop()), stop.at_once, FORCED)
+    logger.info("left the cluster")
+    return 0 if done else FAILED
+
+
+async def _started(node: DistributedMediator, stop: Stop) -> bool:
+    starting = asyncio.create_task(node.start())
+    if not await _ended(starting, stop.asked, FORCED):
+        return False
+    try:
+        starting.result()
+    except ClusterError as error:
+        raise CommandError(f"the cluster cannot be reached: {error}", UNREACHABLE) from error
+    except CatgaError as error:
+        raise CommandError(f"{error.code}: {error}", USAGE) from error
+    return True
+
+
+async def _ended(task: "asyncio.Task[None]", interrupt: asyncio.Event, patience: float) -> bool:
+    """Wait for `task`; on `interrupt` cancel it and wait `patience` seconds. Whether it ended by itself."""
+    interrupted = asyncio.create_task(interrupt.wait())
+    await asyncio.wait([task, interrupted], return_when=asyncio.FIRST_COMPLETED)
+    interrupted.cancel()
+    if task.done():
+        return True
+    task.cancel()
+    await asyncio.wait([task], timeout=patience)
+    if not task.done():
+        os._exit(FAILED)  # a handler holds on to its cancellation
+    return False
+
+
+def build(settings: WorkerSettings) -> DistributedMediator:
+    """The node that the settings describe. Raises `CommandError`."""
+    found = load(settings.target, settings.app_dir)
+    if settings.factory:
+        found = _called(found, settings.target)
+    if isinstance(found, DistributedMediator):
+        return _ready_made(found, settings)
+    if not isinstance(found, Mediator):
+        hint = "; is it a factory? then add --factory" if callable(found) else ""
+        raise CommandError(f"{settings.target} is a {type(found).__qualname__}, not a Mediator{hint}", USAGE)
+    try:
+        return add_cluster(found, settings.url or DEFAULT_URL, **_given(settings))
+    except (ValueError, TypeError) as error:
+        raise CommandError(str(error), USAGE) from error
+    except CatgaError as error:
+        raise CommandError(str(explained(error)), USAGE) from error
+
+
+def _called(factory: Any, target: str) -> Any:
+    try:
+        return factory()
+    except Exception as error:  # the border to the user's function
+        raise CommandError(f"the factory {target} failed: {type(error).__name__}: {error}", USAGE) from error
+
+
+def _ready_made(node: DistributedMediator, settings: WorkerSettings) -> DistributedMediator:
+    clash = [name for name in ("url", *_given(settings)) if getattr(settings, name, None) and name != "drain_timeout"]
+    if clash:
+        options = ", ".join("--node-id (or --workers)" if n == "node_id" else f"--{n.replace('_', '-')}" for n in clash)
+        raise CommandError(
+            f"{settings.target} is in a cluster already, so {options} cannot apply: name its Mediator instead", USAGE
+        )
+    return node
+
+
+def _given(settings: WorkerSettings) -> dict[str, Any]:
+    """The arguments of `add_cluster` that were given."""
+    names = ("node_id", "service", "endpoint", "metadata", "prefix", "max_concurrency")
+    times = ("request_timeout", "connect_timeout", "drain_timeout")
+    given = {name: getattr(settings, name) for name in (*names, *times)}
+    return {name: value for name, value in given.items() if value not in (None, {})}
+
+
+def main() -> None:
+    """A worker process."""
+    sys.exit(serve(msgspec.json.decode(os.environ.pop(VARIABLE), type=WorkerSettings)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""The commands that look at a running cluster and talk to it."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_process import HERE, Catga
+from click.testing import CliRunner, Result
+
+from catga._version import __version__
+from catga.cli.app import COMMANDS, cli
+from catga.testing.servers import NatsServer, RedisServer, free_port
+
+PREFIX = "commands"
+IDS = ["shop-1", "shop-2"]
+
+
+@pytest.fixture(scope="module", params=["nats_url", "redis_url"])
+def url(request: pytest.FixtureRequest) -> str:
+    found: str = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module")
+def shop(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a cluster of two nodes."""
+    options = ("--workers", "2", "--node-id", "shop", "--url", url, "--prefix", PREFIX)
+    with Catga(tmp_path_factory.mktemp("shop"), "run", "cli_shop:mediator", *options) as run:
+        deadline = time.monotonic() + 30
+        while run.err.count("joined as shop-") < 2:
+            assert time.monotonic() < deadline, run.err
+            time.sleep(0.05)
+        yield url
+
+
+def catga(url: str, *args: str, input: str | None = None) -> Result:
+    """Run a command in this process."""
+    return CliRunner().invoke(
+        cli, list(args), input=input, env={"CATGA_URL": url, "CATGA_PREFIX": PREFIX, "CATGA_APP_DIR": str(HERE)}
+    )
+
+
+def output(url: str, *args: str, status: int = 0) -> str:
+    """What the command wrote to stdout."""
+    result = catga(url, *args)
+    assert result.exit_code == status, result.output
+    return result.stdout
+
+
+def parsed(url: str, *args: str, status: int = 0) -> Any:
+    return json.loads(output(url, *args, "--json", status=status))
+
+
+# -- looking --------------------------------------------------------------------------------------------
+
+
+def test_nodes_lists_the_members_and_not_itself(shop: str) -> None:
+    rows = parsed(shop, "nodes")
+    assert [row["node_id"] for row in rows] == IDS
+    assert {(row["state"], row["service"], row["version"]) for row in rows} == {("alive", "default", __version__)}
+    assert all(row["latency"] > 0 and row["age"] >= 0 and "cli_shop.Work" in row["handles"] for row in rows)
+
+
+def test_nodes_prints_a_table_without_colours_where_there_is_no_terminal(shop: str) -> None:
+    text = output(shop, "nodes")
+    assert all(word in text for word in ("NODE", "LATENCY", "alive", *IDS))
+    assert "\x1b" not in text
+
+
+def test_nodes_of_an_empty_cluster_says_so(shop: str) -> None:
+    result = catga(shop, "nodes", "--prefix", "nobody")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "no nodes (prefix 'nobody')" in result.stderr
+
+
+def test_nodes_watch_json_is_a_line_an_interval_until_ctrl_c(shop: str, tmp_path: Path) -> None:
+    args = ("nodes", "--watch", "--json", "-i", "0.1", "--url", shop, "--prefix", PREFIX)
+    with Catga(tmp_path, *args) as command:
+        rows = json.loads(command.wait_for_line())
+        os.kill(command.process.pid, signal.SIGINT)
+        assert command.process.wait(30) == 0, command.err
+    assert [row["node_id"] for row in rows] == IDS
+    assert "Traceback" not in command.err
+
+
+def test_watch_tells_the_members_then_who_joins_and_leaves(shop: str, tmp_path: Path) -> None:
+    where = ("--url", shop, "--prefix", PREFIX)
+    folders = [tmp_path / "watch", tmp_path / "run"]
+    for folder in folders:
+        folder.mkdir()
+    with Catga(folders[0], "watch", "--json", *where) as command:
+        for node_id in IDS:
+            command.wait_for_line(node_id)
+        with Catga(folders[1], "run", "cli_shop:mediator", "--node-id", "guest", *where) as guest:
+            joined = json.loads(command.wait_for_line('"guest"'))
+            guest.terminate()
+            left = json.loads(command.wait_for_line('"left"'))
+        os.kill(command.process.pid, signal.SIGINT)
+        assert command.process.wait(30) == 0, command.err
+    assert (joined["type"], left["node"]["node_id"], left["reason"]) == ("joined", "guest", "drained")
+
+
+def test_top_counts_by_type_and_node(shop: str, tmp_path: Path) -> None:
+    args = ("top", "--json", "-i", "1", "-n", "1", "--url", shop, "--prefix", PREFIX)
+    with Catga(tmp_path, *args) as command:
+        while command.process.poll() is None:
+            parsed(shop, "send", "cli_shop:CreateOrder", '{"sku": "a"}', "--node", "shop-1")
+            parsed(shop, "send", "cli_shop:Fail", "--node", "shop-2", status=1)
+    data = json.loads(command.out)
+    rows = {(row["type"], row["node"]): row for row in data["rows"]}
+    assert data["nodes"] == IDS
+    order, fail = rows["cli_shop.CreateOrder", "shop-1"], rows["cli_shop.Fail", "shop-2"]
+    assert order["rate"] > 0 == order["errors"]
+    assert 0 < order["p50"] <= order["p99"]
+    assert fail["errors"] == fail["rate"] > 0
+
+
+def test_ping_measures_round_trips_to_each_node(shop: str) -> None:
+    rows = parsed(shop, "ping", "-c", "2", "-i", "0")
+    assert [(row["node_id"], len(row["seconds"])) for row in rows] == [(node_id, 2) for node_id in IDS]
+    assert "2/2" in output(shop, "ping", "shop-2", "-c", "2", "-i", "0")
+
+
+def test_ping_of_a_node_that_is_none_names_those_that_are(shop: str) -> None:
+    result = catga(shop, "ping", "nobody")
+    assert result.exit_code == 1
+    assert "no node nobody; the nodes are shop-1, shop-2" in result.stderr
+
+
+def test_bench_counts_every_call(shop: str) -> None:
+    figures = parsed(shop, "bench", "-n", "100", "-c", "10")
+    assert (figures["calls"], figures["nodes"], figures["errors"]) == (100, {"shop-1": 50, "shop-2": 50}, {})
+    assert figures["latency"]["p50"] <= figures["latency"]["p99"] <= figures["max"]
+    assert "CALLS/S" in output(shop, "bench", "cli_shop:CreateOrder", '{"sku": "a"}', "-n", "20", "--node", "shop-1")
+
+
+def test_bench_of_a_failing_request_fails(shop: str) -> None:
+    assert parsed(shop, "bench", "cli_shop:Fail", "-n", "5", status=1)["errors"] == {"handler_error": 5}
+
+
+def test_doctor_finds_nothing_wrong_with_a_healthy_cluster(shop: str) -> None:
+    findings = {f["check"]: f["level"] for f in parsed(shop, "doctor")}
+    wanted = ("reachable", "version", "round trip", "permissions", "nodes", "answers", "clocks", "duplicate ids")
+    assert {findings[name] for name in wanted} == {"ok"}
+
+
+def test_doctor_finds_two_processes_with_one_id(shop: str, tmp_path: Path) -> None:
+    where = ("--url", shop, "--prefix", "twins")
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    twin = ("run", "cli_shop:mediator", "--node-id", "twin", *where)
+    other = ("run", "cli_shop:mediator", "--node-id", "other", *where)
+    (tmp_path / "three").mkdir()
+    with Catga(tmp_path / "three", *other), Catga(folders[0], *twin) as one:
+        while "joined as twin" not in one.err:
+            time.sleep(0.05)
+        with Catga(folders[1], *twin):
+            while "fenced" not in one.err:
+                time.sleep(0.05)
+            findings = parsed(shop, "doctor", "--prefix", "twins", status=1)
+    problems = [f for f in findings if f["level"] == "problem"]
+    assert [f["check"] for f in problems] == ["duplicate ids"]
+    assert "'twin'" in problems[0]["text"]
+    assert problems[0]["fix"]
+
+
+# -- talking --------------------------------------------------------------------------------------------
+
+
+def test_send_prints_the_value_on_stdout_and_the_rest_on_stderr(shop: str) -> None:
+    result = catga(shop, "send", "cli_shop:CreateOrder", '{"sku": "a", "quantity": 3}')
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == {"a": 3}
+    assert result.stderr.startswith("by shop-")
+
+
+def test_send_takes_the_fields_from_stdin_or_a_file(shop: str, tmp_path: Path) -> None:
+    (tmp_path / "order.json").write_text('{"sku": "b"}')
+    assert json.loads(catga(shop, "send", "cli_shop:CreateOrder", "-", input='{"sku": "c"}').stdout) == {"c": 1}
+    assert json.loads(output(shop, "send", "cli_shop:CreateOrder", f"@{tmp_path / 'order.json'}")) == {"b": 1}
+
+
+def test_send_to_one_node_and_by_key(shop: str) -> None:
+    body = '{"sku": "a"}'
+    assert parsed(shop, "send", "cli_shop:CreateOrder", body, "--node", "shop-2")["node"] == "shop-2"
+    chosen = [parsed(shop, "send", "cli_shop:CreateOrder", body, "--key", "k")["node"] for _ in range(4)]
+    assert len(set(chosen)) == 1
+
+
+def test_a_failed_request_has_exit_status_1_and_no_traceback(shop: str) -> None:
+    result = catga(shop, "send", "cli_shop:Fail")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "handler_error: RuntimeError: out of stock (node shop-" in result.stderr
+    answer = parsed(shop, "send", "cli_shop:Fail", status=1)
+    assert (answer["ok"], answer["error"]["code"]) == (False, "handler_error")
+
+
+MISTAKES = {
+    "missing required field `sku`": ("send", "cli_shop:CreateOrder", "{}"),
+    "Expected `int`, got `str` - at `$.quantity`": ("send", "cli_shop:CreateOrder", '{"sku": "a", "quantity": "x"}'),
+    "not a cli_shop.CreateOrder": ("send", "cli_shop:CreateOrder", "{"),
+    "did you mean CreateOrder?": ("send", "cli_shop:CreateOrdr"),
+    "is not a request": ("send", "cli_shop:Created"),
+    "is not an event": ("publish", "cli_shop:CreateOrder"),
+    "cannot read nowhere.json": ("send", "cli_shop:CreateOrder", "@nowhere.json"),
+    "exclude each other": ("send", "cli_shop:CreateOrder", "{}", "--node", "a", "--key", "b"),
+    "memory:// cluster lives inside one process": ("nodes", "--url", "memory://x"),
+    "no backend for 'ftp://x'": ("nodes", "--url", "ftp://x"),
+    "No such command": ("nonsense",),
+}
+
+
+@pytest.mark.parametrize("expected", MISTAKES)
+def test_a_mistake_of_the_user_has_exit_status_2(expected: str) -> None:
+    result = catga("nats://127.0.0.1:1", *MISTAKES[expected])
+    assert result.exit_code == 2, result.output
+    assert expected in result.stderr
+
+
+def test_publish_tells_the_services_and_broadcast_the_nodes(shop: str) -> None:
+    assert parsed(shop, "publish", "cli_shop:Created", '{"sku": "a"}') == {
+        "ok": True,
+        "services": ["default"],
+        "error": None,
+    }
+    assert parsed(shop, "broadcast", "cli_shop:Created", '{"sku": "a"}') == {"acknowledged": IDS, "failed": {}}
+
+
+def test_an_event_that_a_handler_fails_on_has_exit_status_1(shop: str) -> None:
+    assert parsed(shop, "publish", "cli_shop:Created", '{"sku": "bad"}', status=1)["error"]["code"] == "handler_error"
+    failed = parsed(shop, "broadcast", "cli_shop:Created", '{"sku": "bad"}', status=1)["failed"]
+    assert {node_id: error["code"] for node_id, error in failed.items()} == dict.fromkeys(IDS, "handler_error")
+
+
+# -- without a cluster ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["nats", "redis"])
+@pytest.mark.parametrize("command", ["nodes", "watch", "top", "ping", "bench", "doctor"])
+def test_an_unreachable_broker_has_exit_status_3(command: str, scheme: str) -> None:
+    url = f"{scheme}://:s3cret@127.0.0.1:{free_port()}"
+    result = catga(url, command, "--connect-timeout", "0.3")
+    assert result.exit_code == 3, result.output
+    assert "s3cret" not in result.output
+    assert "Traceback" not in result.output
+
+
+def test_doctor_knows_a_wrong_password() -> None:
+    with NatsServer(user="ann", password="s3cret") as nats, RedisServer(password="s3cret") as redis:
+        for port, scheme, user in ((nats.port, "nats", "ann"), (redis.port, "redis", "")):
+            result = catga(f"{scheme}://{user}:wr0ng@127.0.0.1:{port}", "doctor")
+            assert result.exit_code == 3, result.output
+            assert "check user and password" in result.output
+            assert "wr0ng" not in result.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    text = output("", command, "--help")
+    assert "Usage: catga" in text or "Usage: cli" in text
+    assert len(text.splitlines()) > 5
+
+
+def test_the_version_is_told() -> None:
+    assert output("", "--version") == f"catga {__version__}\n"

@@ -1,0 +1,172 @@
+"""``catga run``: processes, signals, crashes, and the user's mistakes."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from cli_process import HERE, Catga, caller, member
+from cli_shop import CreateOrder, Die, Work
+
+from catga import DistributedMediator
+from catga.cluster.stats import Stats
+from catga.errors import MaybeExecutedError
+from catga.node import LeftReason, NodeChangeType
+from catga.testing.servers import free_port
+from catga.testing.waiting import eventually
+
+RUN = ("run", "cli_shop:mediator", "--node-id", "shop")
+
+
+async def running(node: DistributedMediator, calls: int) -> None:
+    """Wait until so many calls run on the nodes."""
+
+    async def they_run() -> bool:
+        stats = [(await node.send_to_node(Stats(), n.node_id)).unwrap() for n in node.get_nodes()]
+        return sum(s.inflight for s in stats) == calls
+
+    await eventually(they_run)
+
+
+@pytest.mark.parametrize(("args", "ids"), [((), ["shop"]), (("--workers", "2"), ["shop-1", "shop-2"])])
+async def test_sigterm_during_running_requests_loses_none(
+    nats_url: str, tmp_path: Path, args: tuple[str, ...], ids: list[str]
+) -> None:
+    prefix = f"term{len(ids)}"
+    with Catga(tmp_path, *RUN, *args, "--url", nats_url, "--prefix", prefix) as run:
+        async with caller(nats_url, prefix) as node:
+            watcher = node.watch()
+            await eventually(lambda: [n.node_id for n in node.get_nodes()] == ids)
+            calls = [asyncio.create_task(node.send(Work(1.0))) for _ in range(20)]
+            await running(node, len(calls))
+            run.terminate()
+            assert {(await call).unwrap_or("lost") for call in calls} == {"done"}
+            assert await run.ended() == 0, run.err
+            await eventually(lambda: not node.get_nodes())
+            await watcher.aclose()
+    assert "Traceback" not in run.err
+
+
+async def test_a_second_signal_stops_at_once_and_the_callers_are_told(nats_url: str, tmp_path: Path) -> None:
+    with Catga(tmp_path, *RUN, "--url", nats_url, "--prefix", "twice") as run:
+        async with caller(nats_url, "twice") as node:
+            await eventually(lambda: member(node, "shop"))
+            call = asyncio.create_task(node.send(Work(25.0)))
+            await running(node, 1)
+            run.terminate()
+            await eventually(lambda: "draining" in run.err)
+            run.terminate()
+            result = await call
+            assert not result.is_success
+            assert await run.ended() == 1
+    assert "Traceback" not in run.err
+
+
+async def test_a_worker_that_crashes_is_started_again_with_its_id(nats_url: str, tmp_path: Path) -> None:
+    with Catga(tmp_path, *RUN, "--workers", "2", "--url", nats_url, "--prefix", "crash") as run:
+        async with caller(nats_url, "crash") as node:
+            await eventually(lambda: len(node.get_nodes()) == 2)
+            before = {n.node_id: n.incarnation for n in node.get_nodes()}
+            died = await node.send_to_node(Die(), "shop-1")
+            assert not died.is_success
+            assert isinstance(died.error, MaybeExecutedError)
+
+            def is_back() -> bool:
+                now = member(node, "shop-1")
+                return now is not None and now.incarnation > before["shop-1"]
+
+            await eventually(is_back)
+            assert (await node.send_to_node(CreateOrder("a"), "shop-1")).unwrap() == {"a": 1}
+            now = member(node, "shop-2")
+            assert now is not None
+            assert now.incarnation == before["shop-2"]
+        run.terminate()
+        assert await run.ended() == 0, run.err
+    assert "worker 1 ended with exit status 7; it is started again in 0.5 s" in run.err
+
+
+async def test_workers_leave_gracefully_when_their_supervisor_is_killed(nats_url: str, tmp_path: Path) -> None:
+    with Catga(tmp_path, *RUN, "--workers", "2", "--url", nats_url, "--prefix", "orphan") as run:
+        async with caller(nats_url, "orphan") as node:
+            await eventually(lambda: len(node.get_nodes()) == 2)
+            watcher = node.watch()
+            run.process.kill()
+            reasons = []
+            async with asyncio.timeout(30):
+                async for event in watcher:
+                    if event.type is NodeChangeType.LEFT:
+                        reasons.append(event.reason)
+                        if len(reasons) == 2:
+                            break
+            assert reasons == [LeftReason.DRAINED] * 2
+
+
+async def test_sigint_reaches_the_workers_through_the_supervisor_only(nats_url: str, tmp_path: Path) -> None:
+    with Catga(tmp_path, *RUN, "--workers", "2", "--url", nats_url, "--prefix", "sigint") as run:
+        async with caller(nats_url, "sigint") as node:
+            await eventually(lambda: len(node.get_nodes()) == 2)
+            call = asyncio.create_task(node.send(Work(0.5)))
+            await running(node, 1)
+            os.kill(run.process.pid, signal.SIGINT)
+            assert (await call).unwrap_or("lost") == "done"
+        assert await run.ended() == 0, run.err
+
+
+async def test_reload_runs_the_changed_code(nats_url: str, tmp_path: Path) -> None:
+    app = tmp_path / "reloaded_shop.py"
+    source = (HERE / "cli_shop.py").read_text()
+    app.write_text(source)
+    target = ("run", "reloaded_shop:mediator", "--node-id", "shop", "--reload")
+    with Catga(tmp_path, *target, "--url", nats_url, "--prefix", "reload", cwd=tmp_path) as run:
+        async with caller(nats_url, "reload") as node:
+            await eventually(lambda: (found := member(node, "shop")) and len(found.handles) == 5)
+            app.write_text("this is not Python")
+            await eventually(lambda: "it is started again when the code changes" in run.err)
+            app.write_text(source.replace("@mediator.handler\nasync def fail", "async def fail"))
+            await eventually(lambda: (found := member(node, "shop")) and len(found.handles) == 4)
+        run.terminate()
+        assert await run.ended() == 0, run.err
+
+
+MISTAKES = {
+    "there is no module 'nowhere'": ("nowhere:mediator", ""),
+    "did you mean mediator?": ("mistake:mediatr", "from catga import Mediator\nmediator = Mediator()\n"),
+    "SyntaxError": ("mistake:mediator", "def ("),
+    "mistake.py, line 2": ("mistake:mediator", "x = 1\nraise ValueError('no database')\n"),
+    "No module named 'not_installed_at_all'": ("mistake:mediator", "import not_installed_at_all\n"),
+    "not a Mediator": ("mistake:mediator", "mediator = 1\n"),
+    "add --factory": ("mistake:mediator", "def mediator(): ...\n"),
+    "is not of the form module:name": ("mistake", ""),
+}
+
+
+@pytest.mark.parametrize(("expected", "workers"), [*((text, "1") for text in MISTAKES), ("SyntaxError", "2")])
+async def test_a_mistake_of_the_user_is_told_in_a_line_without_a_traceback(
+    tmp_path: Path, expected: str, workers: str
+) -> None:
+    target, source = MISTAKES[expected]
+    (tmp_path / "mistake.py").write_text(source)
+    with Catga(tmp_path, "run", target, "--workers", workers, cwd=tmp_path) as run:
+        assert await run.ended() == 2
+    assert expected in run.err
+    assert "Traceback" not in run.err
+
+
+async def test_an_unreachable_broker_is_told_and_has_its_own_exit_status(tmp_path: Path) -> None:
+    url = f"nats://ann:s3cret@127.0.0.1:{free_port()}"
+    with Catga(tmp_path, *RUN, "--connect-timeout", "0.5", CATGA_URL=url) as run:
+        assert await run.ended() == 3
+    assert "the cluster cannot be reached" in run.err
+    assert "Traceback" not in run.err
+    assert "s3cret" not in run.err
+
+
+async def test_options_come_from_the_environment(nats_url: str, tmp_path: Path) -> None:
+    env = {"CATGA_URL": nats_url, "CATGA_PREFIX": "environ", "CATGA_NODE_ID": "from-env", "CATGA_SERVICE": "orders"}
+    with Catga(tmp_path, "run", "cli_shop:make", "--factory", "-m", "zone=a", **env) as run:
+        async with caller(nats_url, "environ") as node:
+            found = await eventually(lambda: member(node, "from-env"))
+            assert (found.service, found.metadata) == ("orders", {"zone": "a"})
+        run.terminate()
+        assert await run.ended() == 0, run.err
