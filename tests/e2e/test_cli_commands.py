@@ -165,7 +165,7 @@ def test_doctor_finds_two_processes_with_one_id(shop: str, tmp_path: Path) -> No
                 time.sleep(0.05)
             findings = parsed(shop, "doctor", "--prefix", "twins", status=1)
     problems = [f for f in findings if f["level"] == "problem"]
-    assert [f["check"] for f in problems] == ["duplicate ids"]
+    assert [f["check"] for f in problems] == ["duplicate ids"], problems
     assert "'twin'" in problems[0]["text"]
     assert problems[0]["fix"]
 

@@ -35,6 +35,7 @@ async def examine(where: Where) -> AsyncIterator[Finding]:
         text = "; ".join(dict.fromkeys(complaints)) or str(error) or "no answer in time"
         refused = "authorization" in text.lower()
         fix = "check user and password in the URL" if refused else "is the server started, and the port open?"
+        await client.close()
         yield Finding("reachable", Level.PROBLEM, f"{redact(where.url)}: {text}", fix)
         return
     try:
