@@ -11,6 +11,7 @@ import click
 
 from catga.abc import RoutingStrategy
 from catga.cli.failures import UNREACHABLE, CommandError
+from catga.cli.logs import log_to_stderr
 from catga.cli.options import Where
 from catga.cluster import DistributedMediator, add_cluster
 from catga.cluster.stats import NodeStats, Stats
@@ -31,6 +32,7 @@ async def observer(
     """
     if where.url.startswith("memory:"):
         raise click.UsageError("a memory:// cluster lives inside one process: nobody else can see it")
+    log_to_stderr("warning")
     try:
         node = add_cluster(
             Mediator(),
