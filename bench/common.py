@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench import envs
+
 ROOT = Path(__file__).resolve().parent.parent
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -150,6 +152,10 @@ def versions() -> dict[str, str]:
     }
     for name in ("msgspec", "nats-py", "redis", "hiredis", "uvloop"):
         found[name] = distribution(name)
+    for environment, package in envs.VERSIONS:
+        interpreter = envs.ENVS / environment / "bin" / "python"
+        if interpreter.exists():
+            found[package] = distribution(package, interpreter)
     found["nats-server"] = _output([shutil.which("nats-server") or "nats-server", "-v"]).rpartition("v")[2]
     found["Valkey"] = _output([_redis_binary(), "-v"]).partition("v=")[2].partition(" ")[0]
     return found

@@ -19,6 +19,8 @@ PYTHON = {
 """Environment → its requirements."""
 NEWER = {"moleculerpy": ("python3.12", "python3.13")}
 """Those that need a newer interpreter than the oldest that catga runs on."""
+VERSIONS = (("faststream", "faststream"), ("moleculerpy", "moleculerpy"), ("meator", "meator"))
+"""(environment, package) whose versions the page states."""
 NODE = {"moleculer": ["moleculer@0.14", "nats@2", "ioredis@5"]}
 
 

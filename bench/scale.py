@@ -42,6 +42,7 @@ class Result:
     bytes: float = 0.0
     broker_cpu: float = 0.0
     node_cpu: float = 0.0
+    joined: float = 0.0
     formed: float = 0.0
     joins: list[tuple[float, float]] = field(default_factory=list)
     crashes: list[tuple[float, float]] = field(default_factory=list)
@@ -90,6 +91,7 @@ def measure(broker: str, count: int, *, window: float, trials: int) -> Result:
         try:
             for host in hosts:
                 host.line(60 + count)
+            result.joined = time.monotonic() - start
             result.formed = _until_complete(hosts, count, 60 + count / 5) - start
             time.sleep(SETTLE)
             _steady(result, hosts, pid, counters, window)
@@ -216,7 +218,7 @@ def run(*, quick: bool = False, sizes: Sequence[int] = (), brokers: Sequence[str
 def report(results: Sequence[Result]) -> str:
     """The section of the page."""
     header = ["broker", "nodes", "sent /s·node", "delivered /s·node", "kB/s", "broker CPU %", "all nodes CPU %"]
-    header += ["formed s", "join: median / last node s", "crash: median / last node s", ""]
+    header += ["all joined / views complete s", "join: median / last node s", "crash: median / last node s", ""]
     rows = [_row(result) for result in results]
     text = (
         "An idle cluster with default settings. `sent` and `delivered` are messages a second and node at the broker.\n"
@@ -245,7 +247,7 @@ def _row(result: Result) -> list[object]:
         f"{result.bytes / 1000:.1f}",
         f"{result.broker_cpu:.1f}",
         f"{result.node_cpu:.1f}",
-        f"{result.formed:.1f}",
+        f"{result.joined:.1f} / {result.formed:.1f}",
         _times(result.joins),
         _times(result.crashes),
         result.note,

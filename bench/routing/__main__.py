@@ -14,7 +14,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+import timeit
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -132,6 +133,39 @@ def failed(samples: Sequence[Sample], start: float, end: float) -> float:
     return sum(not sample.answered for sample in there) / max(len(there), 1)
 
 
+def select_cost(rounds: int) -> list[str]:
+    """What choosing costs, next to a dictionary look-up in the same round."""
+    sys.path[:0] = [str(HERE), str(HERE.parents[1] / "src")]
+    from messages import Keyed
+
+    from catga import ConsistentHash, LoadBased, NodeInfo, Random, RoundRobin
+    from catga.routing import Candidates
+
+    nodes = Candidates(NodeInfo(node_id=f"node-{i}") for i in range(100))
+    for node in nodes:
+        nodes.stats[node.node_id].measured(0.01)
+    message = Keyed("sku-1")
+    lookup = {"sku-1": 1}
+    strategies = [RoundRobin(), Random(), ConsistentHash(), ConsistentHash(max_load=1.25), LoadBased()]
+    costs: dict[str, list[float]] = {repr(strategy): [] for strategy in strategies}
+    ratios: dict[str, list[float]] = {repr(strategy): [] for strategy in strategies}
+    for _ in range(rounds * 3):
+        base = best(lambda: lookup[message.sku])
+        for strategy in strategies:
+            cost = best(lambda strategy=strategy: strategy.select(nodes, message))
+            costs[repr(strategy)].append(cost)
+            ratios[repr(strategy)].append(cost / base)
+    lines = ["| | µs a call | ratio to a dictionary look-up |", "|---|---|---|"]
+    for name, values in costs.items():
+        lines.append(f"| {name} | {statistics.median(values) * 1e6:.2f} | {statistics.median(ratios[name]):.0f} |")
+    return lines
+
+
+def best(call: Callable[[], object], number: int = 5000) -> float:
+    """Seconds a call, the best of five."""
+    return min(timeit.repeat(call, number=number, repeat=5)) / number
+
+
 def nats_server(stack: ExitStack) -> str:
     binary = shutil.which("nats-server")
     if binary is None:
@@ -154,7 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--only", choices=["slow", "senders", "hung"])
+    parser.add_argument("--only", choices=["slow", "senders", "hung", "select"])
     parser.add_argument("--out", type=Path, default=HERE / "results.md")
     args = parser.parse_args()
     load = f"{RATE:g} requests a second, {FAST * 1000:g} ms of work each"
@@ -173,6 +207,8 @@ def main() -> None:
             parts += ["", f"One hung node of three (SIGSTOP), one sender; {load}.", ""]
             systems = ["queue group", "RoundRobin", "LoadBased", "LoadBased, idempotent"]
             parts += hung_node(url, systems, args.rounds, args.seconds)
+    if args.only in (None, "select"):
+        parts += ["", "Choosing one of 100 nodes.", "", *select_cost(args.rounds)]
     text = "\n".join(parts) + f"\n\nMedians of {args.rounds} interleaved rounds of {args.seconds:g} s.\n"
     args.out.write_text(text)
     print(text)

@@ -1,4 +1,4 @@
-"""The one message of this benchmark."""
+"""The messages of this benchmark."""
 
 from dataclasses import dataclass
 
@@ -15,3 +15,9 @@ class Work(Request[int]):
 @dataclass(frozen=True, slots=True)
 class SafeWork(Request[int]):
     number: int
+
+
+@message(name="bench.Keyed", key="sku")
+@dataclass(frozen=True, slots=True)
+class Keyed(Request[int]):
+    sku: str

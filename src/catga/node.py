@@ -1,7 +1,7 @@
 """What a cluster knows of a member, and how that changes."""
 
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -33,6 +33,10 @@ class LeftReason(Enum):
     CRASHED = "crashed"
 
 
+NodeId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
+Counter: TypeAlias = Annotated[int, Meta(ge=0, lt=2**53)]
+
+
 class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One member as its observer sees it. Frozen: a change makes a new one.
 
@@ -50,14 +54,14 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
             the wire, as one machine's clock means nothing to another.
     """
 
-    node_id: Annotated[str, Meta(min_length=1, max_length=128)]
+    node_id: NodeId
     endpoint: str = ""
     service: Annotated[str, Meta(min_length=1, max_length=128)] = "default"
     load: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
     metadata: dict[str, str] = {}
     handles: tuple[str, ...] = ()
-    incarnation: Annotated[int, Meta(ge=0, lt=2**53)] = 0
-    sequence: Annotated[int, Meta(ge=0, lt=2**53)] = 0
+    incarnation: Counter = 0
+    sequence: Counter = 0
     state: NodeState = NodeState.ALIVE
     last_seen: float = 0.0
 

@@ -59,5 +59,5 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 CatgaResult: TypeAlias = Success[T] | Failure
-"""``CatgaResult[T]`` is ``Success[T] | Failure``: ``match`` and ``isinstance`` narrow it in every type checker
-(``is_success`` in mypy, not in pyright)."""
+"""``CatgaResult[T]`` is ``Success[T] | Failure``: type checkers narrow it by ``match`` and by
+``isinstance``, mypy also by ``is_success``."""

@@ -7,6 +7,7 @@ import nats
 import pytest
 from redis.asyncio import Redis
 
+from catga.backends.nats_kv import bucket_name
 from catga.testing.contract import Bed
 
 
@@ -27,6 +28,14 @@ class Candidate(NamedTuple):
 async def publish_nats(url: str, prefix: str, data: bytes) -> None:
     client = await nats.connect(url)
     await client.publish(f"{prefix}.nodes.x", data)
+    await client.publish(f"$KV.{bucket_name(prefix)}.x", data)
+    await client.flush()
+    await client.close()
+
+
+async def publish_kv(url: str, prefix: str, data: bytes) -> None:
+    client = await nats.connect(url)
+    await client.publish(f"$KV.{bucket_name(prefix)}.x", data)
     await client.flush()
     await client.close()
 
@@ -41,6 +50,7 @@ async def publish_redis(url: str, prefix: str, data: bytes) -> None:
 BACKENDS = {
     "memory": Candidate("memory://contract"),
     "nats": Candidate("nats_url", inject=publish_nats),
+    "nats-kv": Candidate("nats_url", {"discovery": "kv"}, inject=publish_kv),
     "redis": Candidate("redis_url", inject=publish_redis),
 }
 

@@ -6,7 +6,7 @@ import shutil
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -131,7 +131,7 @@ async def test_after_a_restart_of_an_empty_server_every_node_is_back_and_nobody_
         logs = [Log(alpha), Log(beta)]
         await eventually(lambda: all(len(log.events) >= 2 for log in logs))
         await asyncio.to_thread(server.kill)
-        await eventually(lambda: not alpha._link.is_set() and not beta._link.is_set())
+        await eventually(lambda: alpha.health == beta.health == "degraded")
         await asyncio.to_thread(server.restart)
 
         async with plain(server.url) as client:
@@ -256,9 +256,11 @@ async def test_an_absent_server_is_waited_for_and_then_an_error_that_names_it(se
     await asyncio.to_thread(server.kill)
     with pytest.raises(ClusterError, match=f"{server.port} could not be reached"):
         await node(server.url, "alpha", connect_timeout=0.3).start()
-    waiting = asyncio.create_task(node(server.url, "alpha", connect_timeout=60).start())
+    alpha = node(server.url, "alpha", connect_timeout=60)
+    waiting = asyncio.create_task(alpha.start())
     await asyncio.to_thread(server.restart)
     await waiting
+    await alpha.stop()
 
 
 async def test_a_silent_server_is_an_error_within_the_connect_timeout(server: RedisServer) -> None:
@@ -280,14 +282,15 @@ async def tls_in_front(port: int, cert: Path, key: Path) -> AsyncIterator[int]:
     """A TLS terminator before a server that speaks none (the wheel's does not); yields its port."""
 
     async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65_536):
-            writer.write(data)
-        writer.close()
+        try:
+            while data := await reader.read(65_536):
+                writer.write(data)
+        finally:
+            writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            behind = await asyncio.open_connection("127.0.0.1", port)
-            await asyncio.gather(pipe(reader, behind[1]), pipe(behind[0], writer))
+        behind = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pipe(reader, behind[1]), pipe(behind[0], writer), return_exceptions=True)
 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(cert, key)

@@ -10,15 +10,13 @@ from unittest import mock
 import msgspec
 from simulation import Broker, Link, Loop, StoreDiscovery, Wire, World
 
-import catga.cluster.mediator
-from catga import DistributedMediator, Mediator
+import catga.cluster.node
+from catga import DistributedMediator, Mediator, add_cluster
 from catga.abc import Backend, NodeDiscovery
 from catga.backends.nats import NatsNodeDiscovery, NatsTransport
-from catga.cluster.options import ClusterOptions
 from catga.errors import CatgaError
 from catga.membership import Membership, Watcher
 from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
-from catga.routing import RoundRobin
 
 TTL, HEARTBEAT, PROBE, CONFIRM, SETTLE = 20.0, 5.0, 1.0, 1.0, 5.0
 DETECTION = 3 * PROBE + CONFIRM
@@ -46,19 +44,14 @@ class Process:
         self.leaving = False
         self.replaced = False  # another process took its id
         self.joined_at: float | None = None
-        self.lives: set[int] = set()  # its incarnations
         self.mediator: DistributedMediator | None = None
+        self.membership: Membership
         self.folds: list[Fold] = []
         self.mute: list[tuple[float, float]] = []  # when it could not be heard, through a fault of its own
         self.muted = 0
         self.mute_since = 0.0
         self.load = 0.0
         self.loop.create_task(self._main())
-
-    @property
-    def membership(self) -> Membership:
-        assert self.mediator is not None
-        return self.mediator._node.membership  # pyright: ignore[reportPrivateUsage]
 
     @property
     def alive(self) -> bool:
@@ -101,7 +94,7 @@ class Process:
 
     async def _main(self) -> None:
         while not self.leaving:
-            mediator = DistributedMediator(Mediator(), self._options(), self._backend())
+            mediator = self._build()
             try:
                 await mediator.start()
             except CatgaError:
@@ -109,7 +102,7 @@ class Process:
                 await asyncio.sleep(1.0)
                 self.link = Link(self.cluster.broker, self.loop, self.cluster.reconnect)
                 continue
-            self.mediator = mediator
+            self.mediator, self.membership = mediator, mediator._joined().membership
             self.joined_at = self.cluster.world.now
             for pause in (0.0, 1.5):
                 fold = Fold(self, mediator.watch(), pause)
@@ -117,13 +110,14 @@ class Process:
                 self.loop.create_task(fold.read())
             return
 
-    def _options(self) -> ClusterOptions:
-        return ClusterOptions(
-            url="sim://", node_id=self.node_id, service="s", endpoint="", routing=RoundRobin(), ttl=TTL,
-            heartbeat_interval=HEARTBEAT, probe_interval=PROBE, request_timeout=5.0, connect_timeout=10.0,
-            drain_timeout=0.2, max_concurrency=10, max_queue=10, load=lambda: self.load, metadata={}, prefix="c",
-            backend_options={},
+    def _build(self) -> DistributedMediator:
+        """As `add_cluster` makes it, but on the simulated wire."""
+        made = add_cluster(
+            Mediator(), "memory://simulated", node_id=self.node_id, ttl=TTL, heartbeat_interval=HEARTBEAT,
+            probe_interval=PROBE, request_timeout=5.0, connect_timeout=10.0, drain_timeout=0.2,
+            load=lambda: self.load, prefix="c",
         )  # fmt: skip
+        return DistributedMediator(Mediator(), made._options, self._backend())
 
     def _backend(self) -> Backend:
         link: Any = self.link
@@ -252,7 +246,11 @@ class Cluster:
             lives = sorted((p for p in self.alive() if p.node_id == node_id), key=lambda p: p.born)
             newest = max((p for p in self.processes if p.node_id == node_id), key=lambda p: p.born)
             wins = newest.serving or not newest.alive or newest.was_mute(CONFIRM, newest.born)
-            self.check(wins or newest.loop.wall < lives[0].loop.wall, "wrong one fenced", f"{[(p.born, p.membership.me) for p in lives]}")
+            self.check(
+                wins or newest.loop.wall < lives[0].loop.wall,
+                "wrong one fenced",
+                f"{[(p.born, p.membership.me) for p in lives]}",
+            )
         expected = {node_id: process.membership.me.version for node_id, process in owners.items()}
         for process in serving:
             nodes = process.membership.view.nodes()
@@ -460,8 +458,8 @@ def simulated(cluster: Cluster) -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     try:
         with (
-            mock.patch.object(catga.cluster.mediator, "Membership", Watched),
-            mock.patch.object(catga.cluster.mediator, "time", Clock),
+            mock.patch.object(catga.cluster.node, "Membership", Watched),
+            mock.patch.object(catga.cluster.node, "time", Clock),
         ):
             yield
     finally:

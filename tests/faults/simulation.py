@@ -529,17 +529,21 @@ def _resolve(answer: Any, value: object) -> None:
 
 
 class StoreDiscovery:
-    """`NodeDiscovery` as with Redis: records under a lease, one channel of changes."""
+    """`NodeDiscovery` as with Redis: records under a lease, one channel of changes, no memory of departures."""
 
     def __init__(self, link: Link, prefix: str, ttl: float) -> None:
         self._link = link
         self._channel = f"{prefix}.changes"
         self._ttl = ttl
         self._sub: Sub | None = None
+        self._observe: Callable[[Observation], None] = lambda _: None
 
     async def register(self, node: NodeInfo) -> None:
-        await self.heartbeat(node)
-        await self._link.publish(self._channel, encode_record(node))
+        if await self._store(node):
+            await self._link.publish(self._channel, encode_record(node))
+
+    async def heartbeat(self, node: NodeInfo) -> None:
+        await self._store(node)
 
     async def unregister(self, node_id: str, incarnation: int, reason: LeftReason) -> None:
         def remove() -> None:
@@ -550,13 +554,20 @@ class StoreDiscovery:
         await self._link.ask(remove)
         await self._link.publish(self._channel, encode_departure(Departure(node_id, incarnation, reason)))
 
-    async def heartbeat(self, node: NodeInfo) -> None:
-        def write() -> None:
-            stored = self._link.broker.store.get(node.node_id)
-            if stored is None or decode_record(stored[0]).version <= node.version:
-                self._link.broker.store[node.node_id] = (encode_record(node), self._link.world.now)
+    async def _store(self, node: NodeInfo) -> bool:
+        """Whether it is stored now. An older record never replaces a newer one, which is news."""
 
-        await self._link.ask(write)
+        def write() -> bytes | None:
+            stored = self._link.broker.store.get(node.node_id)
+            if stored is not None and decode_record(stored[0]).version > node.version:
+                return stored[0]
+            self._link.broker.store[node.node_id] = (encode_record(node), self._link.world.now)
+            return None
+
+        newer: bytes | None = await self._link.ask(write)
+        if newer is not None:
+            self._observe(Sighting(decode_record(newer)))
+        return newer is None
 
     async def get_nodes(self) -> Sequence[Observation]:
         def read() -> list[Observation]:
@@ -572,6 +583,7 @@ class StoreDiscovery:
 
     async def watch(self, observe: Callable[[Observation], None], recall: Callable[[], Iterator[Observation]]) -> None:
         await self._link.open()
+        self._observe = observe
 
         async def on_change(message: Msg) -> None:
             observe(decode_announcement(message.data))

@@ -48,6 +48,8 @@ def hub(name: str) -> Hub:
 
 def open_backend(settings: BackendSettings) -> Backend:
     """The backend of a ``memory://name`` URL."""
+    if settings.options:
+        raise ValueError(f"memory:// takes no options, got {', '.join(sorted(settings.options))}")
     parts = urlsplit(settings.url)
     name = f"{settings.prefix}/{parts.netloc}{parts.path}"
     return Backend(MemoryNodeDiscovery(name, settings.ttl), MemoryTransport(name))

@@ -62,6 +62,18 @@ def open_backend(settings: BackendSettings) -> Backend:
     return Backend(NatsNodeDiscovery(connection, settings.prefix), transport)
 
 
+class Listening:
+    """A subscription that outlives the client it was made with."""
+
+    __slots__ = ("on_message", "queue", "subject", "subscription")
+
+    def __init__(self, subject: str, on_message: OnMessage, queue: str) -> None:
+        self.subject = subject
+        self.on_message = on_message
+        self.queue = queue
+        self.subscription: Subscription | None = None
+
+
 class NatsConnection:
     """One client connection, shared by discovery and transport; closed when both are.
 
@@ -77,9 +89,12 @@ class NatsConnection:
         self._options = options
         self._client: Client | None = self._given
         self._users = 0
+        self._closing = False
         self._opening: asyncio.Task[None] | None = None
         self._refused: asyncio.Future[str] | None = None
         self._poll: asyncio.Task[None] | None = None
+        self._reopening: asyncio.Task[None] | None = None
+        self._listening: list[Listening] = []
         self._up = False
         self.on_link: list[Callable[[bool], None]] = []
         self.problems = 0
@@ -116,26 +131,29 @@ class NatsConnection:
             return
         self._opening.cancel()
         self.on_link.clear()
-        if self._poll is not None:
-            self._poll.cancel()
+        self._closing = True
+        for task in (self._poll, self._reopening):
+            if task is not None:
+                task.cancel()
         if self._given is None and self._client is not None and not self._client.is_closed:
             if self._client.is_connected:
                 await self._bounded(_flush(self._client, 1), "flush", quiet=True)
             await self._bounded(self._client.close(), "close", quiet=True)
 
-    async def subscribe(self, subject: str, on_message: OnMessage, queue: str = "") -> Subscription:
+    async def subscribe(self, subject: str, on_message: OnMessage, queue: str = "") -> "Listening":
         """Subscribe, and return when the server knows."""
-        client: Any = self.client  # nats-py's own annotation of `subscribe` is incomplete
-        subscription: Subscription = await self._bounded(
-            client.subscribe(subject, queue=queue, cb=on_message), "subscribe"
-        )
+        listening = Listening(subject, on_message, queue)
+        await self._listen(listening)
+        self._listening.append(listening)
         await self.flush()
-        return subscription
+        return listening
 
-    async def unsubscribe(self, subscription: Subscription) -> None:
+    async def unsubscribe(self, listening: "Listening") -> None:
         """Unsubscribe, having handled what the server had sent before."""
-        if self.is_up:
-            await self._bounded(cast(Any, subscription).drain(), "unsubscribe", quiet=True)
+        if listening in self._listening:
+            self._listening.remove(listening)
+        if self.is_up and listening.subscription is not None:
+            await self._bounded(listening.subscription.drain(), "unsubscribe", quiet=True)
 
     async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
         """Hand a message to the client. Raises `ClusterError` if the link is down."""
@@ -160,14 +178,19 @@ class NatsConnection:
             self._up = self._given.is_connected
             self._poll = asyncio.create_task(self._poll_given(self._given))
             return
+        self._client = await self._new_client()
+        self._up = True
+
+    async def _new_client(self) -> Client:
+        """A connected client. Raises `ClusterError` within the connect timeout."""
         client = Client()
-        self._refused = asyncio.get_running_loop().create_future()
+        refused = self._refused = asyncio.get_running_loop().create_future()
         settings: dict[str, Any] = {
             "name": "catga",
             "connect_timeout": 2,
             "reconnect_time_wait": 0.1,
             "max_reconnect_attempts": -1,
-            "reconnect_to_server_handler": _jittered,
+            "reconnect_to_server_handler": self._next_server,
             "ping_interval": PING_INTERVAL,
             "max_outstanding_pings": 2,
             **self._options,
@@ -177,11 +200,11 @@ class NatsConnection:
             "closed_cb": self._on_closed,
         }
         connecting = asyncio.create_task(client.connect(self._url, **settings))
-        ends: list[asyncio.Future[Any]] = [connecting, self._refused]
+        ends: list[asyncio.Future[Any]] = [connecting, refused]
         try:
             await asyncio.wait(ends, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
-            if self._refused.done():
-                raise ClusterError(f"{redact(self._url)} refused the credentials: {self._refused.result()}")
+            if refused.done():
+                raise ClusterError(f"{redact(self._url)} refused the credentials: {refused.result()}")
             if not connecting.done():
                 raise ClusterError(f"{redact(self._url)} could not be reached within {self._timeout:g} s")
             try:
@@ -193,8 +216,25 @@ class NatsConnection:
             await asyncio.gather(connecting, return_exceptions=True)
             await self._bounded(client.close(), "close", quiet=True)
             raise
-        self._client = client
-        self._up = True
+        return client
+
+    async def _reopen(self) -> None:
+        """nats-py closes for ever on some errors of the server's. We do not: begin anew, with a new client."""
+        while True:
+            await asyncio.sleep(random.uniform(0.2, 2.0))
+            try:
+                self._client = await self._new_client()
+                for listening in list(self._listening):
+                    await self._listen(listening)
+            except ClusterError as error:
+                logger.debug("still not connected", extra={"catga_error": str(error)})
+            else:
+                self._tell(up=True)
+                return
+
+    async def _listen(self, listening: "Listening") -> None:
+        subscribing = self.client.subscribe(listening.subject, queue=listening.queue, cb=listening.on_message)
+        listening.subscription = await self._bounded(subscribing, "subscribe")
 
     async def _bounded(self, operation: Awaitable[Any], what: str, *, quiet: bool = False) -> Any:
         try:
@@ -235,6 +275,16 @@ class NatsConnection:
 
     async def _on_closed(self) -> None:
         self._tell(up=False)
+        connected_once = self._client is not None
+        if connected_once and not self._closing and (self._reopening is None or self._reopening.done()):
+            self._reopening = asyncio.create_task(self._reopen())
+
+    def _next_server(self, servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
+        """Which server next, and when: 200 clients that lost one broker must not return in one instant."""
+        left_open = getattr(self._client, "_transport", None)
+        if left_open is not None:  # nats-py forgets the socket of an attempt that failed half-way
+            left_open.close()
+        return random.choice(servers), random.uniform(0.05, 0.5)
 
 
 async def _flush(client: Client, timeout: int = int(OPERATION_TIMEOUT)) -> None:
@@ -246,11 +296,6 @@ async def _flush(client: Client, timeout: int = int(OPERATION_TIMEOUT)) -> None:
     await client.flush(timeout)
 
 
-def _jittered(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
-    """Which server next, and when: 200 clients that lost one broker must not return in one instant."""
-    return random.choice(servers), random.uniform(0.05, 0.5)
-
-
 class NatsNodeDiscovery:
     """`NodeDiscovery` by pub/sub, without a store: the members are the store."""
 
@@ -260,7 +305,7 @@ class NatsNodeDiscovery:
         self._observe: Callable[[Observation], None] = lambda _: None
         self._recall: Callable[[], Iterable[Observation]] | None = tuple
         self._answering = False
-        self._subscriptions: list[Subscription] = []
+        self._subscriptions: list[Listening] = []
         self._complained = False
         self._open = False
         self.ignored = 0
@@ -360,7 +405,7 @@ class NatsTransport:
         self._prefix = prefix
         self._bounce = f"{prefix}.bounce.{secrets.token_urlsafe(16)}"
         self._listener: TransportListener | None = None
-        self._subscriptions: dict[str, Subscription] = {}
+        self._subscriptions: dict[str, Listening] = {}
 
     @property
     def max_payload(self) -> int:

@@ -24,10 +24,9 @@ from typing import Any, NamedTuple
 import msgspec
 import nats.errors
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from catga.abc import Departure, Observation, Sighting
-from catga.backends.nats import REQUEST_TIMEOUT, NatsConnection
+from catga.backends.nats import REQUEST_TIMEOUT, Listening, NatsConnection
 from catga.errors import ClusterError, InvalidMessageError
 from catga.membership.records import decode_announcement, decode_record, encode_departure, encode_record
 from catga.node import LeftReason, NodeInfo, token
@@ -92,7 +91,7 @@ class NatsKvNodeDiscovery:
         self._leases = f"{prefix}.lease."
         self._ttl = math.ceil(ttl)
         self._observe: Callable[[Observation], None] = lambda _: None
-        self._subscription: Subscription | None = None
+        self._subscription: Listening | None = None
         self._mine: NodeInfo | None = None  # the record of this node, while it should be stored
         self._revision = 0  # of the record of this node, as far as known
         self._ensured = False  # that the bucket exists, since the link last broke
@@ -101,12 +100,10 @@ class NatsKvNodeDiscovery:
         """Values that were no records."""
 
     async def register(self, node: NodeInfo) -> None:
-        self._mine = node
-        await self._store(node, self._values)
+        await self._keep(node, self._values)
 
     async def heartbeat(self, node: NodeInfo) -> None:
-        self._mine = node
-        await self._store(node, self._leases)
+        await self._keep(node, self._leases)
 
     async def unregister(self, node_id: str, incarnation: int, reason: LeftReason) -> None:
         if self._mine is not None and self._mine.node_id == node_id:
@@ -235,6 +232,13 @@ class NatsKvNodeDiscovery:
             )
 
     # -- its entries ----------------------------------------------------------------------------------
+
+    async def _keep(self, node: NodeInfo, where: str) -> None:
+        mine = self._mine
+        if mine is not None and mine.node_id == node.node_id and mine.version > node.version:
+            return  # a heartbeat that an update has overtaken
+        self._mine = node
+        await self._store(node, where)
 
     async def _store(self, node: NodeInfo, where: str) -> None:
         key = token(node.node_id)

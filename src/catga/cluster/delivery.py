@@ -6,6 +6,8 @@ from collections import Counter
 from contextlib import suppress
 from typing import Any
 
+import msgspec
+
 from catga.abc import RoutingStrategy
 from catga.cluster.failover import RetryBudget, Verdict, judge
 from catga.cluster.outliers import Outliers
@@ -146,7 +148,7 @@ class Delivery:
         return body
 
 
-class Job:
+class Job(msgspec.Struct, eq=False):
     """One message on its way through its attempts.
 
     Attributes:
@@ -158,19 +160,14 @@ class Job:
         key: the id of the first attempt over the bus.
     """
 
-    __slots__ = ("attempts", "body", "codec", "deadline", "headers", "key", "local", "message")
-
-    def __init__(
-        self, message: Any, codec: Codec, local: Endpoint | None, deadline: float, headers: dict[str, str] | None
-    ) -> None:
-        self.message = message
-        self.codec = codec
-        self.local = local
-        self.deadline = deadline
-        self.headers = headers
-        self.attempts = 0
-        self.body: bytes | None = None
-        self.key = 0
+    message: Any
+    codec: Codec
+    local: Endpoint | None
+    deadline: float
+    headers: dict[str, str] | None
+    attempts: int = 0
+    body: bytes | None = None
+    key: int = 0
 
 
 def _pick(strategy: RoutingStrategy, nodes: Candidates, message: Any, *, again: bool) -> NodeInfo | None:

@@ -37,7 +37,7 @@ class DistributedMediator(Mediator):
 
     # -- verbs ----------------------------------------------------------------------------------------
 
-    def send(self, request: Request[R]) -> Coroutine[Any, Any, CatgaResult[R]]:
+    async def send(self, request: Request[R]) -> CatgaResult[R]:
         """Run the request's handler on one node of the cluster, chosen by the routing strategy.
 
         Returns ``Success(value)`` or ``Failure(error)``; ``metadata`` tells the node and the attempts.
@@ -47,10 +47,11 @@ class DistributedMediator(Mediator):
         """
         node = self._node
         if node is None:
-            return self._closed()
+            return await self._closed()
         if self.registry.interceptors:
-            return self._through(request, node.dispatch.to_one)
-        return node.dispatch.to_one(request)
+            result: CatgaResult[R] = await self._through(request, node.dispatch.to_one)
+            return result
+        return await node.dispatch.to_one(request)
 
     async def send_to_node(self, request: Request[R], node_id: str) -> CatgaResult[R]:
         """Run the request's handler on that node. `NodeNotFoundError` if it is no member."""
@@ -63,17 +64,18 @@ class DistributedMediator(Mediator):
 
         return await (self._through(request, forward) if self.registry.interceptors else forward(request))
 
-    def publish(self, event: Event) -> Coroutine[Any, Any, CatgaResult[None]]:
+    async def publish(self, event: Event) -> CatgaResult[None]:
         """Deliver the event once to each *service* that has a handler for it: to one of its nodes.
 
         Returns when all handlers have run. With no subscriber, nothing happens. ``Failure`` has what failed.
         """
         node = self._node
         if node is None:
-            return self._closed()
+            return await self._closed()
         if self.registry.interceptors:
-            return self._through(event, node.dispatch.to_services)
-        return node.dispatch.to_services(event)
+            result: CatgaResult[None] = await self._through(event, node.dispatch.to_services)
+            return result
+        return await node.dispatch.to_services(event)
 
     async def broadcast(self, event: Event) -> Broadcast:
         """Deliver the event to every node, this one included, exactly once each.

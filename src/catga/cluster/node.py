@@ -20,7 +20,7 @@ from catga.cluster.table import RoutingTable
 from catga.errors import ClosedError, ClusterError
 from catga.mediator.registry import Registry
 from catga.membership import Membership
-from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
+from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 from catga.routing import Stats as CallStats
 from catga.rpc.peer import GREET_TIMEOUT, GREETED, Peer
 
@@ -29,7 +29,7 @@ logger = logging.getLogger("catga.cluster")
 JOIN_GRACE = 2.0
 """Seconds on top of the connect timeout, so that the backend's own error, which has the cause, comes first."""
 LEFT_GRACE = 0.5
-"""Seconds that replies sent before a graceful leave may still be behind the news of it."""
+"""Seconds that the last replies of a node may be behind the news that it left, or that it was replaced."""
 
 
 class Node:
@@ -180,9 +180,8 @@ class Node:
         node = event.node
         if event.type is NodeChangeType.LEFT:
             self._outliers.forget(node.node_id)
-            grace = LEFT_GRACE if event.reason is LeftReason.DRAINED else 0.0
             loop = asyncio.get_running_loop()
-            loop.call_later(grace, self.peer.client.node_left, node.node_id, node.incarnation)
+            loop.call_later(LEFT_GRACE, self.peer.client.node_left, node.node_id, node.incarnation)
         elif node.state is NodeState.SUSPECT:
             self.peer.client.node_silent(node.node_id, node.incarnation)
 

@@ -13,7 +13,7 @@ from types import TracebackType
 import msgspec
 
 from catga.errors import CatgaError, CatgaTimeoutError, ClusterError, Execution, HandlerError, OverloadedError
-from catga.result import CatgaResult, Failure
+from catga.result import CatgaResult, Failure, Success
 from catga.routing import Candidates, NodeStats, Stats
 
 logger = logging.getLogger("catga.cluster")
@@ -165,35 +165,34 @@ class Outliers:
             logger.info("an outlier is back", extra={"catga_node_id": node_id})
 
 
-class Attempt:
+class Attempt(msgspec.Struct, eq=False):
     """One call to one node: counts as in flight while it is entered."""
 
-    __slots__ = ("_clock", "_outliers", "_start", "_stats", "_trial", "result")
-
-    def __init__(self, outliers: Outliers, stats: NodeStats, clock: Callable[[], float]) -> None:
-        self._outliers = outliers
-        self._stats = stats
-        self._clock = clock
-        self.result: CatgaResult[object] | None = None
+    outliers: Outliers
+    stats: NodeStats
+    clock: Callable[[], float]
+    trial: bool = False
+    start: float = 0.0
+    result: CatgaResult[object] | None = None
 
     def __enter__(self) -> "Attempt":
-        self._stats.started()
-        self._trial = self._outliers.started(self._stats.node_id)
-        self._start = self._clock()
+        self.stats.inflight += 1
+        self.trial = self.outliers.started(self.stats.node_id)
+        self.start = self.clock()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        stats, result = self._stats, self.result
-        seconds = self._clock() - self._start
-        if isinstance(result, Failure):
-            failed = self._outliers.judge(result.error)
+        stats, result = self.stats, self.result
+        seconds = self.clock() - self.start
+        if type(result) is Success:
+            failed: bool | None = False
+            stats.measured(seconds)
+        elif isinstance(result, Failure):
+            failed = self.outliers.judge(result.error)
             if result.error.execution is not Execution.NO:
                 stats.measured(seconds, at_least=failed is True)
-        elif result is None:  # cancelled: it took at least so long
+        else:  # cancelled: it took at least so long
             failed = None
             stats.measured(seconds, at_least=True)
-        else:
-            failed = False
-            stats.measured(seconds)
         stats.ended(answered=result is not None and failed is not True)
-        self._outliers.ended(stats, failed, self._trial)
+        self.outliers.ended(stats, failed, self.trial)

@@ -194,9 +194,13 @@ class Membership:
 
     def unlistened(self, node_id: str, incarnation: int) -> None:
         """Nobody listened on that node's inbox."""
-        self.prober.unlistened(node_id, incarnation)
+        death = self.prober.unlistened(node_id, incarnation)
         if node_id == self.me.node_id:
-            self._rival_asked = 0  # no rival so far: if this is confirmed it was a former life
+            self._rival_asked = 0  # no rival so far; if this is certain it was a former life
+            if death is not None:
+                self._spawn(lambda: self._rejoin(incarnation), "rejoin")
+        elif death is not None and self.view.observe(death) and self._is_member:
+            self._spawn(lambda: self._discovery.unregister(*death), "announcing a death")
 
     def _ask_rival(self) -> None:
         if self._rival <= self.me.incarnation or self.fenced:
@@ -211,6 +215,7 @@ class Membership:
         if self.fenced:
             return
         self.fenced = True
+        self.view.observe(Departure(self.me.node_id, self.me.incarnation, LeftReason.CRASHED))  # no more told of
         logger.critical(
             "fenced: another process has taken this node's id; this one takes no more work",
             extra={"catga_node_id": self.me.node_id, "catga_newer_incarnation": incarnation},
@@ -233,7 +238,7 @@ class Membership:
     def link_up(self) -> None:
         """The link is back: the gap proves nothing about the others, but may have hidden news."""
         self.prober.link_up()
-        self._spawn(self._after_reconnect(), "reconcile")
+        self._spawn(self._after_reconnect, "reconcile")
 
     def watch(self) -> Watcher:
         """A new watcher: first every member, then changes."""
@@ -270,13 +275,15 @@ class Membership:
             self.outgrown(departure.incarnation)
         elif departure.incarnation == self.me.incarnation and not self._joined:
             self.me = msgspec.structs.replace(self.me, incarnation=self._beyond(departure.incarnation))
-        elif departure.incarnation == self.me.incarnation and self._joined and not self.fenced:
+        elif self._rival > self.me.incarnation or self.fenced:
+            return  # ended by another process of this id; whether that one lives is being asked
+        elif departure.incarnation == self.me.incarnation:
             logger.error(
                 "declared %s by the others while alive: rejoining",
                 departure.reason.value,
                 extra={"catga_node_id": self.me.node_id},
             )
-            self._spawn(self._rejoin(departure.incarnation), "rejoin")
+            self._spawn(lambda: self._rejoin(departure.incarnation), "rejoin")
 
     async def _rejoin(self, ended: int) -> None:
         """Live on under an incarnation beyond the one that ended."""
@@ -319,14 +326,11 @@ class Membership:
             self._host.ping(self.me)
         for node in self.prober.tick():
             self._host.ping(node)
-        for departure in self.prober.crashed():
-            if departure.node_id == self.me.node_id:
-                await self._rejoin(departure.incarnation)
-            elif self.view.observe(departure) and self._is_member:
-                await self._discovery.unregister(*departure)
         self._ask_rival()
+        for departure in self.prober.expired():
+            self.view.observe(departure)
+        self.view.forget()
         await self._tell_ghosts()
-        self.view.expire()
 
     async def _tell_ghosts(self) -> None:
         ghosts, self._ghosts = self._ghosts, {}
@@ -357,17 +361,17 @@ class Membership:
         async def loop() -> None:
             while True:
                 await asyncio.sleep(interval * self._random.uniform(1 - jitter, 1 + jitter))
-                await self._guard(step(), name)
+                await self._guard(step, name)
 
         self._task(loop(), name)
 
-    def _spawn(self, step: Awaitable[None], name: str) -> None:
+    def _spawn(self, step: Callable[[], Awaitable[None]], name: str) -> None:
         self._task(self._guard(step, name), name)
 
-    async def _guard(self, step: Awaitable[None], name: str) -> None:
+    async def _guard(self, step: Callable[[], Awaitable[None]], name: str) -> None:
         """Run one step of a loop that must go on: a failure is told once, and so is its end."""
         try:
-            await step
+            await step()
         except Exception as error:
             if name not in self._failing:
                 self._failing.add(name)

@@ -6,7 +6,7 @@ import msgspec
 
 from catga.abc import Departure, Observation, Sighting
 from catga.errors import InvalidMessageError
-from catga.node import LeftReason, NodeInfo
+from catga.node import Counter, LeftReason, NodeId, NodeInfo
 
 MAX_RECORD = 65_536
 """Bytes of one record."""
@@ -15,8 +15,8 @@ MAX_RECORD = 65_536
 class Left(msgspec.Struct, frozen=True):
     """The announcement of a departure."""
 
-    left: str
-    incarnation: int
+    left: NodeId
+    incarnation: Counter
     reason: LeftReason
 
 

@@ -161,18 +161,14 @@ class View:
         self._suspects.add(node_id)
         self._update(member)
 
-    def expire(self) -> list[NodeInfo]:
-        """Remove the members whose lease ran out; returns them. Forgets tombstones that outlived their use."""
-        gone = self.older_than(self._ttl)
-        for record in gone:
-            self._bury(record.node_id, record.incarnation, LeftReason.EXPIRED)
+    def forget(self) -> None:
+        """Drop the tombstones that outlived what a stale message may live."""
         horizon = self._hearing.now - 2 * self._ttl
         while self._tombstones:
             node_id, (_, _, buried_at) = next(iter(self._tombstones.items()))
             if buried_at >= horizon and len(self._tombstones) <= MAX_TOMBSTONES:
                 break
             del self._tombstones[node_id]
-        return gone
 
     # -- the rules ------------------------------------------------------------------------------------
 

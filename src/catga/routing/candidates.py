@@ -126,7 +126,7 @@ class Candidates(tuple[NodeInfo, ...]):
 
     def __new__(cls, nodes: Iterable[NodeInfo] = (), stats: Stats | None = None, local_id: str = "") -> "Candidates":
         self = super().__new__(cls, nodes)
-        self.stats = Stats(lambda node_id: _recorded_load(self, node_id)) if stats is None else stats
+        self.stats = _recorded(self) if stats is None else stats
         self.local_id = local_id
         self.whole = self
         self.excluded = frozenset()
@@ -169,5 +169,6 @@ class Candidates(tuple[NodeInfo, ...]):
         return part.without(self.excluded) if self.excluded else part
 
 
-def _recorded_load(nodes: Sequence[NodeInfo], node_id: str) -> float:
-    return next((node.load for node in nodes if node.node_id == node_id), 0.0)
+def _recorded(nodes: Iterable[NodeInfo]) -> Stats:
+    loads = {node.node_id: node.load for node in nodes}
+    return Stats(lambda node_id: loads.get(node_id, 0.0))

@@ -44,23 +44,18 @@ class Destination:
         self.pinged_at: float | None = None
 
 
-class Pending:
-    """A call without its end yet."""
+class Pending(msgspec.Struct, eq=False):
+    """A call without its end yet. A Struct, as one is made for each call."""
 
-    __slots__ = ("call", "deadline", "destination", "future", "idempotent", "repeated", "sent", "slot", "started")
-
-    def __init__(
-        self, call: Call, destination: Destination, future: "asyncio.Future[Outcome]", deadline: float, idempotent: bool
-    ) -> None:
-        self.call = call
-        self.destination = destination
-        self.future = future
-        self.deadline = deadline
-        self.idempotent = idempotent
-        self.sent = False
-        self.repeated = False
-        self.slot = 0
-        self.started = 0.0
+    call: Call
+    destination: Destination
+    future: "asyncio.Future[Outcome]"
+    deadline: float
+    idempotent: bool
+    sent: bool = False
+    repeated: bool = False
+    slot: int = 0
+    started: float = 0.0
 
 
 Outcome = Reply | CatgaError

@@ -1,10 +1,12 @@
 """The subjects of a cluster, all below its prefix."""
 
 import secrets
+from functools import lru_cache
 
 from catga.node import token
 
 
+@lru_cache(maxsize=16_384)  # asked for with every call
 def inbox(prefix: str, node_id: str, incarnation: int) -> str:
     """Where a node takes calls. A restarted node has another: calls to its former life find nobody."""
     return f"{prefix}.inbox.{token(node_id)}.{incarnation}"

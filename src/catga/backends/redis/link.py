@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias, cast
 
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError, ResponseError
+import hiredis
+from hiredis import ReplyError
 
 from catga.abc import Outgoing
-from catga.backends.redis.connect import Connector, RefusedError, abort
+from catga.backends.redis.connect import Connector, RefusedError, Wire
 from catga.errors import ClusterError
 
 logger = logging.getLogger("catga.backends.redis")
@@ -29,6 +29,8 @@ RECONNECT = (0.05, 0.5)
 """Seconds to wait before an attempt to reconnect: 200 clients that lost one server must not return in one instant."""
 FLUSH_TIMEOUT = 1.0
 PING = b"*1\r\n$4\r\nPING\r\n"
+
+pack_command: Callable[[tuple[str | bytes | int, ...]], bytes] = cast(Any, hiredis).pack_command
 
 OnMessage: TypeAlias = Callable[[bytes], None]
 OnReply: TypeAlias = Callable[[Outgoing, Any], None]
@@ -45,8 +47,8 @@ class Session:
 
     def __init__(
         self,
-        commands: AbstractConnection,
-        subscriber: AbstractConnection,
+        commands: Wire,
+        subscriber: Wire,
         on_message: Callable[[str, bytes], None],
         on_reply: OnReply,
     ) -> None:
@@ -65,11 +67,7 @@ class Session:
     @property
     def is_alive(self) -> bool:
         """Whether nothing is known to be wrong."""
-        return (
-            not any(task.done() for task in self._tasks)
-            and self._commands.is_connected
-            and self._subscriber.is_connected
-        )
+        return not any(task.done() for task in self._tasks) and self._commands.is_open and self._subscriber.is_open
 
     async def ended(self) -> str:
         """Wait for the end of the session; returns its cause."""
@@ -80,8 +78,8 @@ class Session:
         """Drop the connections. What waits for an answer fails."""
         for task in self._tasks:
             task.cancel()
-        abort(self._commands)
-        abort(self._subscriber)
+        self._commands.abort()
+        self._subscriber.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         lost = ClusterError("the link to the server was lost")
         for waiting in (*self._replies, *self._confirmations):
@@ -91,13 +89,15 @@ class Session:
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         """Write all messages at once; waits while the buffer is full, until the end of the session at most."""
         self._replies.extend(messages)
-        await self._write(self._commands, [pack_publish(subject.encode(), payload) for subject, payload, _ in messages])
+        await self._commands.write(
+            b"".join([pack_publish(subject.encode(), payload) for subject, payload, _ in messages])
+        )
 
     async def call(self, *command: str | bytes | int) -> Any:
-        """The reply to a command. Raises `ClusterError` when the session ends first, ResponseError for an error."""
+        """The reply to a command. Raises `ClusterError` when the session ends first, ReplyError for an error."""
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._replies.append(reply)
-        await self._write(self._commands, self._commands.pack_command(*command))
+        await self._commands.write(pack_command(command))
         return await reply
 
     async def subscribe(self, channels: Sequence[str], verb: str = "SUBSCRIBE") -> None:
@@ -105,39 +105,27 @@ class Session:
         loop = asyncio.get_running_loop()
         confirmed: list[asyncio.Future[Any]] = [loop.create_future() for _ in channels]
         self._confirmations.extend(confirmed)
-        packed = self._subscriber.pack_commands([(verb, channel) for channel in channels])
-        await self._write(self._subscriber, packed)
+        await self._subscriber.write(b"".join([pack_command((verb, channel)) for channel in channels]))
         await asyncio.gather(*confirmed)
-
-    async def _write(self, connection: AbstractConnection, packed: list[bytes]) -> None:
-        if connection.is_connected:  # else redis-py would connect again, unasked
-            with suppress(RedisError, OSError):  # the reader finds out too, and ends the session
-                await connection.send_packed_command(packed, check_health=False)
 
     async def _read_replies(self) -> None:
         while True:
-            reply = await self._read(self._commands)
-            waiting = self._replies.popleft()
-            if isinstance(waiting, Outgoing):
-                self._on_reply(waiting, reply)
-            elif waiting is not None:
-                settle(waiting, reply)
+            for reply in await self._commands.read():
+                waiting = self._replies.popleft()
+                if isinstance(waiting, Outgoing):
+                    self._on_reply(waiting, reply)
+                elif waiting is not None:
+                    settle(waiting, reply)
+            self._silent[self._commands] = 0
 
     async def _read_messages(self) -> None:
         while True:
-            reply = await self._read(self._subscriber)
-            if isinstance(reply, ResponseError) or reply[0] in (b"subscribe", b"unsubscribe"):
-                settle(self._confirmations.popleft(), reply)
-            elif reply[0] == b"message":
-                self._on_message(reply[1].decode(), reply[2])
-
-    async def _read(self, connection: AbstractConnection) -> Any:
-        try:
-            reply = cast(Any, await connection.read_response())
-        except ResponseError as error:
-            reply = error
-        self._silent[connection] = 0
-        return reply
+            for reply in await self._subscriber.read():
+                if isinstance(reply, ReplyError) or reply[0] in (b"subscribe", b"unsubscribe"):
+                    settle(self._confirmations.popleft(), reply)
+                elif reply[0] == b"message":
+                    self._on_message(reply[1].decode(), reply[2])
+            self._silent[self._subscriber] = 0
 
     async def _watch(self) -> None:
         while True:
@@ -148,15 +136,15 @@ class Session:
                 self._silent[connection] += 1
             if not self._replies:  # else an answer is due anyway
                 self._replies.append(None)
-                await self._write(self._commands, [PING])
-            await self._write(self._subscriber, [PING])
+                await self._commands.write(PING)
+            await self._subscriber.write(PING)
 
 
 def settle(waiting: asyncio.Future[Any], reply: Any) -> None:
     """End what waits with its reply, be it an error."""
     if waiting.done():
         return
-    if isinstance(reply, ResponseError):
+    if isinstance(reply, ReplyError):
         waiting.set_exception(reply)
     else:
         waiting.set_result(reply)
@@ -217,7 +205,7 @@ class RedisLink:
             return
         tasks = [task for task in (self._opening, self._runner) if task is not None]
         self._opening = self._runner = None
-        with suppress(ClusterError, ResponseError, TimeoutError):
+        with suppress(ClusterError, ReplyError, TimeoutError):
             async with asyncio.timeout(FLUSH_TIMEOUT):
                 await self.session.call("PING")
         for task in tasks:
@@ -231,7 +219,7 @@ class RedisLink:
         """The reply to one command. Raises `ClusterError` when the link is lost, or for an error reply."""
         try:
             return await self.session.call(*command)
-        except ResponseError as error:
+        except ReplyError as error:
             raise ClusterError(f"{self.url}: {error}") from error
 
     async def subscribe(self, channel: str, on_message: OnMessage) -> None:
@@ -243,14 +231,14 @@ class RedisLink:
         self._handlers[channel] = on_message
         try:
             await self.session.subscribe([channel])
-        except ResponseError as error:
+        except ReplyError as error:
             del self._handlers[channel]
             raise ClusterError(f"{self.url}: cannot subscribe to {channel}: {error}") from error
 
     async def unsubscribe(self, channel: str) -> None:
         """Stop, after what the server had sent before. Without a link there is nothing to stop."""
         if channel in self._handlers:
-            with suppress(ClusterError, ResponseError):
+            with suppress(ClusterError, ReplyError):
                 await self.session.subscribe([channel], "UNSUBSCRIBE")
             self._handlers.pop(channel, None)
 
@@ -284,7 +272,7 @@ class RedisLink:
         try:
             subscriber = await self._connector.connect()
         except BaseException:
-            abort(commands)
+            commands.abort()
             raise
         session = Session(commands, subscriber, self._dispatch, lambda message, reply: self.on_reply(message, reply))
         try:
@@ -300,7 +288,7 @@ class RedisLink:
             try:
                 async with asyncio.timeout(2 * PING_INTERVAL):
                     await session.subscribe(missing)
-            except (ResponseError, TimeoutError) as error:
+            except (ReplyError, TimeoutError) as error:
                 raise ClusterError(f"{self.url}: cannot subscribe: {error!r}") from error
             done.update(missing)
         dropped = [channel for channel in done if channel not in self._handlers]

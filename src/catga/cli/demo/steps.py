@@ -121,8 +121,10 @@ def account(calls: Sequence[Call]) -> str:
 
 
 def each(shares: Counter[str]) -> str:
+    """Each node with its count."""
     return ", ".join(f"{node_id} {count}" for node_id, count in sorted(shares.items()))
 
 
 def milliseconds(seconds: float) -> str:
+    """`seconds` for a reader."""
     return f"{seconds * 1000:.0f} ms" if seconds >= 0.01 else f"{seconds * 1000:.1f} ms"

@@ -79,10 +79,12 @@ async def a_stale_record_does_not_replace_the_newer(bed: Bed) -> None:
     first.mine.append(Sighting(newer, 0.0))
     await first.discovery.register(newer)
     for stale in (NODE, NodeInfo(node_id="b.1", incarnation=9, sequence=2)):
-        await first.discovery.heartbeat(stale)
-        await first.discovery.register(stale)
-    second = await bed.discovery()
-    assert records(second.found) == [newer]
+        for write in ("heartbeat", "register"):
+            former = await bed.discovery()
+            former.mine.append(Sighting(newer, 0.0))
+            await getattr(former.discovery, write)(stale)
+    last = await bed.discovery()
+    assert records(last.found) == [newer]
 
 
 async def registering_again_is_harmless(bed: Bed) -> None:

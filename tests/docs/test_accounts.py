@@ -1,0 +1,43 @@
+"""The accounts that docs/security.md gives are enough for a cluster, and for no more."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from documents import blocks
+
+from catga import Mediator, Request, add_cluster
+from catga.testing.servers import NatsServer, RedisServer, Server
+
+
+@dataclass(frozen=True)
+class Double(Request[int]):
+    number: int
+
+
+async def check_cluster(url: str) -> None:
+    app = Mediator()
+    app.handles(Double)(lambda request: 2 * request.number)
+    async with add_cluster(Mediator(), url, node_id="caller") as caller, add_cluster(app, url, node_id="worker"):
+        assert (await caller.send(Double(21))).unwrap() == 42
+        assert [node.node_id for node in caller.get_nodes()] == ["caller", "worker"]
+
+
+def credentials(server: Server) -> str:
+    scheme, _, rest = server.url.partition("://")
+    return f"{scheme}://orders:secret@{rest.rpartition('@')[2]}"
+
+
+async def test_the_nats_account_of_the_docs_is_enough(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = tmp_path / "nats.conf"
+    config.write_text(blocks("docs/security.md", "conf")[0].text)
+    with NatsServer(args=["-c", str(config)]) as server:
+        await check_cluster(credentials(server))
+    assert "forbids" not in caplog.text
+
+
+async def test_the_redis_user_of_the_docs_is_enough(caplog: pytest.LogCaptureFixture) -> None:
+    user = blocks("docs/security.md", "acl")[0].text.split()
+    with RedisServer(args=["--" + user[0], *user[1:]]) as server:
+        await check_cluster(credentials(server))
+    assert caplog.text == ""

@@ -1,0 +1,177 @@
+"""What each strategy promises, with plain lists and with what a node has seen."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from catga import LoadBased, LocalFirst, NodeInfo, Random, Request, RoundRobin
+from catga.abc import RoutingStrategy
+from catga.errors import InvalidMessageError, NoNodeAvailableError
+from catga.routing import Candidates, ConsistentHash, PreferZone, Stats, Weighted, Where
+
+
+@dataclass(frozen=True)
+class Ask(Request[None]):
+    pass
+
+
+@dataclass(frozen=True)
+class Tell(Request[None]):
+    pass
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def node(node_id: str, **metadata: str) -> NodeInfo:
+    return NodeInfo(node_id=node_id, metadata=metadata)
+
+
+def picks(strategy: RoutingStrategy, nodes: Sequence[NodeInfo], times: int = 600) -> Counter[str]:
+    return Counter(strategy.select(nodes, Ask()).node_id for _ in range(times))
+
+
+ALL: list[RoutingStrategy] = [
+    RoundRobin(),
+    Random(),
+    LoadBased(),
+    LoadBased(least=True),
+    LocalFirst(),
+    Weighted(),
+    PreferZone("a"),
+    Where(lambda node: True),
+]
+
+
+@pytest.mark.parametrize("strategy", ALL, ids=repr)
+def test_every_strategy_takes_a_plain_list_and_one_node(strategy: RoutingStrategy) -> None:
+    plain = [node("a"), node("b")]
+    assert strategy.select(plain, Ask()) in plain
+    assert strategy.select(plain[:1], Ask()) is plain[0]
+
+
+@pytest.mark.parametrize("strategy", ALL, ids=repr)
+def test_no_strategy_chooses_a_node_that_was_left_out(strategy: RoutingStrategy) -> None:
+    rest = Candidates([node("a"), node("b"), node("c")], local_id="b").without({"b"})
+    assert set(picks(strategy, rest, 100)) <= {"a", "c"}
+
+
+def test_round_robin_takes_turns_by_message_type() -> None:
+    strategy, nodes = RoundRobin(), [node("a"), node("b")]
+    assert [strategy.select(nodes, m).node_id for m in (Ask(), Tell(), Ask(), Tell())] == ["a", "a", "b", "b"]
+
+
+def test_random_reaches_all_and_a_seed_repeats_it() -> None:
+    nodes = [node("a"), node("b"), node("c")]
+    assert min(picks(Random(), nodes).values()) > 100
+    assert picks(Random(seed=1), nodes) == picks(Random(seed=1), nodes)
+
+
+@pytest.mark.parametrize("strategy", [LoadBased(seed=1), LoadBased(least=True, seed=1)], ids=repr)
+def test_load_based_keeps_away_from_a_node_with_calls_in_flight(strategy: LoadBased) -> None:
+    nodes = Candidates([node("a"), node("b"), node("c")])
+    for _ in range(3):
+        nodes.stats["a"].started()
+    assert picks(strategy, nodes)["a"] == 0
+
+
+def test_load_based_prefers_the_faster_node_and_the_less_loaded_one() -> None:
+    loads = {"a": 0.0, "b": 0.0}
+    nodes = Candidates([node("a"), node("b")], Stats(loads.__getitem__))
+    nodes.stats["a"].measured(0.02)
+    nodes.stats["b"].measured(0.01)
+    assert picks(LoadBased(), nodes) == {"b": 600}
+    loads["b"] = 2.0
+    assert picks(LoadBased(), nodes) == {"a": 600}
+
+
+def test_a_node_that_owes_answers_grows_dearer_while_it_is_silent() -> None:
+    clock = Clock()
+    nodes = Candidates([node("a"), node("b")], Stats(clock=clock))
+    for name in "ab":
+        nodes.stats[name].measured(0.01)
+        nodes.stats[name].started()
+    clock.now += 0.1
+    nodes.stats["b"].ended(answered=True)
+    nodes.stats["b"].started()
+    assert nodes.stats["a"].latency == pytest.approx(0.1)
+    assert picks(LoadBased(), nodes) == {"b": 600}
+
+
+def test_latency_rises_at_once_comes_down_slowly_and_is_forgotten() -> None:
+    clock = Clock()
+    stats = Stats(clock=clock)["a"]
+    assert stats.latency == 0.0
+    stats.measured(0.1)
+    stats.measured(0.001)
+    assert 0.09 < stats.latency <= 0.1
+    stats.measured(0.05, at_least=True)
+    assert 0.09 < stats.latency <= 0.1
+    clock.now += 60
+    assert stats.latency < 0.001
+
+
+def test_local_first_stays_at_home_until_home_is_overloaded_or_left_out() -> None:
+    load = 0.0
+    nodes = Candidates([node("a"), node("b"), node("c")], Stats(lambda _: load), local_id="b")
+    assert picks(LocalFirst(), nodes) == {"b": 600}
+    load = 0.9
+    assert set(picks(LocalFirst(), nodes)) == {"a", "c"}
+    load = 0.0
+    assert set(picks(LocalFirst(), nodes.without({"b"}))) == {"a", "c"}
+    assert set(picks(LocalFirst(), Candidates([node("a"), node("c")], local_id="b"))) == {"a", "c"}
+
+
+def test_weights_are_kept_and_nonsense_in_the_metadata_counts_as_the_default() -> None:
+    counts = picks(Weighted(seed=3), [node("a", weight="3"), node("b", weight="1"), node("c", weight="0")], 4000)
+    assert counts["c"] == 0
+    assert 2.5 < counts["a"] / counts["b"] < 3.5
+    odd = [node("a", weight="nan"), node("b", weight="-5"), node("c", weight="inf"), node("d", weight="x"), node("e")]
+    assert min(picks(Weighted(seed=3), odd, 1000).values()) > 100
+    assert len(picks(Weighted(), [node("a", weight="0"), node("b", weight="0")])) == 2
+
+
+def test_where_lets_the_inner_strategy_choose_among_those_that_fit() -> None:
+    nodes = Candidates([node("a", zone="x"), node("b", zone="y", version="2"), node("c", zone="y")])
+    assert picks(Where(zone="y"), nodes) == {"b": 300, "c": 300}
+    assert picks(Where(zone="y", version="2", then=Random()), nodes) == {"b": 600}
+    assert picks(Where(lambda n: n.node_id > "a", zone="y"), nodes) == {"b": 300, "c": 300}
+    with pytest.raises(NoNodeAvailableError, match="zone='z'"):
+        Where(zone="z").select(nodes, Ask())
+    with pytest.raises(NoNodeAvailableError):
+        Where(zone="x").select(nodes.without({"a"}), Ask())
+
+
+def test_a_preferred_zone_spills_over_when_it_is_empty_or_overloaded() -> None:
+    loads = {"a": 0.0, "b": 0.0, "c": 0.0}
+    nodes = Candidates([node("a", zone="x"), node("b", zone="x"), node("c", zone="y")], Stats(loads.__getitem__))
+    assert set(picks(PreferZone("x"), nodes)) == {"a", "b"}
+    loads.update(a=1.0)
+    assert set(picks(PreferZone("x"), nodes)) == {"a", "b"}
+    loads.update(b=1.5)
+    assert set(picks(PreferZone("x"), nodes)) == {"a", "b", "c"}
+    assert set(picks(PreferZone("z"), nodes)) == {"a", "b", "c"}
+    assert set(picks(PreferZone("y"), nodes.without({"c"}))) == {"a", "b"}
+
+
+@pytest.mark.parametrize("outer", [LocalFirst(ConsistentHash()), Where(zone="a", then=ConsistentHash())], ids=repr)
+def test_a_filter_passes_on_what_its_inner_strategy_needs(outer: LocalFirst | Where) -> None:
+    with pytest.raises(InvalidMessageError):
+        outer.check(Ask)
+
+
+def test_options_that_cannot_work_are_refused() -> None:
+    with pytest.raises(ValueError, match="Where needs"):
+        Where()
+    with pytest.raises(ValueError, match="max_load"):
+        LocalFirst(max_load=0)
+    with pytest.raises(ValueError, match="max_load"):
+        PreferZone("a", max_load=-1)
+    with pytest.raises(ValueError, match="default"):
+        Weighted(default=-1)
