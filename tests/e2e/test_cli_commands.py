@@ -193,6 +193,15 @@ def test_send_to_one_node_and_by_key(shop: str) -> None:
     assert len(set(chosen)) == 1
 
 
+def test_explain_tells_the_choice_and_sends_nothing(shop: str) -> None:
+    text = output(shop, "send", "cli_shop:Die", "--node", "shop-2", "--explain", status=2)
+    assert text == ""
+    assert parsed(shop, "send", "cli_shop:Die", "--explain")["choice"] in IDS
+    keyed = [parsed(shop, "send", "cli_shop:Die", "--explain", "--key", "k")["choice"] for _ in range(3)]
+    assert len(set(keyed)) == 1
+    assert "cli_shop.Die goes to shop-" in output(shop, "send", "cli_shop:Die", "--explain")
+
+
 def test_a_failed_request_has_exit_status_1_and_no_traceback(shop: str) -> None:
     result = catga(shop, "send", "cli_shop:Fail")
     assert (result.exit_code, result.stdout) == (1, "")

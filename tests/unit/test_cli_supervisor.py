@@ -83,7 +83,7 @@ async def test_a_crash_is_followed_by_a_restart_and_a_stop_by_none() -> None:
 
 
 async def test_a_worker_that_does_not_stop_is_killed_at_the_second_wish() -> None:
-    start, started = starter(STUBBORN)
+    start, _ = starter(STUBBORN)
     supervisor = Supervisor(start, 1, grace=1000, say=lambda _: None)
     running = asyncio.create_task(supervisor.run())
     await eventually(lambda: supervisor._processes)
