@@ -136,7 +136,7 @@ def summary(measured: Measured) -> dict[str, Any]:
 def _print(measured: Measured) -> None:
     figures = summary(measured)
     table = plain_table("CALLS", "SECONDS", "CALLS/S", "P50", "P90", "P99", "MAX", "ERRORS", "FAILOVERS")
-    latency = figures["latency"] or {}
+    latency: dict[str, float] = figures["latency"] or {}
     table.add_row(
         str(figures["calls"]),
         f"{measured.seconds:.2f}",

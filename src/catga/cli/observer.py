@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -18,12 +18,13 @@ from catga.cluster.stats import NodeStats, Stats
 from catga.errors import CatgaError, ClusterError
 from catga.mediator import Mediator
 from catga.node import NodeInfo
+from catga.result import Failure
 
 
 @asynccontextmanager
 async def observer(
     where: Where, *, request_timeout: float = 30.0, routing: RoutingStrategy | None = None
-) -> AsyncIterator[DistributedMediator]:
+) -> AsyncGenerator[DistributedMediator, None]:
     """A node that only observes.
 
     Raises:
@@ -71,12 +72,17 @@ class Reading(NamedTuple):
 async def read(node: DistributedMediator, node_id: str, *, detail: bool = False, timeout: float = 2.0) -> Reading:
     """Ask one node for its stats. Never raises for a node that does not answer: see ``error``."""
     clock, start = time.time(), time.perf_counter()
+    stats: NodeStats | None = None
+    error: CatgaError | None = None
     try:
         async with asyncio.timeout(timeout):
             result = await node.send_to_node(Stats(detail=detail), node_id)
-        stats, error = (result.value, None) if result.is_success else (None, result.error)
+        if isinstance(result, Failure):
+            error = result.error
+        else:
+            stats = result.value
     except TimeoutError:
-        stats, error = None, CatgaError(f"no answer within {timeout:g} s")
+        error = CatgaError(f"no answer within {timeout:g} s")
     seconds = time.perf_counter() - start
     return Reading(stats, seconds, clock + seconds / 2, error)
 

@@ -99,7 +99,11 @@ def _explain(node: DistributedMediator, request: Any, *, as_json: bool) -> None:
 
 def result_dict(result: CatgaResult[Any], seconds: float) -> dict[str, Any]:
     """A result for JSON."""
-    base = {"ok": result.is_success, "node": result.metadata.node_id, "attempts": result.metadata.attempts}
+    base: dict[str, Any] = {
+        "ok": result.is_success,
+        "node": result.metadata.node_id,
+        "attempts": result.metadata.attempts,
+    }
     base["seconds"] = round(seconds, 6)
     return {**base, **({"error": error_dict(result)} if isinstance(result, Failure) else {"value": result.value})}
 

@@ -66,7 +66,7 @@ def _payload(limit: int) -> Finding:
     return Finding("max payload", Level.OK, text)
 
 
-async def _jetstream(client: Client) -> Finding:
+async def _jetstream(client: Any) -> Finding:
     try:
         await client.jetstream(timeout=2).account_info()
     except (nats.errors.Error, TimeoutError) as error:
@@ -75,7 +75,7 @@ async def _jetstream(client: Client) -> Finding:
     return Finding("JetStream", Level.OK, "on")
 
 
-async def _permissions(client: Client, prefix: str, complaints: list[str]) -> Finding:
+async def _permissions(client: Any, prefix: str, complaints: list[str]) -> Finding:
     """Subscribe and publish below the prefix, and see whether the message comes."""
     got: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
