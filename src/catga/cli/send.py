@@ -99,13 +99,14 @@ def _explain(node: DistributedMediator, request: Any, *, as_json: bool) -> None:
 
 def result_dict(result: CatgaResult[Any], seconds: float) -> dict[str, Any]:
     """A result for JSON."""
-    base: dict[str, Any] = {
+    outcome: dict[str, Any] = {"error": error_dict(result)} if isinstance(result, Failure) else {"value": result.value}
+    return {
         "ok": result.is_success,
         "node": result.metadata.node_id,
         "attempts": result.metadata.attempts,
+        "seconds": round(seconds, 6),
+        **outcome,
     }
-    base["seconds"] = round(seconds, 6)
-    return {**base, **({"error": error_dict(result)} if isinstance(result, Failure) else {"value": result.value})}
 
 
 def error_dict(failure: Failure) -> dict[str, Any]:
