@@ -102,6 +102,7 @@ class Membership:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failing: set[str] = set()
         self._rival = 0  # a newer incarnation of this node's id
+        self._rival_record: Sighting | None = None
         self._rival_asked = 0
         self._ghosts: dict[str, Departure] = {}  # heard of since the last probe, though they are buried
         self.hearing = HearingClock(clock, max_gap=3 * settings.probe_interval)
@@ -221,6 +222,10 @@ class Membership:
             "fenced: another process has taken this node's id; this one takes no more work",
             extra={"catga_node_id": self.me.node_id, "catga_newer_incarnation": incarnation},
         )
+        # What this node answers to joiners must not be that it lives, but who does.
+        self.view.observe(Departure(self.me.node_id, self.me.incarnation, LeftReason.CRASHED))
+        if self._rival_record is not None:
+            self.view.observe(self._rival_record)
         self._host.on_fenced(incarnation)
 
     def _beyond(self, incarnation: int) -> int:
@@ -264,7 +269,10 @@ class Membership:
             else:
                 self.view.observe(observation)
         elif observation.node.node_id == self.me.node_id:
+            self._rival_record = observation
             self.outgrown(observation.node.incarnation)
+            if self.fenced:
+                self.view.observe(observation)
         elif self.view.observe(observation) and observation.age <= 0:
             self.prober.alive(observation.node.node_id)
 
