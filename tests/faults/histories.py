@@ -123,7 +123,9 @@ class Process:
     def _backend(self) -> Backend:
         link: Any = self.link
         store = self.cluster.has_store
-        discovery: NodeDiscovery = StoreDiscovery(link, "c", self.cluster.ttl) if store else NatsNodeDiscovery(link, "c")
+        discovery: NodeDiscovery = (
+            StoreDiscovery(link, "c", self.cluster.ttl) if store else NatsNodeDiscovery(link, "c")
+        )
         return Backend(discovery, NatsTransport(link, "c"))
 
 
@@ -412,7 +414,9 @@ def history(seed: int, *, faults: int = 6) -> Cluster:
     with simulated(cluster):
         for number in range(chance.choice([3, 3, 3, 4, 4, 5, 6, 8, 12])):
             wall = chance.choice([0.0, 0.0, 0.0, 0.0, 3600.0, -3600.0])
-            cluster.world.after(chance.choice([0.0, 0.5, 2.0]), functools.partial(cluster.spawn, f"n{number}", wall=wall))
+            cluster.world.after(
+                chance.choice([0.0, 0.5, 2.0]), functools.partial(cluster.spawn, f"n{number}", wall=wall)
+            )
         cluster.run(10.0)
         busy_until = cluster.world.now
         for _ in range(chance.randint(1, faults)):

@@ -7,11 +7,14 @@ gather into larger batches, up to a bound.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 from catga.abc import Outgoing, Transport
-from catga.errors import CatgaError, ClusterError, InvalidMessageError, OverloadedError
+from catga.errors import CatgaError, ClusterError, Execution, InvalidMessageError, OverloadedError
 from catga.rpc.wire import Batch, Frame, encode_batch
+
+logger = logging.getLogger("catga.rpc")
 
 Wrap = Callable[[list[Frame]], Batch]
 
@@ -83,12 +86,7 @@ class Outbox:
                 await self._wake
             queues, self._queues = self._queues, {}
             self._sending, self._size = self._size, 0
-            batches = [batch for subject, frames in queues.items() for batch in self._batches(subject, frames)]
-            try:
-                await self._transport.publish([outgoing for outgoing, _ in batches])
-            except ClusterError as error:
-                for outgoing, frames in batches:
-                    self._on_failed(outgoing.subject, frames, error)
+            await self._send(queues)
             self._sending = 0
 
     async def drained(self) -> None:
@@ -97,6 +95,19 @@ class Outbox:
             if self._idle is None or self._idle.done():
                 self._idle = asyncio.get_running_loop().create_future()
             await self._idle
+
+    async def _send(self, queues: dict[str, list[Frame]]) -> None:
+        """Send these frames; those that did not leave are told. The pump outlives whatever a transport raises."""
+        batches = [batch for subject, frames in queues.items() for batch in self._batches(subject, frames)]
+        try:
+            await self._transport.publish([outgoing for outgoing, _ in batches])
+        except Exception as error:
+            if not isinstance(error, ClusterError):
+                logger.exception("the transport failed in a way of its own")
+                error = ClusterError(f"the transport failed: {error!r}")
+                error.execution = Execution.MAYBE
+            for outgoing, frames in batches:
+                self._on_failed(outgoing.subject, frames, error)
 
     def _batches(self, subject: str, frames: Sequence[Frame]) -> Iterator[tuple[Outgoing, Sequence[Frame]]]:
         """`frames` as one broker message, or as several where one would be too large."""

@@ -305,7 +305,8 @@ class Peer:
         self.client.on_not_sent(frames, error)
         for frame in frames:
             if type(frame) is Reply and isinstance(error, InvalidMessageError):
-                self._outbox.put(subject, fault_of(frame.id, error))
+                with suppress(OverloadedError):  # its caller learns it from the deadline
+                    self._outbox.put(subject, fault_of(frame.id, error))
             elif type(frame) in (Reply, Fault) and len(self._unsent) < MAX_UNSENT:
                 self._unsent.append((subject, frame))
 
