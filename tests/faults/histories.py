@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,7 +19,7 @@ from catga.errors import CatgaError
 from catga.membership import Membership, Watcher
 from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 
-TTL, HEARTBEAT, PROBE, CONFIRM, SETTLE = 20.0, 5.0, 1.0, 1.0, 5.0
+TTL, PROBE, CONFIRM, SETTLE = 20.0, 1.0, 1.0, 5.0
 DETECTION = 3 * PROBE + CONFIRM
 """Seconds that evidence of a death may be old when the death is announced."""
 CALM = TTL + TTL / 4 + SETTLE + 10.0
@@ -113,7 +114,7 @@ class Process:
     def _build(self) -> DistributedMediator:
         """As `add_cluster` makes it, but on the simulated wire."""
         made = add_cluster(
-            Mediator(), "memory://simulated", node_id=self.node_id, ttl=TTL, heartbeat_interval=HEARTBEAT,
+            Mediator(), "memory://simulated", node_id=self.node_id, ttl=self.cluster.ttl, heartbeat_interval=self.cluster.ttl / 4,
             probe_interval=PROBE, request_timeout=5.0, connect_timeout=10.0, drain_timeout=0.2,
             load=lambda: self.load, prefix="c",
         )  # fmt: skip
@@ -122,7 +123,7 @@ class Process:
     def _backend(self) -> Backend:
         link: Any = self.link
         store = self.cluster.has_store
-        discovery: NodeDiscovery = StoreDiscovery(link, "c", TTL) if store else NatsNodeDiscovery(link, "c")
+        discovery: NodeDiscovery = StoreDiscovery(link, "c", self.cluster.ttl) if store else NatsNodeDiscovery(link, "c")
         return Backend(discovery, NatsTransport(link, "c"))
 
 
@@ -155,9 +156,10 @@ class Fold:
 class Cluster:
     """The processes of one history, and the rules that it must keep."""
 
-    def __init__(self, seed: int, *, wire: Wire | None = None, store: bool = False) -> None:
+    def __init__(self, seed: int, *, store: bool = False, ttl: float = TTL) -> None:
+        self.ttl = ttl
         self.world = World(seed)
-        self.broker = Broker(self.world, wire or Wire())
+        self.broker = Broker(self.world, Wire())
         self.has_store = store
         self.reconnect = (0.05, 0.5)
         self.processes: list[Process] = []
@@ -206,7 +208,7 @@ class Cluster:
             self.note(f"{observer}: {node.node_id}/{node.incarnation} {event.type.value} {event.reason or ''}")
         if event.type is NodeChangeType.JOINED:
             buried, at = self._left.get(key, (-1, 0.0))
-            fresh = node.incarnation > buried or self.world.now - at > 2 * TTL
+            fresh = node.incarnation > buried or self.world.now - at > 2 * self.ttl
             self.check(fresh, "resurrection", f"{observer} raised {node.node_id}/{node.incarnation}")
         elif event.type is NodeChangeType.LEFT:
             self._left[key] = (node.incarnation, self.world.now)
@@ -224,7 +226,7 @@ class Cluster:
                 continue
             if process.membership.me.incarnation != node.incarnation or self._is_outgrown(process):
                 continue
-            silence = CONFIRM if event.reason is LeftReason.CRASHED else TTL / 4
+            silence = CONFIRM if event.reason is LeftReason.CRASHED else self.ttl / 4
             excused = process.was_mute(silence, self.world.now - DETECTION)
             self.check(excused, "false death", f"{observer} buried {node.node_id}/{node.incarnation}, {event.reason}")
 
@@ -321,10 +323,18 @@ def cut(cluster: Cluster, process: Process) -> float:
 
     def heal() -> None:
         process.link.set_cut(False)
-        cluster.world.after(cluster.reconnect[1] + 0.1, process.mute_until)
+        _until_linked(cluster, process)
 
     cluster.world.after(duration, heal)
     return duration
+
+
+def _until_linked(cluster: Cluster, process: Process) -> None:
+    """It is heard again when its client has reconnected, and its node believes in it."""
+    if process.link.is_up and process.mediator is not None and process.mediator.health == "healthy":
+        cluster.world.after(0.1, process.mute_until)
+    elif process.alive:
+        cluster.world.after(0.1, _until_linked, cluster, process)
 
 
 def half_open(cluster: Cluster, process: Process) -> float:
@@ -334,7 +344,7 @@ def half_open(cluster: Cluster, process: Process) -> float:
 
     def heal() -> None:
         process.link.set_deaf(False)
-        cluster.world.after(2.0 + cluster.reconnect[1] + 0.1, process.mute_until)
+        _until_linked(cluster, process)
 
     cluster.world.after(duration, heal)
     return duration
@@ -342,7 +352,7 @@ def half_open(cluster: Cluster, process: Process) -> float:
 
 def twin(cluster: Cluster, process: Process) -> float:
     """Another process with the same id, while this one lives."""
-    cluster.spawn(process.node_id, wall=cluster.world.random.choice([0.0, -3600.0]))
+    cluster.spawn(process.node_id, wall=process.loop.wall + cluster.world.random.choice([0.0, -3600.0]))
     return 1.0
 
 
@@ -395,12 +405,14 @@ def history(seed: int, *, faults: int = 6) -> Cluster:
     cluster.broker.wire = Wire(
         loss=chance.choice([0.0, 0.0, 0.005, 0.02, 0.05]),
         twice=chance.choice([0.0, 0.01, 0.1]),
+        late=chance.choice([0.0, 0.0, 5.0, 30.0]),
         delay=chance.choice([0.0005, 0.005]),
         spread=chance.choice([0.001, 0.02]),
     )
     with simulated(cluster):
         for number in range(chance.choice([3, 3, 3, 4, 4, 5, 6, 8, 12])):
-            cluster.world.after(chance.choice([0.0, 0.5, 2.0]), cluster.spawn, f"n{number}")
+            wall = chance.choice([0.0, 0.0, 0.0, 0.0, 3600.0, -3600.0])
+            cluster.world.after(chance.choice([0.0, 0.5, 2.0]), functools.partial(cluster.spawn, f"n{number}", wall=wall))
         cluster.run(10.0)
         busy_until = cluster.world.now
         for _ in range(chance.randint(1, faults)):

@@ -194,10 +194,25 @@ class Session:
 
 
 class Wire:
-    """How bad the network is."""
+    """How bad the network is.
 
-    def __init__(self, *, loss: float = 0.0, twice: float = 0.0, delay: float = 0.001, spread: float = 0.005) -> None:
-        self.loss, self.twice, self.delay, self.spread = loss, twice, delay, spread
+    Args:
+        loss: share of messages lost.
+        twice: share that comes twice.
+        late: seconds by which the second may be late.
+        delay: seconds each way; up to ``spread`` more on the way to a subscriber.
+    """
+
+    def __init__(
+        self,
+        *,
+        loss: float = 0.0,
+        twice: float = 0.0,
+        late: float = 0.0,
+        delay: float = 0.001,
+        spread: float = 0.005,
+    ) -> None:
+        self.loss, self.twice, self.late, self.delay, self.spread = loss, twice, late, delay, spread
 
 
 class Broker:
@@ -293,11 +308,13 @@ class Broker:
 
     def _deliver(self, session: Session, sub: Sub, message: Msg) -> None:
         chance, wire = self.world.random, self.wire
-        for _ in range(2 if chance.random() < wire.twice else 1):
-            if chance.random() >= wire.loss:
-                # in order within a subscription, not between two of them
-                sub.last = max(sub.last, self.world.now + wire.delay + chance.random() * wire.spread)
-                self.world.at(sub.last, session.link.arrive, session, _call, sub, message)
+        if chance.random() >= wire.loss:
+            # in order within a subscription, not between two of them
+            sub.last = max(sub.last, self.world.now + wire.delay + chance.random() * wire.spread)
+            self.world.at(sub.last, session.link.arrive, session, _call, sub, message)
+        if chance.random() < wire.twice:
+            again = self.world.now + wire.delay + chance.random() * max(wire.late, wire.spread)
+            self.world.at(again, self.do, session.link.arrive, session, _call, sub, message)
 
     def _forget(self, session: Session, sub: Sub) -> None:
         entries = self._entries.get(sub.subject, {})

@@ -161,7 +161,7 @@ class NatsConnection:
             raise ClusterError(f"the link to {redact(self._url)} is down")
         try:
             await self.client.publish(subject, data, reply=reply)
-        except nats.errors.Error as error:
+        except (nats.errors.Error, OSError) as error:
             raise ClusterError(f"{redact(self._url)}: {error}") from error
 
     async def request(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> Msg:
@@ -233,7 +233,8 @@ class NatsConnection:
                 return
 
     async def _listen(self, listening: "Listening") -> None:
-        subscribing = self.client.subscribe(listening.subject, queue=listening.queue, cb=listening.on_message)
+        client: Any = self.client  # nats-py's own annotation of `subscribe` is incomplete
+        subscribing = client.subscribe(listening.subject, queue=listening.queue, cb=listening.on_message)
         listening.subscription = await self._bounded(subscribing, "subscribe")
 
     async def _bounded(self, operation: Awaitable[Any], what: str, *, quiet: bool = False) -> Any:
@@ -329,6 +330,8 @@ class NatsNodeDiscovery:
             answer = []
         if not self._answering and self._recall is not None:  # only who has asked may answer: see docs/architecture.md
             self._answering = True
+            for observation in answer:  # before the first question comes, or its answer would be empty
+                self._observe(observation)
             self._subscriptions.append(
                 await self._connection.subscribe(f"{self._prefix}.sync", self._on_sync, queue="sync")
             )
@@ -437,7 +440,7 @@ class NatsTransport:
         if self._listener is None:
             return
         self._listener = None
-        for subscription in self._subscriptions.values():
+        for subscription in list(self._subscriptions.values()):
             await self._connection.unsubscribe(subscription)
         await self._connection.close()
 

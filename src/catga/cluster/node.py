@@ -222,6 +222,7 @@ class Node:
             self.membership.link_up()
         else:
             self._link.clear()
+            self.membership.link_down()
             logger.warning("the link to the broker is down", extra=where)
 
     # -- inside ---------------------------------------------------------------------------------------

@@ -194,13 +194,14 @@ class Membership:
 
     def unlistened(self, node_id: str, incarnation: int) -> None:
         """Nobody listened on that node's inbox."""
+        self.hearing.heard()  # the broker's word: without it the time between two reports is not known
         death = self.prober.unlistened(node_id, incarnation)
         if node_id == self.me.node_id:
             self._rival_asked = 0  # no rival so far; if this is certain it was a former life
             if death is not None:
                 self._spawn(lambda: self._rejoin(incarnation), "rejoin")
         elif death is not None and self.view.observe(death) and self._is_member:
-            self._spawn(lambda: self._discovery.unregister(*death), "announcing a death")
+            self._spawn(lambda: self._announce(death), "announcing a death")
 
     def _ask_rival(self) -> None:
         if self._rival <= self.me.incarnation or self.fenced:
@@ -208,7 +209,8 @@ class Membership:
         if self._rival_asked == RIVAL_PINGS:  # somebody listens there, if it does not answer
             self._fence(self._rival)
         else:
-            self._rival_asked += 1
+            if self.hearing.silence < 2 * self._settings.probe_interval:  # a deaf node cannot tell
+                self._rival_asked += 1
             self._host.ping(msgspec.structs.replace(self.me, incarnation=self._rival))
 
     def _fence(self, incarnation: int) -> None:
@@ -234,6 +236,10 @@ class Membership:
         """The node owes replies and does not answer."""
         self.prober.overdue(node_id)
         self.view.suspect(node_id, incarnation)
+
+    def link_down(self) -> None:
+        """The link is lost: what is heard until it is known to be back says nothing about the others."""
+        self.prober.link_down()
 
     def link_up(self) -> None:
         """The link is back: the gap proves nothing about the others, but may have hidden news."""
@@ -336,15 +342,18 @@ class Membership:
         ghosts, self._ghosts = self._ghosts, {}
         for end in list(ghosts.values())[:MAX_EXTRA]:
             if self.view.buried(end.node_id) == end:
-                await self._discovery.unregister(*end)
+                await self._announce(end)
+
+    async def _announce(self, end: Departure) -> None:
+        await self._discovery.unregister(end.node_id, end.incarnation, end.reason)
 
     async def _reconcile(self) -> None:
-        mine: int | None = None
+        mine = (-1, -1)  # as the others know this node
         for observation in await self._discovery.get_nodes():
             if not isinstance(observation, Departure) and observation.node.node_id == self.me.node_id:
-                mine = observation.node.incarnation
+                mine = observation.node.version
             self._observe(observation)
-        if mine is None and not self.fenced and self._joined and self.me.state is not NodeState.LEFT:
+        if mine < self.me.version and not self.fenced and self._joined and self.me.state is not NodeState.LEFT:
             await self._discovery.register(self.me)
 
     async def _after_reconnect(self) -> None:

@@ -32,9 +32,10 @@ from catga.rpc.wire import (
 
 logger = logging.getLogger("catga.rpc")
 
-GREETED = 64
-"""Members that a node greets when it joins, and when its link is back."""
-GREET_INTERVAL = 0.1
+GREETED = 8
+"""Members, picked at random, that a node greets when it joins, and when its link is back. In a larger cluster the
+others are met on the way: a call to one that is not back yet goes elsewhere, free of charge."""
+GREET_INTERVAL = 0.2
 GREET_TIMEOUT = 1.0
 ECHO_TIMEOUT = 2.0
 """Seconds until a ping to oneself counts as lost."""
