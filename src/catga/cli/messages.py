@@ -45,5 +45,5 @@ def _decode(cls: type, text: bytes) -> Any:
     validate = getattr(cls, "model_validate_json", None)  # pydantic
     if validate is not None:
         return validate(text)
-    decoder: Any = msgspec.json.Decoder(cls)
-    return decoder.decode(text)
+    decode: Any = msgspec.json.decode
+    return decode(text, type=cls)
