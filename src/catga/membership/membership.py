@@ -173,8 +173,9 @@ class Membership:
             if incarnation > self.me.incarnation:
                 self._fence(incarnation)
             return
-        self.prober.alive(node_id)
-        if not self.view.alive(node_id, incarnation, load):
+        if self.view.alive(node_id, incarnation, load):
+            self.prober.alive(node_id)
+        else:
             self._heard_stranger(node_id, incarnation)
 
     def outgrown(self, incarnation: int) -> None:

@@ -139,6 +139,8 @@ class Peer:
 
     async def echo(self) -> None:
         """Return when a ping to this node's own inbox has come back: the subscription works."""
+        if not self._inbox:  # closed for good: there is nothing to prove
+            return
         self._echo = asyncio.get_running_loop().create_future()
         self._ping_self()
         await self._echo
