@@ -13,6 +13,9 @@ from catga.abc import Outgoing, Transport
 from catga.errors import CatgaError, ClusterError, InvalidMessageError, OverloadedError
 from catga.rpc.wire import Batch, Frame, encode_batch
 
+MAX_BATCH = 32 * 1024
+"""Bytes of a batch of several frames: larger messages outgrow the buffers of client and broker, and cost more."""
+
 Wrap = Callable[[list[Frame]], Batch]
 
 
@@ -103,7 +106,8 @@ class Outbox:
         data = encode_batch(self._wrap(list(frames)))
         if self._seal is not None:
             data = self._seal(subject, data)
-        if len(data) <= self._transport.max_payload:
+        limit = self._transport.max_payload
+        if len(data) <= (limit if len(frames) == 1 else min(limit, MAX_BATCH)):
             self._token += 1
             self._on_sent(subject, self._token, frames)
             yield Outgoing(subject, data, self._token), frames
@@ -112,6 +116,5 @@ class Outbox:
             yield from self._batches(subject, frames[:half])
             yield from self._batches(subject, frames[half:])
         else:
-            limit = self._transport.max_payload
             error = InvalidMessageError(f"a message of {len(data)} bytes, the broker's limit is {limit}")
             self._on_failed(subject, frames, error)
