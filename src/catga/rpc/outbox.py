@@ -16,6 +16,9 @@ from catga.rpc.wire import Batch, Frame, encode_batch
 
 logger = logging.getLogger("catga.rpc")
 
+MAX_BATCH = 32 * 1024
+"""Bytes of a batch of several frames: larger messages outgrow the buffers of client and broker, and cost more."""
+
 Wrap = Callable[[list[Frame]], Batch]
 
 
@@ -114,7 +117,8 @@ class Outbox:
         data = encode_batch(self._wrap(list(frames)))
         if self._seal is not None:
             data = self._seal(subject, data)
-        if len(data) <= self._transport.max_payload:
+        limit = self._transport.max_payload
+        if len(data) <= (limit if len(frames) == 1 else min(limit, MAX_BATCH)):
             self._token += 1
             self._on_sent(subject, self._token, frames)
             yield Outgoing(subject, data, self._token), frames
@@ -123,6 +127,5 @@ class Outbox:
             yield from self._batches(subject, frames[:half])
             yield from self._batches(subject, frames[half:])
         else:
-            limit = self._transport.max_payload
             error = InvalidMessageError(f"a message of {len(data)} bytes, the broker's limit is {limit}")
             self._on_failed(subject, frames, error)

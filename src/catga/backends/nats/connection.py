@@ -97,9 +97,9 @@ class NatsConnection:
 
     async def close(self, listenings: Iterable["Listening"]) -> None:
         """Disconnect with the last user, whose subscriptions these are. Bounded by a second or so."""
-        if self._given is not None:  # ours ends with its subscriptions; a client that was handed in lives on
-            await self._bounded(self._unsubscribe_all(list(listenings)), "unsubscribe", CLOSE_TIMEOUT, quiet=True)
         self._users -= 1
+        if self._users > 0 or self._given is not None:  # else the subscriptions end with the connection
+            await self._bounded(self._unsubscribe_all(list(listenings)), "unsubscribe", CLOSE_TIMEOUT, quiet=True)
         if self._users > 0 or self._opening is None:
             return
         self._opening.cancel()
