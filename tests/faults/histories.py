@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -176,8 +177,8 @@ class Cluster:
         self.log: list[tuple[float, str]] = []
         self.failure: BrokenRuleError | None = None
         self.seed = seed
-        self._left: dict[tuple[int, str], tuple[int, float]] = {}
-        self._buried: set[tuple[str, int]] = set()
+        self._left: dict[tuple[int, str], int] = {}  # (view, node) → incarnation
+        self._buried: dict[tuple[str, int], float] = {}  # when anybody did it first
 
     def note(self, text: str) -> None:
         self.log.append((self.world.now, text))
@@ -217,11 +218,11 @@ class Cluster:
         if event.type is not NodeChangeType.UPDATED:
             self.note(f"{observer}: {node.node_id}/{node.incarnation} {event.type.value} {event.reason or ''}")
         if event.type is NodeChangeType.JOINED:
-            buried, at = self._left.get(key, (-1, 0.0))
-            fresh = node.incarnation > buried or self.world.now - at > 2 * self.ttl
+            forgotten = self.world.now - self._buried.get((node.node_id, node.incarnation), 0.0) > 1.9 * self.ttl
+            fresh = node.incarnation > self._left.get(key, -1) or forgotten
             self.check(fresh, "resurrection", f"{observer} raised {node.node_id}/{node.incarnation}")
         elif event.type is NodeChangeType.LEFT:
-            self._left[key] = (node.incarnation, self.world.now)
+            self._left[key] = node.incarnation
             if node.node_id != observer:
                 self._judge_death(observer, event)
 
@@ -230,7 +231,7 @@ class Cluster:
         node = event.node
         if (node.node_id, node.incarnation) in self._buried:
             return
-        self._buried.add((node.node_id, node.incarnation))
+        self._buried[node.node_id, node.incarnation] = self.world.now
         for process in self.alive():
             if process.node_id != node.node_id or not process.serving or process.replaced:
                 continue
@@ -304,6 +305,8 @@ def simulated(cluster: Cluster) -> Iterator[None]:
             return loop.time_ns()
 
     logging.disable(logging.CRITICAL)
+    state = random.getstate()
+    random.seed(cluster.seed)  # what is spread by the module's own generator
     try:
         with (
             mock.patch.object(catga.cluster.node, "Membership", Watched),
@@ -311,4 +314,5 @@ def simulated(cluster: Cluster) -> Iterator[None]:
         ):
             yield
     finally:
+        random.setstate(state)
         logging.disable(logging.NOTSET)

@@ -210,7 +210,7 @@ class Link:
                 raise ClusterError("could not be reached")
             await asyncio.sleep(0.02)
 
-    async def close(self) -> None:
+    async def close(self, _subscriptions: object = ()) -> None:
         self._users -= 1
         if self._users == 0:
             self.hang_up()
