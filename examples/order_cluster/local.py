@@ -57,6 +57,7 @@ async def start(processes: Processes) -> None:
     starting = (processes.start_gateway(), *map(processes.start_node, NODES))
     for error in filter(None, await asyncio.gather(*starting, return_exceptions=True)):
         raise error
+    await processes.gateway_sees(*NODES)
     tell_of("Three nodes and a gateway, a process each, have joined")
 
 
@@ -75,6 +76,7 @@ async def crash(processes: Processes, owners: Mapping[str, str]) -> None:
     reason, _ = await processes.end("order-2", signal.SIGKILL)
     check(reason is LeftReason.CRASHED, f"order-2 left because of {reason}")
     served = len(await flow)
+    await processes.gateway_sees("order-1", "order-3")
     now = takers(await order(processes, CUSTOMERS))
     tell_of(f"order-2 was killed while {served} orders came: none failed, and only its customers moved", *table(now))
     for customer, owner in owners.items():
@@ -87,6 +89,7 @@ async def crash(processes: Processes, owners: Mapping[str, str]) -> None:
 
 async def come_back(processes: Processes, owners: Mapping[str, str]) -> None:
     await processes.start_node("order-2")
+    await processes.gateway_sees(*NODES)
     now = takers(await order(processes, CUSTOMERS))
     check(now == owners, f"the customers went to {now}, not to {owners} as before")
     tell_of("order-2 was started again: its customers came back to it")

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,11 +25,18 @@ PATIENCE = 30.0
 
 
 class Answer(NamedTuple):
-    """What the gateway said: the body is a `Receipt`, or a problem."""
+    """What the gateway said; the body is JSON."""
 
     status: int
     node: str
-    body: dict[str, Any]
+    body: Any
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Returns when it holds; it is asked in a thread, as it asks the gateway."""
+    async with asyncio.timeout(PATIENCE):
+        while not await asyncio.to_thread(holds):  # noqa: ASYNC110 - another process's state
+            await asyncio.sleep(0.02)
 
 
 def check_alive(name: str, process: asyncio.subprocess.Process) -> None:
@@ -70,10 +78,12 @@ class Processes:
         """Returns when it is ready."""
         where = ("--host", "127.0.0.1", "--port", str(self._port))
         process = await self._start("gateway", "uvicorn", "--factory", f"{self._app}:gateway", *where)
-        async with asyncio.timeout(PATIENCE):
-            while not await asyncio.to_thread(self._is_ready):
-                check_alive("gateway", process)
-                await asyncio.sleep(0.05)
+
+        def is_ready() -> bool:
+            check_alive("gateway", process)
+            return self._is_ready()
+
+        await until(is_ready)
 
     async def end(self, name: str, number: signal.Signals) -> tuple[LeftReason | None, int]:
         """Send a signal; returns why the observer thinks it left, and the exit status."""
@@ -88,6 +98,10 @@ class Processes:
     async def post(self, order: PlaceOrder) -> Answer:
         """Send the order to the gateway."""
         return await asyncio.to_thread(self._http, "POST", "/orders", msgspec.json.encode(order))
+
+    async def gateway_sees(self, *node_ids: str) -> None:
+        """Returns when these and no other nodes take orders, as the gateway sees it."""
+        await until(lambda: self._alive() == sorted(node_ids))
 
     async def close(self) -> None:
         """End what still runs."""
@@ -131,6 +145,10 @@ class Processes:
             return self._http("GET", "/health/ready").status == 200
         except OSError:
             return False
+
+    def _alive(self) -> list[str]:
+        nodes: list[dict[str, str]] = self._http("GET", "/nodes").body
+        return sorted(n["node_id"] for n in nodes if n["service"] == "orders" and n["state"] == "alive")
 
     def _http(self, method: str, path: str, body: bytes | None = None) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)

@@ -73,6 +73,14 @@ def test_the_readme_shows_what_the_local_form_prints(broker: str) -> None:
     assert f"```\n{STORY}```" in (ROOT / "examples" / f"{broker}_cluster" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("broker", BROKERS)
+def test_the_links_of_the_readme_lead_somewhere(broker: str) -> None:
+    readme = ROOT / "examples" / f"{broker}_cluster" / "README.md"
+    links = re.findall(r"\]\(([^)]+)\)", readme.read_text())
+    assert links
+    assert [link for link in links if not (readme.parent / link).exists()] == []
+
+
 # -- compose ------------------------------------------------------------------------------------------
 
 TOP_LEVEL = {"name", "services", "volumes"}
@@ -125,12 +133,11 @@ def test_images_are_pinned(broker: str, services: dict[str, Any]) -> None:
     assert "-c requirements/test.txt" in DOCKERFILE.read_text()
 
 
-def test_nodes_and_gateway_are_one_image_built_from_what_is_there(broker: str, services: dict[str, Any]) -> None:
+def test_nodes_and_gateway_are_one_image_built_once_from_what_is_there(broker: str, services: dict[str, Any]) -> None:
     assert len({services[name]["image"] for name in PROGRAMS}) == 1
-    for name in PROGRAMS:
-        build = services[name]["build"]
-        context = (ROOT / "examples" / f"{broker}_cluster" / build["context"]).resolve()
-        assert (context, context / build["dockerfile"], build["args"]) == (ROOT, DOCKERFILE, {"BROKER": broker})
+    (build,) = [service["build"] for service in services.values() if "build" in service]
+    context = (ROOT / "examples" / f"{broker}_cluster" / build["context"]).resolve()
+    assert (context, context / build["dockerfile"], build["args"]) == (ROOT, DOCKERFILE, {"BROKER": broker})
     for sources in re.findall(r"^COPY (.+) \S+$", DOCKERFILE.read_text(), re.MULTILINE):
         assert all((ROOT / source).exists() for source in sources.split())
 
@@ -141,7 +148,7 @@ def test_each_health_check_uses_a_command_that_its_image_has(services: dict[str,
         assert check.keys() <= HEALTHCHECK
         kind, command = check["test"][:2]
         assert kind in ("CMD", "CMD-SHELL")
-        assert command.split()[0] == CHECKERS["built" if "build" in service else service["image"]], name
+        assert command.split()[0] == CHECKERS["built" if name in PROGRAMS else service["image"]], name
         assert seconds(check["timeout"]) <= seconds(check["interval"])
         assert check["retries"] >= 1
 
