@@ -242,6 +242,11 @@ class Membership:
         self.prober.link_up()
         self._chores.spawn(self._after_reconnect, "reconcile")
 
+    def some_others(self, count: int) -> list[NodeInfo]:
+        """The other members, or `count` of them picked at random."""
+        others = [node for node in self.view.nodes() if node.node_id != self.me.node_id]
+        return others if len(others) <= count else self._random.sample(others, count)
+
     def watch(self) -> Watcher:
         """A new watcher: first every member, then changes."""
         watcher = Watcher(self.view.snapshot(), self.view.version, self._watchers.discard)
