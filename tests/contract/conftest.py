@@ -7,7 +7,7 @@ import nats
 import pytest
 from redis.asyncio import Redis
 
-from catga.backends.nats_kv import bucket_name
+from catga.backends.nats.kv import bucket_name
 from catga.testing.contract import Bed
 
 

@@ -3,17 +3,27 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import nats
 import pytest
 from redis.asyncio import Redis
 
+from catga import Mediator, Request, message
 from catga.errors import StoreError
 from catga.integrations.nats_stores import NatsDeadLetters, NatsStore
 from catga.integrations.redis_stores import RedisDeadLetters, RedisStore
-from catga.mediator.behaviors import DeadLetter, DeadLetterStore, KeyValueStore, MemoryDeadLetters, MemoryStore
+from catga.mediator.behaviors import (
+    DeadLetter,
+    DeadLetterStore,
+    Idempotency,
+    KeyValueStore,
+    MemoryDeadLetters,
+    MemoryStore,
+)
 from catga.testing import eventually
+from catga.testing.cluster import memory_cluster
 from catga.testing.servers import NatsServer, RedisServer
 
 ODD_KEY = "idempotency:a b.*>:ключ/1"
@@ -79,6 +89,38 @@ async def test_a_value_ends_with_its_time_and_can_be_added_again(store: KeyValue
     await eventually(gone)
     assert await store.add("a", b"2", 60.0)
     assert await store.get("a") == b"2"
+
+
+@message(idempotent=True)
+@dataclass(frozen=True)
+class Charge(Request[int]):
+    order_id: str
+
+
+async def test_duplicates_on_two_nodes_run_once_between_them(store: KeyValueStore) -> None:
+    runs: list[str] = []
+    gate = asyncio.Event()
+
+    def worker(name: str) -> Mediator:
+        app = Mediator()
+        app.behavior(Idempotency(store, key=lambda charge: charge.order_id))
+
+        @app.handler
+        async def charge(request: Charge) -> int:
+            runs.append(name)
+            await gate.wait()
+            return len(runs)
+
+        return app
+
+    async with memory_cluster(Mediator(), worker("a"), worker("b")) as (caller, first, second):
+        nodes = [first.node_id, second.node_id] * 4
+        sends = [asyncio.ensure_future(caller.send_to_node(Charge("o1"), node_id)) for node_id in nodes]
+        await eventually(lambda: runs)
+        gate.set()
+        assert [(await send).unwrap() for send in sends] == [1] * 8
+        assert (await caller.send(Charge("o1"))).unwrap() == 1
+        assert len(runs) == 1
 
 
 def letter(number: int, **fields: Any) -> DeadLetter:

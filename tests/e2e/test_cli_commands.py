@@ -165,7 +165,7 @@ def test_doctor_finds_two_processes_with_one_id(shop: str, tmp_path: Path) -> No
                 time.sleep(0.05)
             findings = parsed(shop, "doctor", "--prefix", "twins", status=1)
     problems = [f for f in findings if f["level"] == "problem"]
-    assert [f["check"] for f in problems] == ["duplicate ids"]
+    assert [f["check"] for f in problems] == ["duplicate ids"], problems
     assert "'twin'" in problems[0]["text"]
     assert problems[0]["fix"]
 
@@ -191,6 +191,15 @@ def test_send_to_one_node_and_by_key(shop: str) -> None:
     assert parsed(shop, "send", "cli_shop:CreateOrder", body, "--node", "shop-2")["node"] == "shop-2"
     chosen = [parsed(shop, "send", "cli_shop:CreateOrder", body, "--key", "k")["node"] for _ in range(4)]
     assert len(set(chosen)) == 1
+
+
+def test_explain_tells_the_choice_and_sends_nothing(shop: str) -> None:
+    text = output(shop, "send", "cli_shop:Die", "--node", "shop-2", "--explain", status=2)
+    assert text == ""
+    assert parsed(shop, "send", "cli_shop:Die", "--explain")["choice"] in IDS
+    keyed = [parsed(shop, "send", "cli_shop:Die", "--explain", "--key", "k")["choice"] for _ in range(3)]
+    assert len(set(keyed)) == 1
+    assert "cli_shop.Die goes to shop-" in output(shop, "send", "cli_shop:Die", "--explain")
 
 
 def test_a_failed_request_has_exit_status_1_and_no_traceback(shop: str) -> None:

@@ -61,8 +61,17 @@ async def test_an_observer_comes_back_after_a_restart_of_the_broker() -> None:
     with NatsServer() as server:
         async with node(server.url, "alpha", "obs3") as alpha, observer(server.url, "obs3") as watching:
             server.restart()
-            await eventually(lambda: watching.counters and ids(watching) == ["alpha"])
+            assert (await watching.send(Who())).unwrap() == "alpha"  # once both have their links back
             async with node(server.url, "beta", "obs3"):
                 await eventually(lambda: ids(watching) == ["alpha", "beta"], within=30)
                 assert {n.state for n in alpha.get_nodes()} == {NodeState.ALIVE}
+                assert (await watching.send(Who())).is_success
+
+
+async def test_a_fenced_node_does_not_tell_joiners_that_it_lives(nats_url: str) -> None:
+    async with node(nats_url, "twin", "obs4") as old, node(nats_url, "twin", "obs4") as new:
+        await eventually(lambda: [n.incarnation for n in old.get_nodes()] == [new.current_node.incarnation])
+        for _ in range(8):  # whichever of the two answers
+            async with observer(nats_url, "obs4") as watching:
+                assert [n.incarnation for n in watching.get_nodes()] == [new.current_node.incarnation]
                 assert (await watching.send(Who())).is_success

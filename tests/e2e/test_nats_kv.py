@@ -17,7 +17,7 @@ from nodes import HELLO_LINES, Ear, Log, lines_of, lone_node, members, node
 from catga import Mediator, NodeInfo, add_nats_cluster
 from catga.abc import Backend, BackendSettings, Departure, Observation, Sighting
 from catga.backends.nats import open_backend
-from catga.backends.nats_kv import NatsKvNodeDiscovery, bucket_name
+from catga.backends.nats.kv import NatsKvNodeDiscovery, bucket_name
 from catga.errors import ClusterError
 from catga.node import LeftReason
 from catga.testing.servers import NatsServer

@@ -109,6 +109,7 @@ class FaultCluster:
         self._number = callers
         self._tasks: list[asyncio.Task[None]] = []
         self._next_id = 0
+        self._started = 0.0
 
     async def __aenter__(self) -> Self:
         return self
@@ -129,7 +130,12 @@ class FaultCluster:
             self.callers.append(caller)
             self.events[caller.node_id] = []
             self._tasks.append(asyncio.create_task(self._watch(caller)))
+        self._started = time.monotonic()
         await self.until(lambda: all(len(c.get_nodes()) == len(node_ids) + self._number for c in self.callers))
+
+    async def settled(self) -> None:
+        """Wait until everybody may declare deaths: a newcomer does not, as the others may be coming back."""
+        await asyncio.sleep(max(self._started + 6.0 - time.monotonic(), 0.0))
 
     async def add(self, node_id: str, **options: Any) -> Node:
         node = await Node(self.url, node_id, self._log, {**self.options, **options}).start()

@@ -16,7 +16,7 @@ from typing import Any
 from harness import FaultCluster, Report
 from messages import Block, Order, Raise, Work
 
-from catga import NodeChangeType
+from catga import Mediator, NodeChangeType, add_cluster
 from catga.testing.servers import NatsServer, RedisServer, Server
 
 JOINED, UPDATED, LEFT = NodeChangeType.JOINED, NodeChangeType.UPDATED, NodeChangeType.LEFT
@@ -62,6 +62,8 @@ class Run:
 
 Scenario = Callable[[Run], Awaitable[None]]
 SCENARIOS: dict[str, Scenario] = {}
+ONLY_REDIS = {"store_wiped", "unrelated_keys"}
+"""Scenarios about a store, which NATS pub/sub does without."""
 
 
 def scenario(function: Scenario) -> Scenario:
@@ -116,6 +118,7 @@ async def sigkill_idempotent(run: Run) -> None:
     """SIGKILL of a node, idempotent requests"""
     async with FaultCluster(run.server) as cluster:
         await cluster.start()
+        await cluster.settled()
 
         async def kill() -> None:
             cluster.nodes["n2"].signal(signal.SIGKILL)
@@ -133,6 +136,7 @@ async def sigkill_not_idempotent(run: Run) -> None:
     """SIGKILL of a node, other requests"""
     async with FaultCluster(run.server) as cluster:
         await cluster.start()
+        await cluster.settled()
 
         async def kill() -> None:
             cluster.nodes["n2"].signal(signal.SIGKILL)
@@ -399,9 +403,6 @@ async def quick_restart(run: Run) -> None:
 @scenario
 async def store_wiped(run: Run) -> None:
     """FLUSHALL"""
-    if run.is_nats:
-        run.notes.append("no store on NATS pub/sub")
-        return
     async with FaultCluster(run.server, heartbeat_interval=1.0) as cluster:
         await cluster.start()
         import redis.asyncio
@@ -421,9 +422,6 @@ async def store_wiped(run: Run) -> None:
 @scenario
 async def unrelated_keys(run: Run) -> None:
     """100,000 unrelated keys with TTLs; SIGKILL of a node"""
-    if run.is_nats:
-        run.notes.append("no keys on NATS pub/sub")
-        return
     import redis.asyncio
 
     async with redis.asyncio.from_url(run.server.url) as client:
@@ -486,6 +484,31 @@ async def callers_cancel(run: Run) -> None:
 
 async def _send(cluster: FaultCluster, number: int) -> None:
     await cluster.callers[0].send(Order(number, 0.05))
+
+
+@scenario
+async def reconnect_at_once(run: Run) -> None:
+    """Broker SIGKILL with 200 clients, back after 0.3 s"""
+    options: dict[str, Any] = {"prefix": "herd", "ttl": 60, "heartbeat_interval": 15}
+    herd = [add_cluster(Mediator(), run.server.url, node_id=f"client-{n}", **options) for n in range(200)]
+    await asyncio.gather(*(client.start() for client in herd))
+    try:
+        await asyncio.to_thread(run.server.kill)
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(run.server.start)
+        returned = time.monotonic()
+        back: dict[str, float] = {}
+        while len(back) < len(herd) and time.monotonic() < returned + 5.0 * run.patience:
+            for client in herd:
+                if client.health == "healthy":
+                    back.setdefault(client.node_id, time.monotonic() - returned)
+            await asyncio.sleep(0.01)
+        run.must(len(back) == len(herd), f"all are ready, {len(back)} are")
+        run.recovery = max(back.values(), default=None)
+        run.within(run.recovery, 5.0, "all ready")
+        run.notes.append(f"spread over {max(back.values()) - min(back.values()):.2f} s")
+    finally:
+        await asyncio.gather(*(client.stop() for client in herd))
 
 
 async def run_scenario(name: str, kind: str, *, rate: float, patience: float) -> Run:

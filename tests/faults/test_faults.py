@@ -7,11 +7,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from scenarios import SCENARIOS, run_scenario
+from scenarios import ONLY_REDIS, SCENARIOS, run_scenario
 
 pytestmark = pytest.mark.timeout(180)
 
-ONLY_REDIS = {"store_wiped", "unrelated_keys"}
 CASES = [(name, kind) for name in SCENARIOS for kind in ("nats", "redis") if kind == "redis" or name not in ONLY_REDIS]
 
 

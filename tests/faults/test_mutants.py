@@ -1,8 +1,9 @@
 """The simulation has teeth: each rule of membership, broken on purpose, is noticed."""
 
-import msgspec
 import pytest
-from histories import BrokenRuleError, history
+from histories import BrokenRuleError
+from mishaps import history
+from test_simulation import amnesia, crowd
 
 from catga.abc import Departure
 from catga.membership.hearing import HearingClock
@@ -40,8 +41,8 @@ def test_without_tombstones_the_dead_rise(monkeypatch: pytest.MonkeyPatch) -> No
     """A late record raises a node that was buried."""
     bury = View._bury
 
-    def forget(self: View, node_id: str, incarnation: int, reason: LeftReason) -> bool:
-        news = bury(self, node_id, incarnation, reason)
+    def forget(self: View, node_id: str, incarnation: int, reason: LeftReason, age: float = 0.0) -> bool:
+        news = bury(self, node_id, incarnation, reason, age)
         self._tombstones.clear()
         return news
 
@@ -86,12 +87,13 @@ def test_after_a_reconnect_the_others_get_time_to_come_back(monkeypatch: pytest.
 def test_one_bounce_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
     """No confirmation: one "nobody listens" is a death."""
 
-    def hasty(self: Prober) -> list[Departure]:
-        dead = [Departure(i, absence[0], LeftReason.CRASHED) for i, absence in self._absent.items()]
-        self._absent.clear()
-        return dead if self._hearing.now >= self._settled_at else []
+    unlistened = Prober.unlistened
 
-    monkeypatch.setattr(Prober, "crashed", hasty)
+    def hasty(self: Prober, node_id: str, incarnation: int) -> Departure | None:
+        self._confirm = 0.0
+        return unlistened(self, node_id, incarnation)
+
+    monkeypatch.setattr(Prober, "unlistened", hasty)
     assert caught_as() == "false death"
 
 
@@ -101,4 +103,20 @@ def test_without_rejoining_a_node_buried_alive_stays_away(monkeypatch: pytest.Mo
     assert caught_as() == "views differ"
 
 
-assert msgspec  # the records are structs: `version` is a plain property of the class
+def test_unheard_of_is_no_reason_to_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease runs out without a question."""
+
+    def unasked(self: Prober) -> list[Departure]:
+        old = self._view.older_than(self._ttl)
+        return [Departure(node.node_id, node.incarnation, LeftReason.EXPIRED) for node in old]
+
+    monkeypatch.setattr(Prober, "expired", unasked)
+    with pytest.raises(BrokenRuleError, match="false death"):
+        crowd()
+
+
+def test_the_memory_of_a_former_life_fences_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A newer incarnation is believed to be alive without a question."""
+    monkeypatch.setattr(Membership, "_ask_rival", lambda self: self._fence(self._rival) if self._rival else None)
+    with pytest.raises(BrokenRuleError, match="wrong one fenced"):
+        amnesia().check_calm()

@@ -1,5 +1,6 @@
 """HTTP in front of a mediator: the example gateway, results as responses, health."""
 
+import asyncio
 import importlib.util
 import sys
 from collections.abc import AsyncIterator
@@ -24,6 +25,8 @@ from catga.errors import (
     RateLimitedError,
 )
 from catga.integrations.fastapi import STATUS, health_routes, lifespan, problem, respond
+from catga.testing import eventually
+from catga.testing.servers import NatsServer
 
 GATEWAY = Path(__file__).parents[2] / "examples" / "fastapi_gateway" / "gateway.py"
 
@@ -78,12 +81,28 @@ async def test_ready_tells_the_reason_and_live_does_not_care() -> None:
         assert (await http.get("/health/live")).status_code == 200
         async with cluster:
             assert (await http.get("/health/ready")).status_code == 200
-            cluster.link(False)
-            assert "link to the broker is down" in (await http.get("/health/ready")).json()["reason"]
-            cluster.link(True)
             await cluster.drain()
             assert "draining" in (await http.get("/health/ready")).json()["reason"]
         assert "has left the cluster" in (await http.get("/health/ready")).json()["reason"]
+
+
+async def test_a_node_without_its_broker_is_not_ready_and_is_again_when_the_broker_is_back() -> None:
+    with NatsServer() as server:
+        cluster = add_cluster(Mediator(), server.url)
+        app = Starlette(routes=health_routes(cluster), lifespan=lifespan(cluster))
+        async with client(app) as http:
+
+            async def reason() -> str:
+                return (await http.get("/health/ready")).json().get("reason", "")
+
+            server.kill()
+            assert "the link to the broker is down" in await eventually(reason)
+            await asyncio.to_thread(server.restart)
+
+            async def is_ready() -> bool:
+                return (await http.get("/health/ready")).status_code == 200
+
+            await eventually(is_ready)
 
 
 async def test_the_lifespan_starts_and_stops_the_node() -> None:

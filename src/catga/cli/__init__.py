@@ -1,13 +1,14 @@
 """The command line. `main` is the entry point; click and rich are imported only there."""
 
 import sys
+from importlib import import_module
 
 
 def main() -> None:
     """Run ``catga``. Ends with `SystemExit`."""
     try:
-        import click  # noqa: F401
-        import rich  # noqa: F401
+        for name in ("click", "rich"):
+            import_module(name)
     except ModuleNotFoundError as error:
         print(f"catga: the command line needs {error.name}: pip install 'catga[cli]'", file=sys.stderr)
         sys.exit(2)

@@ -18,7 +18,7 @@ from catga.cli.options import app_dir_option, cluster_options, json_option, wher
 from catga.cli.output import console, milliseconds, percentile, plain_table, to_json
 from catga.cluster import DistributedMediator
 from catga.cluster.stats import Stats
-from catga.result import CatgaResult
+from catga.result import CatgaResult, Failure
 
 BARS = 12
 WIDTH = 40
@@ -97,11 +97,11 @@ async def _bench(
 
 
 def _count(measured: Measured, result: CatgaResult[Any], seconds: float) -> None:
-    if result.is_success:
+    if isinstance(result, Failure):
+        measured.errors[result.error.code] += 1
+    else:
         measured.latencies.append(seconds)
         measured.nodes[result.metadata.node_id] += 1
-    else:
-        measured.errors[result.error.code] += 1
     measured.failovers += max(result.metadata.attempts - 1, 0)
 
 
@@ -136,7 +136,7 @@ def summary(measured: Measured) -> dict[str, Any]:
 def _print(measured: Measured) -> None:
     figures = summary(measured)
     table = plain_table("CALLS", "SECONDS", "CALLS/S", "P50", "P90", "P99", "MAX", "ERRORS", "FAILOVERS")
-    latency = figures["latency"] or {}
+    latency: dict[str, float] = figures["latency"] or {}
     table.add_row(
         str(figures["calls"]),
         f"{measured.seconds:.2f}",

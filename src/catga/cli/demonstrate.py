@@ -1,10 +1,9 @@
 """``catga demo``"""
 
+import asyncio
 import sys
 
 import click
-
-from catga.cli.loops import run
 
 
 @click.command("demo")
@@ -15,4 +14,4 @@ def command() -> None:
     """
     from catga.cli.demo.__main__ import main
 
-    sys.exit(run(main()))
+    sys.exit(asyncio.run(main()))  # not uvloop, which cannot start a process in a group of its own

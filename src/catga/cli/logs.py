@@ -21,7 +21,7 @@ class LastWarning(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.text = ""
-        self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        self.setFormatter(Lines())
 
     def emit(self, record: logging.LogRecord) -> None:
         record = logging.makeLogRecord({**vars(record), "exc_info": None})

@@ -43,4 +43,7 @@ def _text(body: str) -> bytes:
 
 def _decode(cls: type, text: bytes) -> Any:
     validate = getattr(cls, "model_validate_json", None)  # pydantic
-    return msgspec.json.decode(text, type=cls) if validate is None else validate(text)
+    if validate is not None:
+        return validate(text)
+    decode: Any = msgspec.json.decode
+    return decode(text, type=cls)

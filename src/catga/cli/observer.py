@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -11,18 +11,20 @@ import click
 
 from catga.abc import RoutingStrategy
 from catga.cli.failures import UNREACHABLE, CommandError
+from catga.cli.logs import log_to_stderr
 from catga.cli.options import Where
 from catga.cluster import DistributedMediator, add_cluster
 from catga.cluster.stats import NodeStats, Stats
 from catga.errors import CatgaError, ClusterError
 from catga.mediator import Mediator
 from catga.node import NodeInfo
+from catga.result import Failure
 
 
 @asynccontextmanager
 async def observer(
     where: Where, *, request_timeout: float = 30.0, routing: RoutingStrategy | None = None
-) -> AsyncIterator[DistributedMediator]:
+) -> AsyncGenerator[DistributedMediator, None]:
     """A node that only observes.
 
     Raises:
@@ -31,6 +33,7 @@ async def observer(
     """
     if where.url.startswith("memory:"):
         raise click.UsageError("a memory:// cluster lives inside one process: nobody else can see it")
+    log_to_stderr("warning")
     try:
         node = add_cluster(
             Mediator(),
@@ -69,12 +72,17 @@ class Reading(NamedTuple):
 async def read(node: DistributedMediator, node_id: str, *, detail: bool = False, timeout: float = 2.0) -> Reading:
     """Ask one node for its stats. Never raises for a node that does not answer: see ``error``."""
     clock, start = time.time(), time.perf_counter()
+    stats: NodeStats | None = None
+    error: CatgaError | None = None
     try:
         async with asyncio.timeout(timeout):
             result = await node.send_to_node(Stats(detail=detail), node_id)
-        stats, error = (result.value, None) if result.is_success else (None, result.error)
+        if isinstance(result, Failure):
+            error = result.error
+        else:
+            stats = result.value
     except TimeoutError:
-        stats, error = None, CatgaError(f"no answer within {timeout:g} s")
+        error = CatgaError(f"no answer within {timeout:g} s")
     seconds = time.perf_counter() - start
     return Reading(stats, seconds, clock + seconds / 2, error)
 

@@ -11,7 +11,7 @@ from catga.cli.observer import observer
 from catga.cli.options import app_dir_option, cluster_options, json_option, where
 from catga.cli.output import note, to_json
 from catga.cli.send import error_dict
-from catga.messages import wire_name
+from catga.messages import Event, wire_name
 from catga.result import Failure
 
 
@@ -27,11 +27,11 @@ def command(target: str, body: str, as_json: bool, **options: Any) -> None:
     JSON has the fields of the event: '{"sku": "a-1"}', @file, or - for stdin. Exit status 1: a handler failed.
     """
     cluster = where(options)
-    event = message_of(target, body, event=True, **options)
+    event: Event = message_of(target, body, event=True, **options)
 
     async def act() -> None:
         async with observer(cluster) as node:
-            name = wire_name(type(event))
+            name = wire_name(event.__class__)
             services = sorted({n.service for n in node.get_nodes() if name in n.handles})
             result = await node.publish(event)
         error = error_dict(result) if isinstance(result, Failure) else None

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import msgspec
 
-from catga.cli.failures import FAILED, USAGE, CommandError
+from catga.cli.failures import FAILED, CommandError
 from catga.cli.loops import run
 from catga.cli.messages import message_of
 from catga.cli.observer import observer
@@ -58,6 +58,8 @@ def command(
     """
     if node_id is not None and key is not None:
         raise click.UsageError("--node and --key exclude each other")
+    if node_id is not None and explain:
+        raise click.UsageError("--explain needs no --node: there is nothing to choose")
     cluster, timeout = where(options), options.pop("timeout")
     request = message_of(target, body, **options)
     routing = None if key is None else ByKey(int(key) if key.isdecimal() else key)
@@ -91,18 +93,20 @@ async def _send(node: DistributedMediator, request: Any, node_id: str | None, *,
 
 
 def _explain(node: DistributedMediator, request: Any, *, as_json: bool) -> None:
-    explain = getattr(node, "explain", None)
-    if explain is None:
-        raise CommandError("this version of catga cannot explain its choice", USAGE)
-    explanation = explain(request)
+    explanation = node.explain(request)
     click.echo(to_json(explanation) if as_json else str(explanation))
 
 
 def result_dict(result: CatgaResult[Any], seconds: float) -> dict[str, Any]:
     """A result for JSON."""
-    base = {"ok": result.is_success, "node": result.metadata.node_id, "attempts": result.metadata.attempts}
-    base["seconds"] = round(seconds, 6)
-    return {**base, **({"error": error_dict(result)} if isinstance(result, Failure) else {"value": result.value})}
+    outcome: dict[str, Any] = {"error": error_dict(result)} if isinstance(result, Failure) else {"value": result.value}
+    return {
+        "ok": result.is_success,
+        "node": result.metadata.node_id,
+        "attempts": result.metadata.attempts,
+        "seconds": round(seconds, 6),
+        **outcome,
+    }
 
 
 def error_dict(failure: Failure) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from catga.routing import Candidates
 from catga.rpc.peer import Peer
 from catga.rpc.server import Endpoint
 from catga.rpc.subjects import inbox
-from catga.rpc.wire import Call
+from catga.rpc.wire import SMALL, Call
 
 MAX_PAUSE = 0.5
 """Seconds between two rounds through all candidates, at most."""
@@ -75,7 +75,7 @@ class Delivery:
                 node = _pick(strategy, self._outliers.admit(nodes, tried), message, again=bool(tried))
                 if node is None:
                     if not nodes or not await self._pause(failure, job):
-                        return failure or Failure(self._why_nobody())
+                        return _named(failure or Failure(self._why_nobody()))
                     tried.clear()
                     continue
                 with self._outliers.call(node.node_id) as call:
@@ -85,7 +85,7 @@ class Delivery:
             if isinstance(result, Success):
                 return result
             if judge(result.error, idempotent=codec.idempotent, budget=self._budget) is Verdict.FINAL:
-                return result
+                return _named(result)
             failure = result
             tried.add(node.node_id)
             self._failovers[codec.name] += 1
@@ -139,8 +139,7 @@ class Delivery:
 
     def _encode(self, message: Any) -> bytes:
         body = encode(message)
-        limit = self._peer.max_body
-        if len(body) > limit:
+        if len(body) > SMALL and len(body) > (limit := self._peer.max_body):
             raise InvalidMessageError(
                 f"{type(message).__qualname__} has {len(body)} bytes, the broker's limit is {limit}",
                 details={"bytes": len(body), "limit": limit},
@@ -178,6 +177,15 @@ def _pick(strategy: RoutingStrategy, nodes: Candidates, message: Any, *, again: 
         if again:
             return None
         raise
+
+
+def _named(failure: Failure) -> Failure:
+    """A bare `ClusterError` told of one node's trouble: in the end, it is that no node was available."""
+    if type(failure.error) is not ClusterError:
+        return failure
+    error = NoNodeAvailableError(str(failure.error))
+    error.__cause__ = failure.error
+    return Failure(error, failure.metadata)
 
 
 def _counted(result: CatgaResult[Any], node: NodeInfo, attempts: int) -> CatgaResult[Any]:

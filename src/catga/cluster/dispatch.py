@@ -1,6 +1,7 @@
 """Where a message goes: to one candidate, to a named node, to each service, to every node."""
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any, TypeAlias
 
 from catga.abc import RoutingStrategy
@@ -12,7 +13,7 @@ from catga.cluster.outliers import Outliers
 from catga.cluster.scatter import Broadcast, Gathered, broadcast, gather
 from catga.cluster.table import Pool, RoutingTable
 from catga.codec import Codec
-from catga.errors import CatgaError, ClusterError, NodeNotFoundError, NoNodeAvailableError
+from catga.errors import CatgaError, NodeNotFoundError, NoNodeAvailableError
 from catga.mediator.registry import handler_not_found
 from catga.membership import View
 from catga.messages import Event, Request
@@ -154,7 +155,7 @@ class Dispatch:
 
         return await self._deliver(message, codec, pool, ONLY, headers, timeout)
 
-    async def _deliver(
+    def _deliver(
         self,
         message: Any,
         codec: Codec,
@@ -162,17 +163,12 @@ class Dispatch:
         strategy: RoutingStrategy,
         headers: Headers,
         timeout: float | None = None,
-    ) -> CatgaResult[Any]:
+    ) -> Coroutine[Any, Any, CatgaResult[Any]]:
         local = self._handlers.endpoint(codec.name)
         if local is not None and local.receiving is not None:
             local = local.receiving(headers or {})
         deadline = self._loop.time() + (timeout or codec.timeout or self._request_timeout)
-        result = await self._delivery.deliver(Job(message, codec, local, deadline, headers), pool, strategy)
-        if isinstance(result, Failure) and type(result.error) is ClusterError:
-            error = NoNodeAvailableError(str(result.error))
-            error.__cause__ = result.error
-            return Failure(error, result.metadata)
-        return result
+        return self._delivery.deliver(Job(message, codec, local, deadline, headers), pool, strategy)
 
     def _nobody(self, name: str) -> CatgaError:
         if self._table.was_handled(name):

@@ -187,6 +187,7 @@ class Node:
 
     def on_fenced(self, incarnation: int) -> None:
         self.peer.server.refuse(ClosedError(f"node {self._options.node_id} was replaced by incarnation {incarnation}"))
+        self._spawn(self.peer.close_inbox())  # or whoever missed the news would go on taking it for a member
 
     async def on_rejoin(self, incarnation: int) -> None:
         await self.peer.open_inbox(incarnation)
@@ -222,15 +223,19 @@ class Node:
             self.membership.link_up()
         else:
             self._link.clear()
+            self.membership.link_down()
             logger.warning("the link to the broker is down", extra=where)
 
     # -- inside ---------------------------------------------------------------------------------------
 
     def _handlers_changed(self) -> None:
         if self._link.is_set():
-            task = asyncio.ensure_future(self._quietly(self.membership.update(handles=self.handlers.names())))
-            self._updates.add(task)
-            task.add_done_callback(self._updates.discard)
+            self._spawn(self.membership.update(handles=self.handlers.names()))
+
+    def _spawn(self, step: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(self._quietly(step))
+        self._updates.add(task)
+        task.add_done_callback(self._updates.discard)
 
     def _stats(self, request: Stats) -> NodeStats:
         if not request.detail:

@@ -42,8 +42,3 @@ class HearingClock:
     def silence(self) -> float:
         """Seconds since something was heard."""
         return self._clock() - self._last
-
-    @property
-    def is_deaf(self) -> bool:
-        """Whether the silence has been too long already."""
-        return self.silence > self._max_gap

@@ -4,13 +4,14 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
 from catga.abc import Departure, NodeDiscovery, Observation, Sighting
 from catga.errors import ClusterError
+from catga.membership.chores import Chores
 from catga.membership.hearing import HearingClock
 from catga.membership.probe import MAX_EXTRA, Prober
 from catga.membership.view import View
@@ -86,8 +87,6 @@ class Membership:
     ) -> None:
         self.me = node
         self.fenced = False
-        self.foreign = 0
-        """Observations of this node's own id that were stale, or another process's."""
         self.heartbeats = 0
         """Leases refreshed so far."""
         self._discovery = discovery
@@ -99,9 +98,9 @@ class Membership:
         self._joined = False
         self._is_member = not settings.observe_only
         self._announced_load = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._failing: set[str] = set()
+        self._chores = Chores(node.node_id, self._random)
         self._rival = 0  # a newer incarnation of this node's id
+        self._rival_record: Sighting | None = None
         self._rival_asked = 0
         self._ghosts: dict[str, Departure] = {}  # heard of since the last probe, though they are buried
         self.hearing = HearingClock(clock, max_gap=3 * settings.probe_interval)
@@ -136,9 +135,9 @@ class Membership:
         if self._is_member:
             self._refresh()
             await self._discovery.register(self.me)
-            self._loop_every(settings.heartbeat_interval, self._heartbeat, "heartbeat")
-        self._loop_every(settings.probe_interval, self._probe, "probe", jitter=0.0)
-        self._loop_every(settings.ttl / 4, self._reconcile, "reconcile")
+            self._chores.every(settings.heartbeat_interval, self._heartbeat, "heartbeat")
+        self._chores.every(settings.probe_interval, self._probe, "probe", jitter=0.0)
+        self._chores.every(settings.ttl / 4, self._reconcile, "reconcile")
 
     async def update(self, **fields: object) -> None:
         """Change this node's record and tell the others."""
@@ -150,9 +149,7 @@ class Membership:
 
     async def leave(self) -> None:
         """Unregister and stop the loops. Never raises for a bus that is gone."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._chores.stop()
         joined, self._joined = self._joined, False  # the echo of our own farewell is no news
         if joined and not self.fenced:
             try:
@@ -172,8 +169,9 @@ class Membership:
             if incarnation > self.me.incarnation:
                 self._fence(incarnation)
             return
-        self.prober.alive(node_id)
-        if not self.view.alive(node_id, incarnation, load):
+        if self.view.alive(node_id, incarnation, load):
+            self.prober.alive(node_id)
+        else:
             self._heard_stranger(node_id, incarnation)
 
     def outgrown(self, incarnation: int) -> None:
@@ -193,13 +191,14 @@ class Membership:
 
     def unlistened(self, node_id: str, incarnation: int) -> None:
         """Nobody listened on that node's inbox."""
+        self.hearing.heard()  # the broker's word: without it the time between two reports is not known
         death = self.prober.unlistened(node_id, incarnation)
         if node_id == self.me.node_id:
             self._rival_asked = 0  # no rival so far; if this is certain it was a former life
             if death is not None:
-                self._spawn(lambda: self._rejoin(incarnation), "rejoin")
+                self._chores.spawn(lambda: self._rejoin(incarnation), "rejoin")
         elif death is not None and self.view.observe(death) and self._is_member:
-            self._spawn(lambda: self._discovery.unregister(*death), "announcing a death")
+            self._chores.spawn(lambda: self._announce(death), "announcing a death")
 
     def _ask_rival(self) -> None:
         if self._rival <= self.me.incarnation or self.fenced:
@@ -207,18 +206,22 @@ class Membership:
         if self._rival_asked == RIVAL_PINGS:  # somebody listens there, if it does not answer
             self._fence(self._rival)
         else:
-            self._rival_asked += 1
+            if self.hearing.silence < 2 * self._settings.probe_interval:  # a deaf node cannot tell
+                self._rival_asked += 1
             self._host.ping(msgspec.structs.replace(self.me, incarnation=self._rival))
 
     def _fence(self, incarnation: int) -> None:
         if self.fenced:
             return
         self.fenced = True
-        self.view.observe(Departure(self.me.node_id, self.me.incarnation, LeftReason.CRASHED))  # no more told of
         logger.critical(
             "fenced: another process has taken this node's id; this one takes no more work",
             extra={"catga_node_id": self.me.node_id, "catga_newer_incarnation": incarnation},
         )
+        # What this node answers to joiners must not be that it lives, but who does.
+        self.view.observe(Departure(self.me.node_id, self.me.incarnation, LeftReason.CRASHED))
+        if self._rival_record is not None:
+            self.view.observe(self._rival_record)
         self._host.on_fenced(incarnation)
 
     def _beyond(self, incarnation: int) -> int:
@@ -230,10 +233,14 @@ class Membership:
         self.prober.overdue(node_id)
         self.view.suspect(node_id, incarnation)
 
+    def link_down(self) -> None:
+        """The link is lost: what is heard until it is known to be back says nothing about the others."""
+        self.prober.link_down()
+
     def link_up(self) -> None:
         """The link is back: the gap proves nothing about the others, but may have hidden news."""
         self.prober.link_up()
-        self._spawn(self._after_reconnect, "reconcile")
+        self._chores.spawn(self._after_reconnect, "reconcile")
 
     def watch(self) -> Watcher:
         """A new watcher: first every member, then changes."""
@@ -258,16 +265,21 @@ class Membership:
             else:
                 self.view.observe(observation)
         elif observation.node.node_id == self.me.node_id:
+            self._rival_record = observation
             self.outgrown(observation.node.incarnation)
+            if self.fenced:
+                self.view.observe(observation)
         elif self.view.observe(observation) and observation.age <= 0:
             self.prober.alive(observation.node.node_id)
 
     def _heard_of_my_end(self, departure: Departure) -> None:
-        if departure.incarnation > self.me.incarnation:
+        if self.fenced:
+            self.view.observe(departure)  # the end of the rival
+        elif departure.incarnation > self.me.incarnation:
             self.outgrown(departure.incarnation)
         elif departure.incarnation == self.me.incarnation and not self._joined:
             self.me = msgspec.structs.replace(self.me, incarnation=self._beyond(departure.incarnation))
-        elif self._rival > self.me.incarnation or self.fenced:
+        elif self._rival > self.me.incarnation:
             return  # ended by another process of this id; whether that one lives is being asked
         elif departure.incarnation == self.me.incarnation:
             logger.error(
@@ -275,7 +287,7 @@ class Membership:
                 departure.reason.value,
                 extra={"catga_node_id": self.me.node_id},
             )
-            self._spawn(lambda: self._rejoin(departure.incarnation), "rejoin")
+            self._chores.spawn(lambda: self._rejoin(departure.incarnation), "rejoin")
 
     async def _rejoin(self, ended: int) -> None:
         """Live on under an incarnation beyond the one that ended."""
@@ -328,15 +340,18 @@ class Membership:
         ghosts, self._ghosts = self._ghosts, {}
         for end in list(ghosts.values())[:MAX_EXTRA]:
             if self.view.buried(end.node_id) == end:
-                await self._discovery.unregister(*end)
+                await self._announce(end)
+
+    async def _announce(self, end: Departure) -> None:
+        await self._discovery.unregister(end.node_id, end.incarnation, end.reason)
 
     async def _reconcile(self) -> None:
-        mine: int | None = None
+        mine = (-1, -1)  # as the others know this node
         for observation in await self._discovery.get_nodes():
             if not isinstance(observation, Departure) and observation.node.node_id == self.me.node_id:
-                mine = observation.node.incarnation
+                mine = observation.node.version
             self._observe(observation)
-        if mine is None and not self.fenced and self._joined and self.me.state is not NodeState.LEFT:
+        if mine < self.me.version and not self.fenced and self._joined and self.me.state is not NodeState.LEFT:
             await self._discovery.register(self.me)
 
     async def _after_reconnect(self) -> None:
@@ -346,43 +361,6 @@ class Membership:
         if self._is_member:
             await self.update()
         await self._reconcile()
-
-    def _loop_every(
-        self, interval: float, step: Callable[[], Awaitable[None]], name: str, *, jitter: float = 0.2
-    ) -> None:
-        async def loop() -> None:
-            while True:
-                await asyncio.sleep(interval * self._random.uniform(1 - jitter, 1 + jitter))
-                await self._guard(step, name)
-
-        self._task(loop(), name)
-
-    def _spawn(self, step: Callable[[], Awaitable[None]], name: str) -> None:
-        self._task(self._guard(step, name), name)
-
-    async def _guard(self, step: Callable[[], Awaitable[None]], name: str) -> None:
-        """Run one step of a loop that must go on: a failure is told once, and so is its end."""
-        try:
-            await step()
-        except Exception as error:
-            if name not in self._failing:
-                self._failing.add(name)
-                logger.warning(
-                    "%s fails; it is tried again",
-                    name,
-                    extra={"catga_error": repr(error)},
-                    exc_info=not isinstance(error, ClusterError),
-                )
-        else:
-            if name in self._failing:
-                self._failing.discard(name)
-                logger.info("%s works again", name)
-
-    def _task(self, coroutine: Awaitable[None], name: str) -> None:
-        task = asyncio.ensure_future(coroutine)
-        task.set_name(f"catga-{name}-{self.me.node_id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def load_bucket(load: float) -> int:

@@ -60,6 +60,7 @@ class Prober:
         self._overdue: set[str] = set()  # nodes in doubt for another reason, to be pinged
         self._absent: dict[str, tuple[int, float, float]] = {}  # node → (incarnation, first report, last report)
         self._asked: dict[str, tuple[int, float, int]] = {}  # lease at its end → (incarnation, since, pings)
+        self._linked = True
         self._settled_at = hearing.now + settle
         self._resets = hearing.resets
         self._heard = hearing.count
@@ -107,13 +108,21 @@ class Prober:
         if known != incarnation or now - last > self._stale:
             first = now
         self._absent[node_id] = (incarnation, first, now)
-        if now < self._settled_at or now - first < 0.9 * self._confirm:
+        if not self._linked or now < self._settled_at or now - first < 0.9 * self._confirm:
             return None
         self.alive(node_id)
         return Departure(node_id, incarnation, LeftReason.CRASHED)
 
+    def link_down(self) -> None:
+        """The link is lost, or not yet known to be back: nobody is declared dead."""
+        self._linked = False
+
     def link_up(self) -> None:
-        """The link was lost and is back, or this node was deaf: evidence from before is void."""
+        """The link was lost and is back: evidence from before is void, and the others may not be back yet."""
+        self._linked = True
+        self._start_anew()
+
+    def _start_anew(self) -> None:
         self._resets = self._hearing.resets
         self._pinged.clear()
         self._overdue.clear()
@@ -134,8 +143,8 @@ class Prober:
         ]
 
     def _void_if_deaf(self) -> None:
-        if self._resets != self._hearing.resets or self._hearing.is_deaf:
-            self.link_up()
+        if self._resets != self._hearing.resets:
+            self._start_anew()
 
     def _judge_silence(self) -> None:
         if self._hearing.count > self._heard:  # else it is this node that was deaf

@@ -51,6 +51,7 @@ class View:
         on_change: Callable[[NodeChangeEvent], None],
     ) -> None:
         self._ttl = ttl
+        self._horizon = 2 * ttl
         self._clock = clock
         self._hearing = hearing
         self._on_change = on_change
@@ -125,15 +126,15 @@ class View:
         """The whole view in the form in which another view takes it in: sightings with their ages, departures."""
         for member in self._members.values():
             yield Sighting(member.record, self._age(member))
-        for node_id, (incarnation, reason, _) in self._tombstones.items():
-            yield Departure(node_id, incarnation, reason)
+        for node_id, (incarnation, reason, buried_at) in self._tombstones.items():
+            yield Departure(node_id, incarnation, reason, self._hearing.now - buried_at)
 
     # -- observing ------------------------------------------------------------------------------------
 
     def observe(self, observation: Observation) -> bool:
         """Take in a record or a departure. Returns whether it was news."""
         if isinstance(observation, Departure):
-            return self._bury(observation.node_id, observation.incarnation, observation.reason)
+            return self._bury(*observation)
         return self._sight(observation.node, observation.age)
 
     def alive(self, node_id: str, incarnation: int, load: float | None = None) -> bool:
@@ -163,7 +164,7 @@ class View:
 
     def forget(self) -> None:
         """Drop the tombstones that outlived what a stale message may live."""
-        horizon = self._hearing.now - 2 * self._ttl
+        horizon = self._hearing.now - self._horizon
         while self._tombstones:
             node_id, (_, _, buried_at) = next(iter(self._tombstones.items()))
             if buried_at >= horizon and len(self._tombstones) <= MAX_TOMBSTONES:
@@ -208,10 +209,10 @@ class View:
         self._emit(NodeChangeType.JOINED, member.shown)
         return True
 
-    def _bury(self, node_id: str, incarnation: int, reason: LeftReason) -> bool:
-        if incarnation <= self._tombstones.get(node_id, (-1,))[0]:
-            return False
-        self._tombstones[node_id] = (incarnation, reason, self._hearing.now)
+    def _bury(self, node_id: str, incarnation: int, reason: LeftReason, age: float = 0.0) -> bool:
+        if incarnation <= self._tombstones.get(node_id, (-1,))[0] or age > self._horizon:
+            return False  # known, or so old that the others forget it: not to be passed round for ever
+        self._tombstones[node_id] = (incarnation, reason, self._hearing.now - age)
         self._tombstones.move_to_end(node_id)
         if len(self._tombstones) > MAX_TOMBSTONES:
             self._tombstones.popitem(last=False)

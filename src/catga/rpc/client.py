@@ -93,7 +93,6 @@ class Client:
         self._destinations: dict[str, Destination] = {}  # by subject
         self._nodes: dict[tuple[str, int], Destination] = {}  # the same, by (node_id, incarnation)
         self._pending: dict[int, Pending] = {}
-        self._inflight: dict[str, int] = {}
         self._next_id = 0
         self._watch: asyncio.TimerHandle | None = None
         self._closed = False
@@ -104,10 +103,6 @@ class Client:
     def pending(self) -> int:
         """Calls without a reply."""
         return len(self._pending)
-
-    def inflight(self, node_id: str) -> int:
-        """Calls to `node_id` without a reply."""
-        return self._inflight.get(node_id, 0)
 
     def new_id(self) -> int:
         """An id for a call, greater than all before it."""
@@ -146,7 +141,6 @@ class Client:
             if self._watch is None:
                 self._watch = self._loop.call_later(self._silence, self._look_for_silence)
         to.pending[call_id] = pending
-        self._inflight[to.node_id] = self._inflight.get(to.node_id, 0) + 1
         try:
             return await future
         except asyncio.CancelledError:
@@ -262,7 +256,6 @@ class Client:
         if pending is not None:
             to = pending.destination
             del to.pending[call_id]
-            self._inflight[to.node_id] -= 1
             self._deadlines.discard(call_id, pending.slot)
         return pending
 

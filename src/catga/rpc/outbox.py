@@ -7,11 +7,17 @@ gather into larger batches, up to a bound.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 from catga.abc import Outgoing, Transport
-from catga.errors import CatgaError, ClusterError, InvalidMessageError, OverloadedError
+from catga.errors import CatgaError, ClusterError, Execution, InvalidMessageError, OverloadedError
 from catga.rpc.wire import Batch, Frame, encode_batch
+
+logger = logging.getLogger("catga.rpc")
+
+MAX_BATCH = 32 * 1024
+"""Bytes of a batch of several frames: larger messages outgrow the buffers of client and broker, and cost more."""
 
 Wrap = Callable[[list[Frame]], Batch]
 
@@ -83,12 +89,7 @@ class Outbox:
                 await self._wake
             queues, self._queues = self._queues, {}
             self._sending, self._size = self._size, 0
-            batches = [batch for subject, frames in queues.items() for batch in self._batches(subject, frames)]
-            try:
-                await self._transport.publish([outgoing for outgoing, _ in batches])
-            except ClusterError as error:
-                for outgoing, frames in batches:
-                    self._on_failed(outgoing.subject, frames, error)
+            await self._send(queues)
             self._sending = 0
 
     async def drained(self) -> None:
@@ -98,12 +99,26 @@ class Outbox:
                 self._idle = asyncio.get_running_loop().create_future()
             await self._idle
 
+    async def _send(self, queues: dict[str, list[Frame]]) -> None:
+        """Send these frames; those that did not leave are told. The pump outlives whatever a transport raises."""
+        batches = [batch for subject, frames in queues.items() for batch in self._batches(subject, frames)]
+        try:
+            await self._transport.publish([outgoing for outgoing, _ in batches])
+        except Exception as error:
+            if not isinstance(error, ClusterError):
+                logger.exception("the transport failed in a way of its own")
+                error = ClusterError(f"the transport failed: {error!r}")
+                error.execution = Execution.MAYBE
+            for outgoing, frames in batches:
+                self._on_failed(outgoing.subject, frames, error)
+
     def _batches(self, subject: str, frames: Sequence[Frame]) -> Iterator[tuple[Outgoing, Sequence[Frame]]]:
         """`frames` as one broker message, or as several where one would be too large."""
         data = encode_batch(self._wrap(list(frames)))
         if self._seal is not None:
             data = self._seal(subject, data)
-        if len(data) <= self._transport.max_payload:
+        limit = self._transport.max_payload
+        if len(data) <= (limit if len(frames) == 1 else min(limit, MAX_BATCH)):
             self._token += 1
             self._on_sent(subject, self._token, frames)
             yield Outgoing(subject, data, self._token), frames
@@ -112,6 +127,5 @@ class Outbox:
             yield from self._batches(subject, frames[:half])
             yield from self._batches(subject, frames[half:])
         else:
-            limit = self._transport.max_payload
             error = InvalidMessageError(f"a message of {len(data)} bytes, the broker's limit is {limit}")
             self._on_failed(subject, frames, error)

@@ -31,7 +31,7 @@ from catga.rpc.answers import Answers, CallKey, Seen
 from catga.rpc.deadlines import Deadlines
 from catga.rpc.outbox import Outbox
 from catga.rpc.tally import Tally
-from catga.rpc.wire import OVERHEAD, Call, Fault, Reply, fault_of
+from catga.rpc.wire import OVERHEAD, SMALL, Call, Fault, Reply, fault_of
 
 logger = logging.getLogger("catga.rpc")
 
@@ -49,7 +49,7 @@ class Endpoint(NamedTuple):
     receiving: "Callable[[Mapping[str, str]], Endpoint] | None" = None
 
 
-class _Admitted(NamedTuple):
+class _Admitted(msgspec.Struct, eq=False):
     key: CallKey
     call_id: int
     endpoint: Endpoint
@@ -356,8 +356,7 @@ class Server:
             body = encode(result.value)
         except InvalidMessageError as error:
             return fault_of(call_id, HandlerError(f"the handler's value cannot travel: {error}"))
-        limit = self._max_payload() - OVERHEAD
-        if len(body) > limit:
+        if len(body) > SMALL and len(body) > (limit := self._max_payload() - OVERHEAD):
             text = f"the handler's value has {len(body)} bytes, the broker's limit is {limit}"
             return fault_of(call_id, HandlerError(text))
         return Reply(call_id, body)

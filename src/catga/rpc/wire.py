@@ -22,6 +22,8 @@ import msgspec
 from catga.errors import CatgaError, Execution, InvalidMessageError
 
 VERSION = 1
+SMALL = 4096
+"""Bytes that every broker takes: a body of so many need not be compared with the broker's limit."""
 OVERHEAD = 512
 """Bytes of a batch around one body, at most (ids and type names included)."""
 

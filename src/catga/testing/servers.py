@@ -7,6 +7,7 @@ connections stay open and nothing answers, which is what a half-open link looks 
 
 import asyncio
 import atexit
+import os
 import shutil
 import signal
 import socket
@@ -147,6 +148,7 @@ class Server:
         """Stop the process where it is: its connections stay open, nothing answers."""
         if self._process is not None:
             self._process.send_signal(signal.SIGSTOP)
+            os.waitpid(self._process.pid, os.WUNTRACED)  # until it has stopped, which the signal alone is not
 
     def thaw(self) -> None:
         """Let a frozen process go on."""

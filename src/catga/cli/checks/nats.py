@@ -35,6 +35,7 @@ async def examine(where: Where) -> AsyncIterator[Finding]:
         text = "; ".join(dict.fromkeys(complaints)) or str(error) or "no answer in time"
         refused = "authorization" in text.lower()
         fix = "check user and password in the URL" if refused else "is the server started, and the port open?"
+        await client.close()
         yield Finding("reachable", Level.PROBLEM, f"{redact(where.url)}: {text}", fix)
         return
     try:
@@ -65,7 +66,7 @@ def _payload(limit: int) -> Finding:
     return Finding("max payload", Level.OK, text)
 
 
-async def _jetstream(client: Client) -> Finding:
+async def _jetstream(client: Any) -> Finding:
     try:
         await client.jetstream(timeout=2).account_info()
     except (nats.errors.Error, TimeoutError) as error:
@@ -74,7 +75,7 @@ async def _jetstream(client: Client) -> Finding:
     return Finding("JetStream", Level.OK, "on")
 
 
-async def _permissions(client: Client, prefix: str, complaints: list[str]) -> Finding:
+async def _permissions(client: Any, prefix: str, complaints: list[str]) -> Finding:
     """Subscribe and publish below the prefix, and see whether the message comes."""
     got: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 

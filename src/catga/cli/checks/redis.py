@@ -4,7 +4,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError
@@ -21,7 +21,7 @@ SKEW = 2.0
 async def examine(where: Where) -> AsyncIterator[Finding]:
     """Reachable, version, round trip, keyspace notifications, eviction, permissions, clock."""
     patience = where.connect_timeout
-    client: Any = Redis.from_url(where.url, socket_connect_timeout=patience, socket_timeout=patience)
+    client: Any = cast("Any", Redis).from_url(where.url, socket_connect_timeout=patience, socket_timeout=patience)
     try:
         try:
             info = await client.info("server")

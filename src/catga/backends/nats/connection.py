@@ -1,17 +1,13 @@
-"""``nats://``: subjects for everything, no store. Ready for servers from 2.10 on.
-
-A node announces itself on ``{prefix}.nodes.{node_id}`` and hears the others on ``{prefix}.nodes.*``. Who
-joins asks on ``{prefix}.sync``, and one member answers with its whole view.
+"""One client connection, which outlives whatever happens to the server.
 
 nats-py gives up after 60 reconnects, has no jitter, needs minutes to notice a half-open link and calls a
-wrong password "no servers": all four are set right in `NatsConnection`.
+wrong password "no servers": all four are set right here.
 """
 
 import asyncio
 import logging
 import random
-import secrets
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, cast
 
 import nats
@@ -20,17 +16,8 @@ from nats.aio.client import Client, Server
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from catga.abc import Backend, BackendSettings, Departure, Observation, Outgoing, TransportListener
 from catga.backends import redact
-from catga.errors import ClusterError, InvalidMessageError
-from catga.membership.records import (
-    decode_announcement,
-    decode_view,
-    encode_departure,
-    encode_record,
-    encode_view,
-)
-from catga.node import LeftReason, NodeInfo, token
+from catga.errors import ClusterError
 
 logger = logging.getLogger("catga.backends.nats")
 
@@ -38,28 +25,12 @@ OPERATION_TIMEOUT = 5.0
 """Seconds until a round trip to the broker counts as failed."""
 REQUEST_TIMEOUT = 2.0
 """Seconds that a JetStream server has to answer."""
-SYNC_TIMEOUT = 1.0
-"""Seconds that one member has to send its view."""
-SYNC_TRIES = 3
+CLOSE_TIMEOUT = 1.0
+"""Seconds that the last messages have to reach the server."""
 PING_INTERVAL = 2
 """Seconds between the client's own pings of the server: a half-open link is noticed after three."""
 
 OnMessage = Callable[[Msg], Awaitable[None]]
-
-
-def open_backend(settings: BackendSettings) -> Backend:
-    """The backend of a ``nats://`` or ``tls://`` URL. Options: those of `add_nats_cluster`."""
-    options = dict(settings.options)
-    discovery = options.pop("discovery", "pubsub")
-    connection = NatsConnection(settings.url, settings.connect_timeout, options)
-    transport = NatsTransport(connection, settings.prefix)
-    if discovery == "kv":
-        from catga.backends.nats_kv import NatsKvNodeDiscovery
-
-        return Backend(NatsKvNodeDiscovery(connection, settings.prefix, settings.ttl), transport)
-    if discovery != "pubsub":
-        raise ValueError(f"discovery must be 'pubsub' or 'kv', got {discovery!r}")
-    return Backend(NatsNodeDiscovery(connection, settings.prefix), transport)
 
 
 class Listening:
@@ -124,9 +95,11 @@ class NatsConnection:
             self._opening = None
             raise
 
-    async def close(self) -> None:
-        """Disconnect with the last user."""
+    async def close(self, listenings: Iterable["Listening"]) -> None:
+        """Disconnect with the last user, whose subscriptions these are. Bounded by a second or so."""
         self._users -= 1
+        if self._users > 0 or self._given is not None:  # else the subscriptions end with the connection
+            await self._bounded(self._unsubscribe_all(list(listenings)), "unsubscribe", CLOSE_TIMEOUT, quiet=True)
         if self._users > 0 or self._opening is None:
             return
         self._opening.cancel()
@@ -137,8 +110,12 @@ class NatsConnection:
                 task.cancel()
         if self._given is None and self._client is not None and not self._client.is_closed:
             if self._client.is_connected:
-                await self._bounded(_flush(self._client, 1), "flush", quiet=True)
-            await self._bounded(self._client.close(), "close", quiet=True)
+                await self._bounded(_flush(self._client, 1), "flush", CLOSE_TIMEOUT, quiet=True)
+            await self._bounded(self._client.close(), "close", CLOSE_TIMEOUT, quiet=True)
+
+    async def _unsubscribe_all(self, listenings: list["Listening"]) -> None:
+        for listening in listenings:
+            await self.unsubscribe(listening)
 
     async def subscribe(self, subject: str, on_message: OnMessage, queue: str = "") -> "Listening":
         """Subscribe, and return when the server knows."""
@@ -161,7 +138,7 @@ class NatsConnection:
             raise ClusterError(f"the link to {redact(self._url)} is down")
         try:
             await self.client.publish(subject, data, reply=reply)
-        except nats.errors.Error as error:
+        except (nats.errors.Error, OSError) as error:
             raise ClusterError(f"{redact(self._url)}: {error}") from error
 
     async def request(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> Msg:
@@ -233,12 +210,15 @@ class NatsConnection:
                 return
 
     async def _listen(self, listening: "Listening") -> None:
-        subscribing = self.client.subscribe(listening.subject, queue=listening.queue, cb=listening.on_message)
+        client: Any = self.client  # nats-py's own annotation of `subscribe` is incomplete
+        subscribing = client.subscribe(listening.subject, queue=listening.queue, cb=listening.on_message)
         listening.subscription = await self._bounded(subscribing, "subscribe")
 
-    async def _bounded(self, operation: Awaitable[Any], what: str, *, quiet: bool = False) -> Any:
+    async def _bounded(
+        self, operation: Awaitable[Any], what: str, timeout: float = OPERATION_TIMEOUT, *, quiet: bool = False
+    ) -> Any:
         try:
-            async with asyncio.timeout(OPERATION_TIMEOUT):
+            async with asyncio.timeout(timeout):
                 return await operation
         except (nats.errors.Error, OSError, TimeoutError) as error:
             if quiet:
@@ -296,161 +276,6 @@ async def _flush(client: Client, timeout: int = int(OPERATION_TIMEOUT)) -> None:
     await client.flush(timeout)
 
 
-class NatsNodeDiscovery:
-    """`NodeDiscovery` by pub/sub, without a store: the members are the store."""
-
-    def __init__(self, connection: NatsConnection, prefix: str) -> None:
-        self._connection = connection
-        self._prefix = prefix
-        self._observe: Callable[[Observation], None] = lambda _: None
-        self._recall: Callable[[], Iterable[Observation]] | None = tuple
-        self._answering = False
-        self._subscriptions: list[Listening] = []
-        self._complained = False
-        self._open = False
-        self.ignored = 0
-        """Announcements that were no announcements."""
-
-    async def register(self, node: NodeInfo) -> None:
-        await self._announce(node.node_id, encode_record(node))
-
-    async def unregister(self, node_id: str, incarnation: int, reason: LeftReason) -> None:
-        await self._announce(node_id, encode_departure(Departure(node_id, incarnation, reason)))
-
-    async def heartbeat(self, node: NodeInfo) -> None:
-        """Nothing to refresh: probes keep the members in each other's views."""
-
-    async def get_nodes(self) -> Sequence[Observation]:
-        for _ in range(SYNC_TRIES):
-            answer = await self._ask()
-            if answer is not None:
-                break
-        else:
-            answer = []
-        if not self._answering and self._recall is not None:  # only who has asked may answer: see docs/architecture.md
-            self._answering = True
-            self._subscriptions.append(
-                await self._connection.subscribe(f"{self._prefix}.sync", self._on_sync, queue="sync")
-            )
-        return answer
-
-    async def watch(
-        self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]] | None
-    ) -> None:
-        await self._connection.open()
-        self._open = True
-        self._observe, self._recall = observe, recall
-        self._subscriptions.append(await self._connection.subscribe(f"{self._prefix}.nodes.*", self._on_announcement))
-
-    async def aclose(self) -> None:
-        if not self._open:
-            return
-        self._open = False
-        for subscription in self._subscriptions:
-            await self._connection.unsubscribe(subscription)
-        await self._connection.close()
-
-    async def _announce(self, node_id: str, data: bytes) -> None:
-        await self._connection.publish(f"{self._prefix}.nodes.{token(node_id)}", data)
-        await self._connection.flush()
-
-    async def _on_announcement(self, message: Msg) -> None:
-        try:
-            self._observe(decode_announcement(message.data))
-        except InvalidMessageError as error:
-            self._ignore(error)
-
-    async def _on_sync(self, message: Msg) -> None:
-        if message.reply and self._recall is not None:
-            for part in encode_view(self._recall(), self._connection.client.max_payload):
-                await self._connection.publish(message.reply, part)
-
-    async def _ask(self) -> list[Observation] | None:
-        """One member's view; [] if there is no member, None if it did not answer in time."""
-        found: list[Observation] = []
-        answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-
-        async def on_part(message: Msg) -> None:
-            more = False
-            if not _nobody(message):
-                try:
-                    observations, more = decode_view(message.data)
-                    found.extend(observations)
-                except InvalidMessageError as error:
-                    self._ignore(error)
-            if not more and not answered.done():
-                answered.set_result(True)
-
-        box = f"{self._prefix}.reply.{secrets.token_urlsafe(16)}"
-        subscription = await self._connection.subscribe(box, on_part)
-        try:
-            await self._connection.publish(f"{self._prefix}.sync", b"", reply=box)
-            done, _ = await asyncio.wait([answered], timeout=SYNC_TIMEOUT)
-        finally:
-            await self._connection.unsubscribe(subscription)
-        return found if done or found else None
-
-    def _ignore(self, error: InvalidMessageError) -> None:
-        self.ignored += 1
-        if not self._complained:
-            self._complained = True
-            logger.warning("foreign data among the announcements is ignored", extra={"catga_error": str(error)})
-
-
-class NatsTransport:
-    """`Transport` by core NATS. The server's "no responders" tells that nobody listens."""
-
-    def __init__(self, connection: NatsConnection, prefix: str) -> None:
-        self._connection = connection
-        self._prefix = prefix
-        self._bounce = f"{prefix}.bounce.{secrets.token_urlsafe(16)}"
-        self._listener: TransportListener | None = None
-        self._subscriptions: dict[str, Listening] = {}
-
-    @property
-    def max_payload(self) -> int:
-        return self._connection.client.max_payload
-
-    @property
-    def is_up(self) -> bool:
-        return self._connection.is_up
-
-    async def start(self, listener: TransportListener) -> None:
-        await self._connection.open()
-        self._listener = listener
-        self._connection.on_link.append(listener.on_link)
-        self._subscriptions[""] = await self._connection.subscribe(f"{self._bounce}.>", self._on_bounce)
-
-    async def subscribe(self, subject: str) -> None:
-        self._subscriptions[subject] = await self._connection.subscribe(subject, self._on_message)
-
-    async def unsubscribe(self, subject: str) -> None:
-        subscription = self._subscriptions.pop(subject, None)
-        if subscription is not None:
-            await self._connection.unsubscribe(subscription)
-
-    async def publish(self, messages: Sequence[Outgoing]) -> None:
-        for subject, payload, number in messages:
-            await self._connection.publish(subject, payload, f"{self._bounce}.{number}.{subject}")
-
-    async def aclose(self) -> None:
-        if self._listener is None:
-            return
-        self._listener = None
-        for subscription in self._subscriptions.values():
-            await self._connection.unsubscribe(subscription)
-        await self._connection.close()
-
-    async def _on_message(self, message: Msg) -> None:
-        if self._listener is not None:
-            self._listener.on_message(message.data)
-
-    async def _on_bounce(self, message: Msg) -> None:
-        if self._listener is not None and _nobody(message):
-            number, _, subject = message.subject.removeprefix(f"{self._bounce}.").partition(".")
-            self._listener.on_undeliverable(subject, int(number))
-
-
-def _nobody(message: Msg) -> bool:
+def nobody(message: Msg) -> bool:
     """Whether this is the server's word that nobody listens on the subject."""
     return not message.data and message.headers is not None and message.headers.get("Status") == "503"

@@ -26,7 +26,7 @@ import nats.errors
 from nats.aio.msg import Msg
 
 from catga.abc import Departure, Observation, Sighting
-from catga.backends.nats import REQUEST_TIMEOUT, Listening, NatsConnection
+from catga.backends.nats.connection import REQUEST_TIMEOUT, Listening, NatsConnection
 from catga.errors import ClusterError, InvalidMessageError
 from catga.membership.records import decode_announcement, decode_record, encode_departure, encode_record
 from catga.node import LeftReason, NodeInfo, token
@@ -147,9 +147,7 @@ class NatsKvNodeDiscovery:
         if not self._open:
             return
         self._open = False
-        if self._subscription is not None:
-            await self._connection.unsubscribe(self._subscription)
-        await self._connection.close()
+        await self._connection.close([] if self._subscription is None else [self._subscription])
 
     # -- the bucket -----------------------------------------------------------------------------------
 

@@ -1,0 +1,131 @@
+"""`NodeDiscovery` by pub/sub.
+
+A node announces itself on ``{prefix}.nodes.{node_id}`` and hears the others on ``{prefix}.nodes.*``. Who
+joins asks on ``{prefix}.sync``, and one member answers with its whole view.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+
+from nats.aio.msg import Msg
+
+from catga.abc import Departure, Observation
+from catga.backends.nats.connection import Listening, NatsConnection, nobody
+from catga.errors import InvalidMessageError
+from catga.membership.records import (
+    decode_announcement,
+    decode_view,
+    encode_departure,
+    encode_record,
+    encode_view,
+)
+from catga.node import LeftReason, NodeInfo, token
+
+logger = logging.getLogger("catga.backends.nats")
+
+SYNC_TIMEOUT = 1.0
+"""Seconds that one member has to send its view."""
+SYNC_TRIES = 3
+
+
+class NatsNodeDiscovery:
+    """`NodeDiscovery` by pub/sub, without a store: the members are the store."""
+
+    def __init__(self, connection: NatsConnection, prefix: str) -> None:
+        self._connection = connection
+        self._prefix = prefix
+        self._observe: Callable[[Observation], None] = lambda _: None
+        self._recall: Callable[[], Iterable[Observation]] | None = tuple
+        self._answering = False
+        self._subscriptions: list[Listening] = []
+        self._complained = False
+        self._open = False
+        self.ignored = 0
+        """Announcements that were no announcements."""
+
+    async def register(self, node: NodeInfo) -> None:
+        await self._announce(node.node_id, encode_record(node))
+
+    async def unregister(self, node_id: str, incarnation: int, reason: LeftReason) -> None:
+        await self._announce(node_id, encode_departure(Departure(node_id, incarnation, reason)))
+
+    async def heartbeat(self, node: NodeInfo) -> None:
+        """Nothing to refresh: probes keep the members in each other's views."""
+
+    async def get_nodes(self) -> Sequence[Observation]:
+        for _ in range(SYNC_TRIES):
+            answer = await self._ask()
+            if answer is not None:
+                break
+        else:
+            answer = []
+        if not self._answering and self._recall is not None:  # only who has asked may answer: see docs/architecture.md
+            self._answering = True
+            for observation in answer:  # before the first question comes, or its answer would be empty
+                self._observe(observation)
+            self._subscriptions.append(
+                await self._connection.subscribe(f"{self._prefix}.sync", self._on_sync, queue="sync")
+            )
+        return answer
+
+    async def watch(
+        self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]] | None
+    ) -> None:
+        await self._connection.open()
+        self._open = True
+        self._observe, self._recall = observe, recall
+        self._subscriptions.append(await self._connection.subscribe(f"{self._prefix}.nodes.*", self._on_announcement))
+
+    async def aclose(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        await self._connection.close(self._subscriptions)
+
+    async def _announce(self, node_id: str, data: bytes) -> None:
+        await self._connection.publish(f"{self._prefix}.nodes.{token(node_id)}", data)
+        await self._connection.flush()
+
+    async def _on_announcement(self, message: Msg) -> None:
+        try:
+            self._observe(decode_announcement(message.data))
+        except InvalidMessageError as error:
+            self._ignore(error)
+
+    async def _on_sync(self, message: Msg) -> None:
+        if message.reply and self._recall is not None:
+            for part in encode_view(self._recall(), self._connection.client.max_payload):
+                await self._connection.publish(message.reply, part)
+
+    async def _ask(self) -> list[Observation] | None:
+        """One member's view; [] if there is no member, None if it did not answer in time."""
+        found: list[Observation] = []
+        answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        async def on_part(message: Msg) -> None:
+            more = False
+            if not nobody(message):
+                try:
+                    observations, more = decode_view(message.data)
+                    found.extend(observations)
+                except InvalidMessageError as error:
+                    self._ignore(error)
+            if not more and not answered.done():
+                answered.set_result(True)
+
+        box = f"{self._prefix}.reply.{secrets.token_urlsafe(16)}"
+        subscription = await self._connection.subscribe(box, on_part)
+        try:
+            await self._connection.publish(f"{self._prefix}.sync", b"", reply=box)
+            done, _ = await asyncio.wait([answered], timeout=SYNC_TIMEOUT)
+        finally:
+            await self._connection.unsubscribe(subscription)
+        return found if done or found else None
+
+    def _ignore(self, error: InvalidMessageError) -> None:
+        self.ignored += 1
+        if not self._complained:
+            self._complained = True
+            logger.warning("foreign data among the announcements is ignored", extra={"catga_error": str(error)})

@@ -1,0 +1,61 @@
+"""`Transport` by core NATS."""
+
+import secrets
+from collections.abc import Sequence
+
+from nats.aio.msg import Msg
+
+from catga.abc import Outgoing, TransportListener
+from catga.backends.nats.connection import Listening, NatsConnection, nobody
+
+
+class NatsTransport:
+    """`Transport` by core NATS. The server's "no responders" tells that nobody listens."""
+
+    def __init__(self, connection: NatsConnection, prefix: str) -> None:
+        self._connection = connection
+        self._prefix = prefix
+        self._bounce = f"{prefix}.bounce.{secrets.token_urlsafe(16)}"
+        self._listener: TransportListener | None = None
+        self._subscriptions: dict[str, Listening] = {}
+
+    @property
+    def max_payload(self) -> int:
+        return self._connection.client.max_payload
+
+    @property
+    def is_up(self) -> bool:
+        return self._connection.is_up
+
+    async def start(self, listener: TransportListener) -> None:
+        await self._connection.open()
+        self._listener = listener
+        self._connection.on_link.append(listener.on_link)
+        self._subscriptions[""] = await self._connection.subscribe(f"{self._bounce}.>", self._on_bounce)
+
+    async def subscribe(self, subject: str) -> None:
+        self._subscriptions[subject] = await self._connection.subscribe(subject, self._on_message)
+
+    async def unsubscribe(self, subject: str) -> None:
+        subscription = self._subscriptions.pop(subject, None)
+        if subscription is not None:
+            await self._connection.unsubscribe(subscription)
+
+    async def publish(self, messages: Sequence[Outgoing]) -> None:
+        for subject, payload, number in messages:
+            await self._connection.publish(subject, payload, f"{self._bounce}.{number}.{subject}")
+
+    async def aclose(self) -> None:
+        if self._listener is None:
+            return
+        self._listener = None
+        await self._connection.close(self._subscriptions.values())
+
+    async def _on_message(self, message: Msg) -> None:
+        if self._listener is not None:
+            self._listener.on_message(message.data)
+
+    async def _on_bounce(self, message: Msg) -> None:
+        if self._listener is not None and nobody(message):
+            number, _, subject = message.subject.removeprefix(f"{self._bounce}.").partition(".")
+            self._listener.on_undeliverable(subject, int(number))
