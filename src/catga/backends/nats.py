@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 import secrets
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, cast
 
@@ -20,10 +21,11 @@ from nats.aio.client import Client, Server
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from catga.abc import Backend, BackendSettings, Departure, Observation, Outgoing, TransportListener
+from catga.abc import Backend, BackendSettings, Departure, Observation, Outgoing, RecordSigner, TransportListener
 from catga.backends import redact
 from catga.errors import ClusterError, InvalidMessageError
 from catga.membership.records import (
+    Seal,
     decode_announcement,
     decode_view,
     encode_departure,
@@ -56,10 +58,10 @@ def open_backend(settings: BackendSettings) -> Backend:
     if discovery == "kv":
         from catga.backends.nats_kv import NatsKvNodeDiscovery
 
-        return Backend(NatsKvNodeDiscovery(connection, settings.prefix, settings.ttl), transport)
+        return Backend(NatsKvNodeDiscovery(connection, settings.prefix, settings.ttl, settings.signer), transport)
     if discovery != "pubsub":
         raise ValueError(f"discovery must be 'pubsub' or 'kv', got {discovery!r}")
-    return Backend(NatsNodeDiscovery(connection, settings.prefix), transport)
+    return Backend(NatsNodeDiscovery(connection, settings.prefix, settings.signer), transport)
 
 
 class Listening:
@@ -92,6 +94,7 @@ class NatsConnection:
         self._closing = False
         self._opening: asyncio.Task[None] | None = None
         self._refused: asyncio.Future[str] | None = None
+        self._last_problem = ""
         self._poll: asyncio.Task[None] | None = None
         self._reopening: asyncio.Task[None] | None = None
         self._listening: list[Listening] = []
@@ -185,6 +188,7 @@ class NatsConnection:
         """A connected client. Raises `ClusterError` within the connect timeout."""
         client = Client()
         refused = self._refused = asyncio.get_running_loop().create_future()
+        self._last_problem = ""
         settings: dict[str, Any] = {
             "name": "catga",
             "connect_timeout": 2,
@@ -204,9 +208,10 @@ class NatsConnection:
         try:
             await asyncio.wait(ends, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
             if refused.done():
-                raise ClusterError(f"{redact(self._url)} refused the credentials: {refused.result()}")
+                raise ClusterError(f"{redact(self._url)} {refused.result()}")
             if not connecting.done():
-                raise ClusterError(f"{redact(self._url)} could not be reached within {self._timeout:g} s")
+                why = f": {self._last_problem}" if self._last_problem else ""
+                raise ClusterError(f"{redact(self._url)} could not be reached within {self._timeout:g} s{why}")
             try:
                 connecting.result()
             except (nats.errors.Error, OSError, ValueError) as error:
@@ -222,12 +227,15 @@ class NatsConnection:
         """nats-py closes for ever on some errors of the server's. We do not: begin anew, with a new client."""
         while True:
             await asyncio.sleep(random.uniform(0.2, 2.0))
+            client: Client | None = None
             try:
-                self._client = await self._new_client()
+                client = self._client = await self._new_client()
                 for listening in list(self._listening):
                     await self._listen(listening)
             except ClusterError as error:
                 logger.debug("still not connected", extra={"catga_error": str(error)})
+                if self._client is client is not None:  # connected, and yet of no use: it must not stay
+                    await self._bounded(client.close(), "close", quiet=True)
             else:
                 self._tell(up=True)
                 return
@@ -260,9 +268,10 @@ class NatsConnection:
 
     async def _on_error(self, error: Exception) -> None:
         self.problems += 1
-        text = str(error)
-        if "authorization" in text.lower() and self._refused is not None and not self._refused.done():
-            self._refused.set_result(text.removeprefix("nats: ").strip("'"))
+        text = self._last_problem = str(error) or type(error).__name__
+        hopeless = _hopeless(error)
+        if hopeless and self._refused is not None and not self._refused.done():
+            self._refused.set_result(hopeless)
         if "permissions violation" in text.lower():
             logger.error("the broker forbids what catga needs: %s", text)
         logger.debug("the NATS client reports a problem", extra={"catga_error": text})
@@ -287,6 +296,16 @@ class NatsConnection:
         return random.choice(servers), random.uniform(0.05, 0.5)
 
 
+def _hopeless(error: Exception) -> str:
+    """What the server will say at every attempt, and is no use waiting for; "" for all else."""
+    text = str(error)
+    if "authorization" in text.lower():
+        return "refused the credentials: " + text.removeprefix("nats: ").strip("'")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"has a certificate that cannot be verified: {error.verify_message}"
+    return ""
+
+
 async def _flush(client: Client, timeout: int = int(OPERATION_TIMEOUT)) -> None:
     """nats-py's `flush` writes its PING at once: it overtakes commands that its flusher has not yet taken."""
     pause = 0.0
@@ -299,9 +318,10 @@ async def _flush(client: Client, timeout: int = int(OPERATION_TIMEOUT)) -> None:
 class NatsNodeDiscovery:
     """`NodeDiscovery` by pub/sub, without a store: the members are the store."""
 
-    def __init__(self, connection: NatsConnection, prefix: str) -> None:
+    def __init__(self, connection: NatsConnection, prefix: str, signer: RecordSigner | None = None) -> None:
         self._connection = connection
         self._prefix = prefix
+        self._seal = Seal(signer, prefix)
         self._observe: Callable[[Observation], None] = lambda _: None
         self._recall: Callable[[], Iterable[Observation]] | None = tuple
         self._answering = False
@@ -351,19 +371,19 @@ class NatsNodeDiscovery:
         await self._connection.close()
 
     async def _announce(self, node_id: str, data: bytes) -> None:
-        await self._connection.publish(f"{self._prefix}.nodes.{token(node_id)}", data)
+        await self._connection.publish(f"{self._prefix}.nodes.{token(node_id)}", self._seal.close(data))
         await self._connection.flush()
 
     async def _on_announcement(self, message: Msg) -> None:
         try:
-            self._observe(decode_announcement(message.data))
+            self._observe(decode_announcement(self._seal.open(message.data)))
         except InvalidMessageError as error:
             self._ignore(error)
 
     async def _on_sync(self, message: Msg) -> None:
         if message.reply and self._recall is not None:
             for part in encode_view(self._recall(), self._connection.client.max_payload):
-                await self._connection.publish(message.reply, part)
+                await self._connection.publish(message.reply, self._seal.close(part, message.reply))
 
     async def _ask(self) -> list[Observation] | None:
         """One member's view; [] if there is no member, None if it did not answer in time."""
@@ -374,7 +394,7 @@ class NatsNodeDiscovery:
             more = False
             if not _nobody(message):
                 try:
-                    observations, more = decode_view(message.data)
+                    observations, more = decode_view(self._seal.open(message.data, message.subject))
                     found.extend(observations)
                 except InvalidMessageError as error:
                     self._ignore(error)

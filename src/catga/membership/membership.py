@@ -23,6 +23,10 @@ RIVAL_PINGS = 3
 """Pings that a newer incarnation of this node's id may leave unanswered until it counts as another process."""
 
 
+NEWEST = 2**53 - 2**32
+"""Incarnations from here on cannot be outgrown for long, and are taken from nobody."""
+
+
 class MembershipSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Times, in seconds.
 
@@ -169,8 +173,7 @@ class Membership:
         """Something came from that node over the bus."""
         self.hearing.heard()
         if node_id == self.me.node_id:
-            if incarnation > self.me.incarnation:
-                self._fence(incarnation)
+            self.outgrown(incarnation)  # whoever says so: the broker is asked
             return
         self.prober.alive(node_id)
         if not self.view.alive(node_id, incarnation, load):
@@ -183,13 +186,18 @@ class Membership:
         joins the node outgrows both. Later the broker is asked who listens there: a former life is outgrown,
         a live rival fences this node.
         """
-        if incarnation <= self.me.incarnation or self.fenced:
+        if not self.me.incarnation < incarnation < NEWEST or self.fenced:
             return
         if not self._joined:
             self.me = msgspec.structs.replace(self.me, incarnation=self._beyond(incarnation))
         elif incarnation > self._rival:
             self._rival, self._rival_asked = incarnation, 0
             self._ask_rival()
+
+    def replaced(self, incarnation: int) -> None:
+        """A newer incarnation of this node's id has answered the ping that was sent to its inbox: it lives."""
+        if incarnation > self.me.incarnation:
+            self._fence(incarnation)
 
     def unlistened(self, node_id: str, incarnation: int) -> None:
         """Nobody listened on that node's inbox."""
@@ -258,9 +266,26 @@ class Membership:
             else:
                 self.view.observe(observation)
         elif observation.node.node_id == self.me.node_id:
-            self.outgrown(observation.node.incarnation)
+            self._heard_of_me(observation.node)
         elif self.view.observe(observation) and observation.age <= 0:
             self.prober.alive(observation.node.node_id)
+
+    def _heard_of_me(self, record: NodeInfo) -> None:
+        if record.incarnation == self.me.incarnation and record.sequence > self.me.sequence:
+            self._refute(record.sequence)
+        else:
+            self.outgrown(record.incarnation)
+
+    def _refute(self, sequence: int) -> None:
+        """Somebody announced a record of this very life that is not this node's, and hides the true one: go beyond."""
+        if not self._joined or self.fenced:
+            return
+        self.foreign += 1
+        if sequence < NEWEST:
+            self.me = msgspec.structs.replace(self.me, sequence=sequence)
+            self._spawn(self.update, "refuting")
+        else:
+            self._spawn(lambda: self._rejoin(self.me.incarnation), "rejoin")
 
     def _heard_of_my_end(self, departure: Departure) -> None:
         if departure.incarnation > self.me.incarnation:

@@ -135,7 +135,9 @@ class _Discovery:
     async def get_nodes(self) -> Sequence[Observation]:
         return [] if self._faults.is_cut_off else await self._inner.get_nodes()
 
-    async def watch(self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]] | None) -> None:
+    async def watch(
+        self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]] | None
+    ) -> None:
         def heard(observation: Observation) -> None:
             if not self._faults.is_cut_off:
                 observe(observation)
