@@ -34,6 +34,10 @@ class LeftReason(Enum):
 
 
 NodeId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
+NEWEST = 2**53 - 2**32
+"""Incarnations from here on cannot be outgrown for long, and are taken from nobody."""
+
+Incarnation: TypeAlias = Annotated[int, Meta(ge=0, lt=NEWEST)]
 Counter: TypeAlias = Annotated[int, Meta(ge=0, lt=2**53)]
 Load: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]
 
@@ -61,7 +65,7 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
     load: Load = 0.0
     metadata: dict[str, str] = {}
     handles: tuple[str, ...] = ()
-    incarnation: Counter = 0
+    incarnation: Incarnation = 0
     sequence: Counter = 0
     state: NodeState = NodeState.ALIVE
     last_seen: float = 0.0

@@ -46,6 +46,9 @@ SYNC_TRIES = 3
 PING_INTERVAL = 2
 """Seconds between the client's own pings of the server: a half-open link is noticed after three."""
 
+POLL_INTERVAL = 0.5
+"""Seconds between looks whether the client has closed."""
+
 OnMessage = Callable[[Msg], Awaitable[None]]
 
 
@@ -183,6 +186,7 @@ class NatsConnection:
             return
         self._client = await self._new_client()
         self._up = True
+        self._poll = asyncio.create_task(self._poll_closed(), name="catga-nats-poll")
 
     async def _new_client(self) -> Client:
         """A connected client. Raises `ClusterError` within the connect timeout."""
@@ -265,6 +269,13 @@ class NatsConnection:
         while True:
             self._tell(client.is_connected)
             await asyncio.sleep(0.1)
+
+    async def _poll_closed(self) -> None:
+        """nats-py may close for ever without a word: its closing fails on a socket that is gone already."""
+        while True:
+            await asyncio.sleep(POLL_INTERVAL)
+            if self._client is not None and self._client.is_closed:
+                await self._on_closed()
 
     async def _on_error(self, error: Exception) -> None:
         self.problems += 1

@@ -15,7 +15,7 @@ from catga.membership.hearing import HearingClock
 from catga.membership.probe import MAX_EXTRA, Prober
 from catga.membership.view import View
 from catga.membership.watchers import Watcher
-from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
+from catga.node import NEWEST, LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 
 logger = logging.getLogger("catga.membership")
 
@@ -23,8 +23,8 @@ RIVAL_PINGS = 3
 """Pings that a newer incarnation of this node's id may leave unanswered until it counts as another process."""
 
 
-NEWEST = 2**53 - 2**32
-"""Incarnations from here on cannot be outgrown for long, and are taken from nobody."""
+OUTGROWTH = 1_000_000
+"""By at most so much a node goes beyond an incarnation of its id."""
 
 
 class MembershipSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,7 +186,7 @@ class Membership:
         joins the node outgrows both. Later the broker is asked who listens there: a former life is outgrown,
         a live rival fences this node.
         """
-        if not self.me.incarnation < incarnation < NEWEST or self.fenced:
+        if not self.me.incarnation < incarnation < NEWEST - OUTGROWTH or self.fenced:
             return
         if not self._joined:
             self.me = msgspec.structs.replace(self.me, incarnation=self._beyond(incarnation))
@@ -231,7 +231,7 @@ class Membership:
 
     def _beyond(self, incarnation: int) -> int:
         """A newer one, which no other process that outgrows the same one takes as well."""
-        return incarnation + self._random.randint(1, 1_000_000)
+        return incarnation + self._random.randint(1, OUTGROWTH)
 
     def silent(self, node_id: str, incarnation: int) -> None:
         """The node owes replies and does not answer."""

@@ -6,7 +6,7 @@ import msgspec
 
 from catga.abc import Departure, Observation, RecordSigner, Sighting
 from catga.errors import InvalidMessageError
-from catga.node import Counter, LeftReason, NodeId, NodeInfo
+from catga.node import Incarnation, LeftReason, NodeId, NodeInfo
 
 MAX_RECORD = 65_536
 """Bytes of one record."""
@@ -16,7 +16,7 @@ class Left(msgspec.Struct, frozen=True):
     """The announcement of a departure."""
 
     left: NodeId
-    incarnation: Counter
+    incarnation: Incarnation
     reason: LeftReason
 
 

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from catga.errors import CatgaError, Execution, InvalidMessageError
-from catga.node import Counter, Load, NodeId
+from catga.node import Incarnation, Load, NodeId
 
 VERSION = 1
 OVERHEAD = 512
@@ -72,7 +72,7 @@ class Ping(msgspec.Struct, array_like=True, tag=3, gc=False):
 class Pong(msgspec.Struct, array_like=True, tag=4, gc=False):
     """I am. ``incarnation`` is the newest that I know of the one who asks, alive or buried."""
 
-    incarnation: Counter
+    incarnation: Incarnation
     nonce: int = 0
 
 
@@ -90,7 +90,7 @@ class Batch(msgspec.Struct, array_like=True):
 
     version: int
     node_id: NodeId
-    incarnation: Counter
+    incarnation: Incarnation
     load: Load
     reply_to: str
     frames: list[Frame]
