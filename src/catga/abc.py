@@ -183,7 +183,7 @@ class Transport(Protocol):
 
     @property
     def max_payload(self) -> int:
-        """The largest payload, in bytes, that the broker accepts."""
+        """The largest payload, in bytes, that the broker accepts. Known, and never raised for, once started."""
         ...
 
     @property
