@@ -25,7 +25,7 @@ def open_backend(settings: BackendSettings) -> Backend:
         ValueError: it is no URL.
         MissingExtraError: its client library is not installed; the message has the install line.
     """
-    _check(settings.url)
+    check_url(settings.url)
     scheme = urlsplit(settings.url).scheme
     try:
         factory = _factory(scheme)
@@ -60,15 +60,20 @@ def _without_password(found: "re.Match[str]") -> str:
     return f"{user if colon else ''}***@"
 
 
-def _check(url: str) -> None:
-    """Raise ValueError, without the secret that a client library would put into its own."""
-    try:
-        for part in url.split(","):
-            _ = urlsplit(part).port
-    except ValueError:
+def check_url(url: str) -> None:
+    """Raise ValueError, without the secret that a client library would put into its own, unless it is a URL."""
+    if not all(map(_is_url, url.split(","))):  # raised out here: an error's context is shown, too
         raise ValueError(
             f"{redact(url)!r} is no URL: write special characters of user and password as %XX (urllib.parse.quote)"
-        ) from None
+        )
+
+
+def _is_url(url: str) -> bool:
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        return False
+    return True
 
 
 _BUILT_IN = {
