@@ -213,7 +213,7 @@ def verdict(samples: list[Sample]) -> list[str]:
         ("objects", 5000.0),
         ("destinations", 4.0),
         ("tasks", 40.0),
-        ("tombstones", 20.0),
+        ("tombstones", 4.0),
     ):
         before = statistics.median(getattr(s, name) for s in warm[:half])
         after = statistics.median(getattr(s, name) for s in warm[half:])

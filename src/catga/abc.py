@@ -92,11 +92,13 @@ class RoutingStrategy(Protocol):
 
 
 class Departure(NamedTuple):
-    """An observation that a node is gone in this incarnation (and in all before it)."""
+    """An observation that a node is gone in this incarnation (and in all before it), heard ``age`` seconds ago by
+    who tells it."""
 
     node_id: str
     incarnation: int
     reason: LeftReason
+    age: float = 0.0
 
 
 class Sighting(NamedTuple):

@@ -270,3 +270,21 @@ def test_a_mediator_is_enough_for_the_four_kinds_of_message() -> None:
         app.handles(codec.cls)(lambda request: request.number)
     body = msgspec.msgpack.encode({"number": 1, "names": ["a"]})
     assert [codec.decode(body).number for codec in CODECS] == [1, 1, 1, 1]
+
+
+def test_views_that_tell_each_other_do_not_keep_tombstones_for_ever() -> None:
+    clock = ManualClock()
+    hearings = [HearingClock(clock, 3) for _ in range(2)]
+    views = [View(ttl=10, clock=clock, hearing=hearing, on_change=lambda event: None) for hearing in hearings]
+    views[0].observe(Departure("gone", 5, LeftReason.CRASHED))
+    for second in range(30):
+        for hearing in hearings:
+            hearing.heard()
+        for teller, listener in (views, views[::-1]):
+            for observation in list(teller.observations()):
+                listener.observe(observation)
+        for view in views:
+            view.forget()
+        assert second > 18 or all(view.buried("gone") for view in views)
+        clock.advance(1)
+    assert not any(view.buried("gone") for view in views)

@@ -121,7 +121,7 @@ async def test_no_secret_when_the_broker_refuses(guarded: Server, hearing: Heari
     assert "joined" not in "".join(said.values())
 
 
-@pytest.mark.parametrize("scheme", ["nats", "redis", "tls", "rediss", "amqp", "memory"])
+@pytest.mark.parametrize("scheme", ["nats", "redis", "tls", "rediss", "amqp"])
 async def test_no_secret_when_there_is_no_broker(scheme: str, hearing: Hearing, capfd: Any) -> None:
     given = urls("nats" if scheme in ("nats", "tls") else "redis", free_port())
     for url, options in given.values():

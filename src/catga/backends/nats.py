@@ -238,7 +238,7 @@ class NatsConnection:
                     await self._listen(listening)
             except ClusterError as error:
                 logger.debug("still not connected", extra={"catga_error": str(error)})
-                if self._client is client is not None:  # connected, and yet of no use: it must not stay
+                if client is not None:  # connected, and yet of no use: it must not stay
                     await self._bounded(client.close(), "close", quiet=True)
             else:
                 self._tell(up=True)

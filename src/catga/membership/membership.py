@@ -207,7 +207,7 @@ class Membership:
             if death is not None:
                 self._spawn(lambda: self._rejoin(incarnation), "rejoin")
         elif death is not None and self.view.observe(death) and self._is_member:
-            self._spawn(lambda: self._discovery.unregister(*death), "announcing a death")
+            self._spawn(lambda: self._discovery.unregister(*death[:3]), "announcing a death")
 
     def _ask_rival(self) -> None:
         if self._rival <= self.me.incarnation or self.fenced:
@@ -353,7 +353,7 @@ class Membership:
         ghosts, self._ghosts = self._ghosts, {}
         for end in list(ghosts.values())[:MAX_EXTRA]:
             if self.view.buried(end.node_id) == end:
-                await self._discovery.unregister(*end)
+                await self._discovery.unregister(*end[:3])
 
     async def _reconcile(self) -> None:
         mine: int | None = None

@@ -18,6 +18,7 @@ class Left(msgspec.Struct, frozen=True):
     left: NodeId
     incarnation: Incarnation
     reason: LeftReason
+    age: float = 0.0
 
 
 class Part(msgspec.Struct):
@@ -111,7 +112,7 @@ def encode_view(observations: Iterable[Observation], size: int) -> Iterator[byte
     part, used = Part(more=True), 0
     for observation in observations:
         if isinstance(observation, Departure):
-            part.left.append(Left(observation.node_id, observation.incarnation, observation.reason))
+            part.left.append(Left(*observation))
             used += 200 + len(observation.node_id)
         else:
             node = (msgspec.structs.replace(observation.node, last_seen=0.0), observation.age)
@@ -137,5 +138,5 @@ def decode_view(data: bytes) -> tuple[list[Observation], bool]:
     sightings: list[Observation] = [Sighting(node, max(age, 0.0)) for node, age in part.nodes]
     return [
         *sightings,
-        *(Departure(left.left, left.incarnation, left.reason) for left in part.left),
+        *(Departure(left.left, left.incarnation, left.reason, max(left.age, 0.0)) for left in part.left),
     ], part.more

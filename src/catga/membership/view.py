@@ -125,15 +125,15 @@ class View:
         """The whole view in the form in which another view takes it in: sightings with their ages, departures."""
         for member in self._members.values():
             yield Sighting(member.record, self._age(member))
-        for node_id, (incarnation, reason, _) in self._tombstones.items():
-            yield Departure(node_id, incarnation, reason)
+        for node_id, (incarnation, reason, buried_at) in self._tombstones.items():
+            yield Departure(node_id, incarnation, reason, max(self._hearing.now - buried_at, 0.0))
 
     # -- observing ------------------------------------------------------------------------------------
 
     def observe(self, observation: Observation) -> bool:
         """Take in a record or a departure. Returns whether it was news."""
         if isinstance(observation, Departure):
-            return self._bury(observation.node_id, observation.incarnation, observation.reason)
+            return self._bury(*observation)
         return self._sight(observation.node, observation.age)
 
     def alive(self, node_id: str, incarnation: int, load: float | None = None) -> bool:
@@ -208,10 +208,12 @@ class View:
         self._emit(NodeChangeType.JOINED, member.shown)
         return True
 
-    def _bury(self, node_id: str, incarnation: int, reason: LeftReason) -> bool:
+    def _bury(self, node_id: str, incarnation: int, reason: LeftReason, age: float = 0.0) -> bool:
         if incarnation <= self._tombstones.get(node_id, (-1,))[0]:
             return False
-        self._tombstones[node_id] = (incarnation, reason, self._hearing.now)
+        if age > 2 * self._ttl and node_id not in self._members:
+            return False  # else views that tell each other would keep a tombstone for ever
+        self._tombstones[node_id] = (incarnation, reason, self._hearing.now - age)
         self._tombstones.move_to_end(node_id)
         if len(self._tombstones) > MAX_TOMBSTONES:
             self._tombstones.popitem(last=False)
