@@ -40,8 +40,8 @@ def test_without_tombstones_the_dead_rise(monkeypatch: pytest.MonkeyPatch) -> No
     """A late record raises a node that was buried."""
     bury = View._bury
 
-    def forget(self: View, node_id: str, incarnation: int, reason: LeftReason) -> bool:
-        news = bury(self, node_id, incarnation, reason)
+    def forget(self: View, node_id: str, incarnation: int, reason: LeftReason, age: float = 0.0) -> bool:
+        news = bury(self, node_id, incarnation, reason, age)
         self._tombstones.clear()
         return news
 

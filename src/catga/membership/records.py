@@ -12,7 +12,7 @@ MAX_RECORD = 65_536
 """Bytes of one record."""
 
 
-class Left(msgspec.Struct, frozen=True):
+class Left(msgspec.Struct, frozen=True, omit_defaults=True):
     """The announcement of a departure."""
 
     left: NodeId
