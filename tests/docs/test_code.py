@@ -15,8 +15,9 @@ WITH_CODE = [document for document in DOCUMENTS if blocks(document, "python")]
 def test_every_python_block_runs_and_prints_its_trailing_comments(
     document: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = ModuleType(Path(document).stem.lower())
-    monkeypatch.setitem(sys.modules, page.__name__, page)
+    name = document.removeprefix("docs/").removesuffix(".md").replace("/", "_").lower()
+    page = ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, page)
     for block in blocks(document, "python"):
         module = page if block.module is None else ModuleType(block.module)
         monkeypatch.setitem(sys.modules, module.__name__, module)
