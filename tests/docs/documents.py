@@ -27,7 +27,6 @@ class Block(NamedTuple):
             comments.insert(0, lines.pop()[2:] + "\n")
         return "".join(comments)
 
-
     @property
     def module(self) -> str | None:
         """The module that the block is a file of, if its first line is ``# name.py``."""
