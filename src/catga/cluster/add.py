@@ -68,8 +68,8 @@ def add_cluster(
             event loop's lag.
         metadata: what the others may route by, e.g. ``{"zone": "a"}``.
         prefix: of all subjects, channels and keys; clusters with different ones share a broker.
-        signing_keys: if given, batches are signed with the first of these secrets (16 bytes or more each) and
-            dropped unless signed with one of them: for nodes that share a bus they do not trust.
+        signing_keys: if given, batches and members' records are signed with the first of these secrets (16 bytes
+            or more each) and dropped unless signed with one of them: for nodes that share a bus they do not trust.
         observe_only: see the members and call them without being one: it takes no calls and is in nobody's view.
             Its `node_id` must be its own all the same.
         options: the backend's own, see `add_nats_cluster` and `add_redis_cluster`.
@@ -103,7 +103,14 @@ def add_cluster(
         backend_options=options,
     )
     backend = open_backend(
-        BackendSettings(url=url, prefix=prefix, ttl=ttl, connect_timeout=connect_timeout, options=options)
+        BackendSettings(
+            url=url,
+            prefix=prefix,
+            ttl=ttl,
+            connect_timeout=connect_timeout,
+            signer=checked.signer,
+            options=options,
+        )
     )
     return DistributedMediator(mediator, checked, backend)
 

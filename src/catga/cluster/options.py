@@ -59,6 +59,9 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
         if self.max_queue < 0:
             raise ValueError(f"max_queue must be 0 or more, got {self.max_queue}")
 
+    def __repr__(self) -> str:  # url and options have credentials
+        return f"ClusterOptions(node_id={self.node_id!r}, prefix={self.prefix!r})"
+
     @property
     def membership(self) -> MembershipSettings:
         """The times of membership."""
