@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from catga.rpc.client import Client
 from catga.rpc.outbox import Outbox
 from catga.rpc.server import Endpoint, Server
 from catga.rpc.signing import Signer
-from catga.rpc.subjects import inbox, reply_box
+from catga.rpc.subjects import inbox, queue, reply_box
 from catga.rpc.wire import (
     OVERHEAD,
     VERSION,
@@ -89,6 +89,7 @@ class Peer:
         self._load = load
         self._reply_box = reply_box(prefix)
         self._inbox = ""
+        self._queues: set[str] = set()
         self._signer = signer
         self._outbox = Outbox(
             transport,
@@ -133,9 +134,29 @@ class Peer:
 
     async def close_inbox(self) -> None:
         """Take no more calls: from now on the broker tells callers that nobody listens."""
+        await self.close_queues()
         if self._inbox:
             former, self._inbox = self._inbox, ""
             await self._transport.unsubscribe(former)
+
+    async def open_queues(self, names: Iterable[str]) -> None:
+        """Take calls of these wire names from their queues too."""
+        for subject in [queue(self._prefix, name) for name in names]:
+            if subject in self._queues or self.server.refusing is not None:
+                continue
+            self._queues.add(subject)
+            try:
+                await self._transport.subscribe(subject, shared=True)
+            except ClusterError:
+                self._queues.discard(subject)
+                raise
+        if self.server.refusing is not None:  # since: what was opened after `close_queues` looked
+            await self.close_queues()
+
+    async def close_queues(self) -> None:
+        """Take no more calls from queues; those that the broker had sent before still come."""
+        while self._queues:
+            await self._transport.unsubscribe(self._queues.pop())
 
     async def echo(self) -> None:
         """Return when a ping to this node's own inbox has come back: the subscription works."""
@@ -261,6 +282,10 @@ class Peer:
                 with suppress(ClusterError):  # the link broke again: the next `on_link` starts anew
                     await self._transport.unsubscribe(subject)
                     await self._transport.subscribe(subject)
+        for subject in list(self._queues):
+            with suppress(ClusterError):
+                await self._transport.unsubscribe(subject)
+                await self._transport.subscribe(subject, shared=True)
 
     # -- inside ---------------------------------------------------------------------------------------
 
@@ -270,7 +295,7 @@ class Peer:
         for frame in batch.frames:
             kind = type(frame)
             if kind is Reply or kind is Fault:
-                self.client.on_reply(frame)  # type: ignore[arg-type]
+                self.client.on_reply(frame, batch.node_id)  # type: ignore[arg-type]
             elif kind is Call:
                 self.server.on_call(frame, batch.reply_to)  # type: ignore[arg-type]
             elif kind is Ping:
