@@ -10,7 +10,7 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python3.1
 	$$name -c '$(OLD_ENOUGH)' >/dev/null 2>&1 && echo $$name && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench dist clean
+.PHONY: help setup demo test check bench docs dist clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,12 +33,15 @@ check: $(READY) ## lint, format, types, layers
 bench: $(READY) ## the benchmarks
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m bench $(ARGS)
 
+docs: $(READY) ## the documentation, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 dist: $(READY) ## wheel and source archive in dist/
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
 
 clean: ## remove what was made
-	rm -rf .venv .venv-* dist build bench/.envs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* dist build site bench/.envs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests examples bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(READY): $(PINS) pyproject.toml

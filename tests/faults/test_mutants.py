@@ -1,8 +1,9 @@
 """The simulation has teeth: each rule of membership, broken on purpose, is noticed."""
 
 import pytest
-from histories import BrokenRuleError, history
-from test_simulation import crowd
+from histories import BrokenRuleError
+from mishaps import history
+from test_simulation import amnesia, crowd
 
 from catga.abc import Departure
 from catga.membership.hearing import HearingClock
@@ -117,4 +118,5 @@ def test_unheard_of_is_no_reason_to_expire(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_memory_of_a_former_life_fences_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """A newer incarnation is believed to be alive without a question."""
     monkeypatch.setattr(Membership, "_ask_rival", lambda self: self._fence(self._rival) if self._rival else None)
-    assert caught_as() == "wrong one fenced"
+    with pytest.raises(BrokenRuleError, match="wrong one fenced"):
+        amnesia().check_calm()

@@ -1,12 +1,15 @@
 """Membership through a thousand histories of faults, seeded: what fails once fails always.
 
-Real nodes on a simulated wire (`simulation`), with their faults and the rules they must keep (`histories`).
+Real nodes in a simulated world (`simulation`, `simulated_broker`), the rules they must keep (`histories`), and what
+befalls them (`mishaps`).
 """
 
 import pytest
-from histories import PROBE, Cluster, crash, history, simulated
+from histories import PROBE, Cluster, simulated
+from mishaps import crash, history
 
 BATCH = 50
+CROWD, LEASE = 120, 10.0
 
 
 @pytest.mark.parametrize("start", range(0, 1000, BATCH))
@@ -22,19 +25,39 @@ def test_a_seed_tells_one_history() -> None:
 
 
 def test_a_crowd_too_large_to_hear_of_everybody_stays_together() -> None:
-    """Each of 100 nodes hears of another once in six leases. Nothing happens, and nobody leaves."""
+    """Nodes hear of each other less than once a lease. Nothing happens, and nobody leaves."""
     crowd().check_calm()
 
 
 def crowd() -> Cluster:
-    """A hundred nodes with a lease so short that pings cannot keep it up. Raises `BrokenRuleError`."""
-    cluster = Cluster(1, ttl=8.0)
+    """Many nodes with a lease so short that pings cannot keep it up. Raises `BrokenRuleError`."""
+    cluster = Cluster(1, ttl=LEASE)
     with simulated(cluster):
-        for number in range(100):
+        for number in range(CROWD):
             cluster.world.after(cluster.world.random.uniform(0, 2), cluster.spawn, f"n{number:02}")
-        cluster.run(100.0)
+        cluster.run(5 * LEASE)
         for process in cluster.alive():
-            process.kill()
+            process.loop.kill()
+    return cluster
+
+
+def test_a_restarted_node_outlives_the_memory_of_its_former_life() -> None:
+    """Its clock is an hour behind, the store is empty, and the others still know its former life: it is not fenced."""
+    amnesia().check_calm()
+
+
+def amnesia() -> Cluster:
+    """A crash, a lost store, and a restart with an older clock, in one second."""
+    cluster = Cluster(5, store=True)
+    with simulated(cluster):
+        first, *_ = [cluster.spawn(f"n{number}") for number in range(3)]
+        cluster.run(30.0)
+        crash(cluster, first)
+        cluster.broker.store.clear()
+        cluster.spawn(first.node_id, wall=-3600.0)
+        cluster.run(80.0)
+        for process in cluster.alive():
+            process.loop.kill()
     return cluster
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
@@ -212,8 +211,7 @@ class Node:
         return self.membership.view.known_incarnation(node_id)
 
     def members(self) -> Sequence[NodeInfo]:
-        others = [node for node in self.membership.view.nodes() if node.node_id != self._options.node_id]
-        return others if len(others) <= GREETED else random.sample(others, GREETED)
+        return self.membership.some_others(GREETED)
 
     def link(self, up: bool) -> None:
         if up == self._link.is_set():

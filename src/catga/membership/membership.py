@@ -4,13 +4,14 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
 from catga.abc import Departure, NodeDiscovery, Observation, Sighting
 from catga.errors import ClusterError
+from catga.membership.chores import Chores
 from catga.membership.hearing import HearingClock
 from catga.membership.probe import MAX_EXTRA, Prober
 from catga.membership.view import View
@@ -86,8 +87,6 @@ class Membership:
     ) -> None:
         self.me = node
         self.fenced = False
-        self.foreign = 0
-        """Observations of this node's own id that were stale, or another process's."""
         self.heartbeats = 0
         """Leases refreshed so far."""
         self._discovery = discovery
@@ -99,8 +98,7 @@ class Membership:
         self._joined = False
         self._is_member = not settings.observe_only
         self._announced_load = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._failing: set[str] = set()
+        self._chores = Chores(node.node_id, self._random)
         self._rival = 0  # a newer incarnation of this node's id
         self._rival_record: Sighting | None = None
         self._rival_asked = 0
@@ -137,9 +135,9 @@ class Membership:
         if self._is_member:
             self._refresh()
             await self._discovery.register(self.me)
-            self._loop_every(settings.heartbeat_interval, self._heartbeat, "heartbeat")
-        self._loop_every(settings.probe_interval, self._probe, "probe", jitter=0.0)
-        self._loop_every(settings.ttl / 4, self._reconcile, "reconcile")
+            self._chores.every(settings.heartbeat_interval, self._heartbeat, "heartbeat")
+        self._chores.every(settings.probe_interval, self._probe, "probe", jitter=0.0)
+        self._chores.every(settings.ttl / 4, self._reconcile, "reconcile")
 
     async def update(self, **fields: object) -> None:
         """Change this node's record and tell the others."""
@@ -151,9 +149,7 @@ class Membership:
 
     async def leave(self) -> None:
         """Unregister and stop the loops. Never raises for a bus that is gone."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._chores.stop()
         joined, self._joined = self._joined, False  # the echo of our own farewell is no news
         if joined and not self.fenced:
             try:
@@ -200,9 +196,9 @@ class Membership:
         if node_id == self.me.node_id:
             self._rival_asked = 0  # no rival so far; if this is certain it was a former life
             if death is not None:
-                self._spawn(lambda: self._rejoin(incarnation), "rejoin")
+                self._chores.spawn(lambda: self._rejoin(incarnation), "rejoin")
         elif death is not None and self.view.observe(death) and self._is_member:
-            self._spawn(lambda: self._announce(death), "announcing a death")
+            self._chores.spawn(lambda: self._announce(death), "announcing a death")
 
     def _ask_rival(self) -> None:
         if self._rival <= self.me.incarnation or self.fenced:
@@ -218,7 +214,6 @@ class Membership:
         if self.fenced:
             return
         self.fenced = True
-        self.view.observe(Departure(self.me.node_id, self.me.incarnation, LeftReason.CRASHED))  # no more told of
         logger.critical(
             "fenced: another process has taken this node's id; this one takes no more work",
             extra={"catga_node_id": self.me.node_id, "catga_newer_incarnation": incarnation},
@@ -245,7 +240,12 @@ class Membership:
     def link_up(self) -> None:
         """The link is back: the gap proves nothing about the others, but may have hidden news."""
         self.prober.link_up()
-        self._spawn(self._after_reconnect, "reconcile")
+        self._chores.spawn(self._after_reconnect, "reconcile")
+
+    def some_others(self, count: int) -> list[NodeInfo]:
+        """The other members, or `count` of them picked at random."""
+        others = [node for node in self.view.nodes() if node.node_id != self.me.node_id]
+        return others if len(others) <= count else self._random.sample(others, count)
 
     def watch(self) -> Watcher:
         """A new watcher: first every member, then changes."""
@@ -278,11 +278,13 @@ class Membership:
             self.prober.alive(observation.node.node_id)
 
     def _heard_of_my_end(self, departure: Departure) -> None:
-        if departure.incarnation > self.me.incarnation:
+        if self.fenced:
+            self.view.observe(departure)  # the end of the rival
+        elif departure.incarnation > self.me.incarnation:
             self.outgrown(departure.incarnation)
         elif departure.incarnation == self.me.incarnation and not self._joined:
             self.me = msgspec.structs.replace(self.me, incarnation=self._beyond(departure.incarnation))
-        elif self._rival > self.me.incarnation or self.fenced:
+        elif self._rival > self.me.incarnation:
             return  # ended by another process of this id; whether that one lives is being asked
         elif departure.incarnation == self.me.incarnation:
             logger.error(
@@ -290,7 +292,7 @@ class Membership:
                 departure.reason.value,
                 extra={"catga_node_id": self.me.node_id},
             )
-            self._spawn(lambda: self._rejoin(departure.incarnation), "rejoin")
+            self._chores.spawn(lambda: self._rejoin(departure.incarnation), "rejoin")
 
     async def _rejoin(self, ended: int) -> None:
         """Live on under an incarnation beyond the one that ended."""
@@ -364,43 +366,6 @@ class Membership:
         if self._is_member:
             await self.update()
         await self._reconcile()
-
-    def _loop_every(
-        self, interval: float, step: Callable[[], Awaitable[None]], name: str, *, jitter: float = 0.2
-    ) -> None:
-        async def loop() -> None:
-            while True:
-                await asyncio.sleep(interval * self._random.uniform(1 - jitter, 1 + jitter))
-                await self._guard(step, name)
-
-        self._task(loop(), name)
-
-    def _spawn(self, step: Callable[[], Awaitable[None]], name: str) -> None:
-        self._task(self._guard(step, name), name)
-
-    async def _guard(self, step: Callable[[], Awaitable[None]], name: str) -> None:
-        """Run one step of a loop that must go on: a failure is told once, and so is its end."""
-        try:
-            await step()
-        except Exception as error:
-            if name not in self._failing:
-                self._failing.add(name)
-                logger.warning(
-                    "%s fails; it is tried again",
-                    name,
-                    extra={"catga_error": repr(error)},
-                    exc_info=not isinstance(error, ClusterError),
-                )
-        else:
-            if name in self._failing:
-                self._failing.discard(name)
-                logger.info("%s works again", name)
-
-    def _task(self, coroutine: Awaitable[None], name: str) -> None:
-        task = asyncio.ensure_future(coroutine)
-        task.set_name(f"catga-{name}-{self.me.node_id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def load_bucket(load: float) -> int:
