@@ -7,6 +7,7 @@ import pytest
 from documents import blocks
 
 from catga import Mediator, Request, add_cluster
+from catga.routing import Queue
 from catga.testing.servers import NatsServer, RedisServer, Server
 
 
@@ -18,8 +19,13 @@ class Double(Request[int]):
 async def check_cluster(url: str) -> None:
     app = Mediator()
     app.handles(Double)(lambda request: 2 * request.number)
-    async with add_cluster(Mediator(), url, node_id="caller") as caller, add_cluster(app, url, node_id="worker"):
+    async with (
+        add_cluster(Mediator(), url, node_id="caller") as caller,
+        add_cluster(app, url, node_id="worker", queues=True),
+    ):
         assert (await caller.send(Double(21))).unwrap() == 42
+        caller.route(Double, Queue())
+        assert (await caller.send(Double(4))).unwrap() == 8
         assert [node.node_id for node in caller.get_nodes()] == ["caller", "worker"]
 
 
