@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from catga import DistributedMediator, Failure, Mediator, Request, Success, message
 from catga.abc import Observation, Sighting
@@ -264,3 +265,13 @@ async def test_queues_outlive_a_restart_of_the_broker(server: Any, caplog: pytes
             results = [await caller.send(Job(number)) for number in range(60)]
             assert {result.unwrap() for result in results} == {"a", "b"}
             assert sorted(number for _, number in workshop.done) == list(range(60))
+
+
+async def test_a_redis_queue_that_was_deleted_is_there_again(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("catga.backends.redis.transport.SHARE_INTERVAL", 0.05)
+    async with Bed(redis_url) as bed, Redis.from_url(redis_url) as client:
+        workshop = Workshop(bed)
+        await workshop.worker("a")
+        caller = await workshop.caller()
+        assert await client.delete(bed.subject("queue.queue=2EJob")) == 1
+        assert (await caller.send(Job(1))).unwrap() == "a"

@@ -155,8 +155,8 @@ class Peer:
 
     async def close_queues(self) -> None:
         """Take no more calls from queues; those that the broker had sent before still come."""
-        while self._queues:
-            await self._transport.unsubscribe(self._queues.pop())
+        queues, self._queues = self._queues, set()
+        await asyncio.gather(*map(self._transport.unsubscribe, queues))
 
     async def echo(self) -> None:
         """Return when a ping to this node's own inbox has come back: the subscription works."""

@@ -17,12 +17,15 @@ MAX_PAYLOAD = 1024 * 1024
 """Bytes, as a NATS server's default: what fits here fits there. The server itself would take more, and then cut
 off subscribers that are 32 MB behind."""
 
+SHARE_INTERVAL = 10.0
+"""Seconds until a set of channels that was lost is there again."""
+
 
 class RedisTransport:
     """`Transport` by PUBLISH and SUBSCRIBE. The count that PUBLISH returns tells that nobody listens.
 
     Pub/Sub has no queue groups. Who shares a subject has a channel of its own, named in a set; a script sends each
-    message to a random one of them that listens. The set is filled again when the link is back.
+    message to a random one of them that listens. The set is filled again when the link is back, and now and then.
     """
 
     def __init__(self, link: RedisLink) -> None:
@@ -55,6 +58,8 @@ class RedisTransport:
         if shared:
             self._shared[subject] = channel
             await self._link.call("SADD", subject, channel)
+            if self._sharing is None:
+                self._share()
 
     async def unsubscribe(self, subject: str) -> None:
         channel = self._shared.pop(subject, None)
@@ -76,14 +81,23 @@ class RedisTransport:
 
     def _on_link(self, up: bool) -> None:
         if up and self._shared:
-            self._sharing = asyncio.create_task(self._share_again(), name="catga-redis-share")
+            self._share()
         if self._listener is not None:
             self._listener.on_link(up)
 
+    def _share(self) -> None:
+        if self._sharing is not None:
+            self._sharing.cancel()
+        self._sharing = asyncio.create_task(self._share_again(), name="catga-redis-share")
+
     async def _share_again(self) -> None:
-        with suppress(ClusterError):  # the link broke again
-            for subject, channel in list(self._shared.items()):
-                await self._link.call("SADD", subject, channel)
+        """Keep this node's channels in the sets, which a restart, an eviction or somebody may have emptied."""
+        while True:
+            with suppress(ClusterError):  # the link broke again
+                for subject, channel in list(self._shared.items()):
+                    if subject in self._shared:
+                        await self._link.call("SADD", subject, channel)
+            await asyncio.sleep(SHARE_INTERVAL)
 
     def _on_reply(self, message: Outgoing, reply: Any) -> None:
         if reply == 0:
