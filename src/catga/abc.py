@@ -152,11 +152,13 @@ class NodeDiscovery(Protocol):
 
 
 class Outgoing(NamedTuple):
-    """A message for the bus. ``token`` comes back in `TransportListener.on_undeliverable`."""
+    """A message for the bus. ``token`` comes back in `TransportListener.on_undeliverable`. One that is ``shared`` is
+    for one of those that subscribed to its subject as `shared`."""
 
     subject: str
     payload: bytes
     token: int
+    shared: bool = False
 
 
 class TransportListener(Protocol):
@@ -196,8 +198,13 @@ class Transport(Protocol):
         """Connect. Raises `ClusterError` (which names the URL without its password) in a bounded time."""
         ...
 
-    async def subscribe(self, subject: str) -> None:
-        """Receive what is sent to `subject`; active at the broker when this returns."""
+    async def subscribe(self, subject: str, *, shared: bool = False) -> None:
+        """Receive what is sent to `subject`; active at the broker when this returns.
+
+        Args:
+            shared: of all that subscribe so, one gets each message: the broker's choice. A subject is subscribed to
+                either so by all or by none.
+        """
         ...
 
     async def unsubscribe(self, subject: str) -> None:

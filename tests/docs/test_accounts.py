@@ -8,6 +8,7 @@ import pytest
 from documents import blocks
 
 from catga import Mediator, Request, add_cluster
+from catga.routing import Queue
 from catga.testing.servers import NatsServer, RedisServer, Server
 
 
@@ -21,9 +22,12 @@ async def check_cluster(url: str, **options: Any) -> None:
     app.handles(Double)(lambda request: 2 * request.number)
     async with (
         add_cluster(Mediator(), url, node_id="caller", **options) as caller,
-        add_cluster(app, url, node_id="worker", **options),
+        add_cluster(app, url, node_id="worker", queues=not options, **options),
     ):
         assert (await caller.send(Double(21))).unwrap() == 42
+        if not options:  # signed batches have no queues
+            caller.route(Double, Queue())
+            assert (await caller.send(Double(4))).unwrap() == 8
         assert [node.node_id for node in caller.get_nodes()] == ["caller", "worker"]
 
 

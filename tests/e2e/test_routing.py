@@ -29,7 +29,7 @@ from catga.errors import (
     InvalidMessageError,
     NoNodeAvailableError,
 )
-from catga.routing import LoadBased, PreferZone, Where
+from catga.routing import LoadBased, PreferZone, Queue, Where
 from catga.testing.waiting import eventually
 
 names = count()
@@ -114,6 +114,8 @@ async def test_a_route_that_cannot_work_is_refused_when_it_is_made(town: Town) -
         a.route(Ask, ConsistentHash())
     with pytest.raises(InvalidMessageError, match="key"):
         a.route(Ask, LocalFirst(Where(zone="a", then=ConsistentHash())))
+    with pytest.raises(InvalidMessageError, match="the broker picks"):
+        a.route(Ask, LocalFirst(Queue()))
     with pytest.raises(TypeError, match="strategy"):
         a.route(Ask, RoundRobin)  # type: ignore[arg-type]
 

@@ -7,6 +7,7 @@ import pytest
 from catga import ConsistentHash, Mediator, RoundRobin, add_cluster
 from catga.errors import ClusterError
 from catga.node import token
+from catga.routing import Queue
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,9 @@ from catga.node import token
         ({"ttl": 5.0, "heartbeat_interval": 1.0, "probe_interval": 5.0}, "must be longer than probe_interval"),
         ({"max_concurrency": 0}, "max_concurrency must be at least 1"),
         ({"max_queue": -1}, "max_queue must be 0 or more"),
+        ({"queues": True, "observe_only": True}, "takes no calls"),
+        ({"queues": True, "signing_keys": [b"x" * 16]}, "queues cannot be signed"),
+        ({"routing": Queue(), "signing_keys": [b"x" * 16]}, "queues cannot be signed"),
     ],
 )
 def test_a_value_that_cannot_work_says_the_fix(options: dict[str, Any], text: str) -> None:

@@ -6,6 +6,7 @@ there.
 
 import asyncio
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from urllib.parse import urlsplit
 
@@ -23,8 +24,19 @@ class Hub:
 
     def __init__(self) -> None:
         self.subscribers: dict[str, set[MemoryTransport]] = {}
+        self.shared: dict[str, deque[MemoryTransport]] = {}
         self.records: dict[str, tuple[bytes, float]] = {}
         self.watchers: dict[MemoryNodeDiscovery, Callable[[Observation], None]] = {}
+
+    def receivers(self, message: Outgoing) -> "list[MemoryTransport]":
+        """Who gets a message: all that listen, or, if it is shared, each in turn."""
+        if not message.shared:
+            return list(self.subscribers.get(message.subject, ()))
+        sharing = self.shared.get(message.subject)
+        if not sharing:
+            return []
+        sharing.rotate(-1)
+        return [sharing[-1]]
 
     def tell(self, observation: Observation) -> None:
         """Let every watcher know."""
@@ -114,16 +126,24 @@ class MemoryTransport:
     async def start(self, listener: TransportListener) -> None:
         self._listener = listener
 
-    async def subscribe(self, subject: str) -> None:
+    async def subscribe(self, subject: str, *, shared: bool = False) -> None:
         self._subjects.add(subject)
-        hub(self._name).subscribers.setdefault(subject, set()).add(self)
+        here = hub(self._name)
+        if shared:
+            here.shared.setdefault(subject, deque()).append(self)
+        else:
+            here.subscribers.setdefault(subject, set()).add(self)
 
     async def unsubscribe(self, subject: str) -> None:
         self._subjects.discard(subject)
-        subscribers = hub(self._name).subscribers
-        subscribers.get(subject, set()).discard(self)
-        if not subscribers.get(subject):
-            subscribers.pop(subject, None)
+        here = hub(self._name)
+        here.subscribers.get(subject, set()).discard(self)
+        if not here.subscribers.get(subject):
+            here.subscribers.pop(subject, None)
+        if self in here.shared.get(subject, ()):
+            here.shared[subject].remove(self)
+            if not here.shared[subject]:
+                del here.shared[subject]
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         if self._listener is None:
@@ -139,9 +159,9 @@ class MemoryTransport:
         self._listener = None
 
     def _deliver(self, message: Outgoing) -> None:
-        receivers = hub(self._name).subscribers.get(message.subject)
+        receivers = hub(self._name).receivers(message)
         if receivers:
-            for receiver in list(receivers):
+            for receiver in receivers:
                 if receiver._listener is not None:
                     receiver._listener.on_message(message.payload)
         elif self._listener is not None:

@@ -10,6 +10,7 @@ from catga.cluster.mediator import DistributedMediator
 from catga.cluster.options import ClusterOptions, check_positive, default_node_id, default_routing
 from catga.cluster.outliers import OutlierEjection
 from catga.mediator import Mediator
+from catga.routing import Queue
 from catga.rpc.signing import Signer
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def add_cluster(
     prefix: str = "catga",
     signing_keys: Sequence[bytes] = (),
     observe_only: bool = False,
+    queues: bool = False,
     **options: Any,
 ) -> DistributedMediator:
     """A node that runs the handlers of `mediator`, and whose verbs reach all nodes behind `url`.
@@ -72,6 +74,8 @@ def add_cluster(
             or more each) and dropped unless signed with one of them: for nodes that share a bus they do not trust.
         observe_only: see the members and call them without being one: it takes no calls and is in nobody's view.
             Its `node_id` must be its own all the same.
+        queues: take requests also from the broker's queues, where the routing strategy `Queue` puts them; so it is
+            if `routing` is `Queue`. Not with `signing_keys`.
         options: the backend's own, see `add_nats_cluster` and `add_redis_cluster`.
 
     Raises:
@@ -100,6 +104,7 @@ def add_cluster(
         prefix=prefix,
         signer=Signer(signing_keys) if signing_keys else None,
         observe_only=observe_only,
+        queues=queues or (isinstance(routing, Queue) and not observe_only),
         backend_options=options,
     )
     backend = open_backend(
@@ -135,6 +140,7 @@ class CommonOptions(TypedDict, total=False):
     prefix: str
     signing_keys: Sequence[bytes]
     observe_only: bool
+    queues: bool
 
 
 class NatsOptions(CommonOptions, total=False):

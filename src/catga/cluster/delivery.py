@@ -26,11 +26,14 @@ from catga.errors import (
 from catga.node import NodeInfo
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 from catga.routing import Candidates
+from catga.rpc.client import Outcome
 from catga.rpc.peer import Peer
 from catga.rpc.server import Endpoint
-from catga.rpc.subjects import inbox
+from catga.rpc.subjects import inbox, queue
 from catga.rpc.wire import SMALL, Call
 
+QUEUE_ATTEMPTS = 5
+"""Times that a request is put into a queue, if nobody takes it or who takes it refuses: a second or so."""
 MAX_PAUSE = 0.5
 """Seconds between two rounds through all candidates, at most."""
 
@@ -90,6 +93,38 @@ class Delivery:
             tried.add(node.node_id)
             self._failovers[codec.name] += 1
 
+    async def deliver_queued(self, job: "Job") -> CatgaResult[Any]:
+        """Carry `job` to a node that the broker picks, and to another where that is safe. Returns like `deliver`."""
+        self._budget.deposit()
+        while True:
+            if not await self._linked(job):
+                return Failure(_no_link(), ResultMetadata("", job.attempts))
+            try:
+                result = await self._attempt_queued(job)
+            except CatgaError as error:  # the encoder, or the decoder of the value
+                return Failure(error, ResultMetadata("", job.attempts))
+            if isinstance(result, Success):
+                return result
+            verdict = judge(result.error, idempotent=job.codec.idempotent, budget=self._budget)
+            if verdict is Verdict.FINAL or job.attempts >= QUEUE_ATTEMPTS:
+                return _named(result)
+            if type(result.error) is ClusterError and not await self._pause(result, job):
+                return _named(result)
+            self._failovers[job.codec.name] += 1
+
+    async def _attempt_queued(self, job: "Job") -> CatgaResult[Any]:
+        job.attempts += 1
+        left = job.deadline - self._loop.time()
+        if left <= 0:
+            return Failure(_expired(), ResultMetadata("", job.attempts))
+        client = self._peer.client
+        to = client.queue(queue(self._prefix, job.codec.name))
+        taker: list[str] = []
+        outcome = await client.call(
+            to, self._call(job, left), job.deadline, idempotent=job.codec.idempotent, taker=taker
+        )
+        return _result(job, outcome, taker[0] if taker else "")
+
     async def _attempt(self, job: "Job", node: NodeInfo) -> CatgaResult[Any]:
         """One attempt, here or there."""
         job.attempts += 1
@@ -99,19 +134,21 @@ class Delivery:
         if job.local is not None and node.node_id == self._peer.node_id:
             result = await self._peer.server.run_local(job.local, job.message, left)
             return result if job.attempts == 1 else _counted(result, node, job.attempts)
+        call = self._call(job, left)
+        to = self._peer.client.destination(
+            node.node_id, node.incarnation, inbox(self._prefix, node.node_id, node.incarnation)
+        )
+        outcome = await self._peer.client.call(to, call, job.deadline, idempotent=job.codec.idempotent)
+        return _result(job, outcome, node.node_id)
+
+    def _call(self, job: "Job", left: float) -> Call:
+        """The frame of one attempt."""
         if job.body is None:
             job.body = self._encode(job.message)
         call_id = self._peer.client.new_id()
         call = Call(call_id, job.codec.name, int(left * 1000) + 1, job.body, job.key, job.headers)
         job.key = job.key or call_id
-        to = self._peer.client.destination(
-            node.node_id, node.incarnation, inbox(self._prefix, node.node_id, node.incarnation)
-        )
-        outcome = await self._peer.client.call(to, call, job.deadline, idempotent=job.codec.idempotent)
-        metadata = ResultMetadata(node.node_id, job.attempts)
-        if isinstance(outcome, CatgaError):
-            return Failure(outcome, metadata)
-        return Success(job.codec.decode_response(outcome.body) if job.codec.answered else None, metadata)
+        return call
 
     async def _pause(self, failure: Failure | None, job: "Job") -> bool:
         """All candidates were tried: whether another round makes sense, after a pause."""
@@ -129,10 +166,14 @@ class Delivery:
         here = pool().only(me, lambda node: node.node_id == me)
         if here and job.local is not None:
             return here
+        return pool() if await self._linked(job) else Candidates()
+
+    async def _linked(self, job: "Job") -> bool:
+        """Wait for the link; whether it came up in time."""
         with suppress(TimeoutError):
             async with asyncio.timeout_at(job.deadline):
                 await self._link.wait()
-        return pool() if self._link.is_set() else Candidates()
+        return self._link.is_set()
 
     def _why_nobody(self) -> CatgaError:
         return ClusterError("no node can take this message") if self._link.is_set() else _no_link()
@@ -177,6 +218,13 @@ def _pick(strategy: RoutingStrategy, nodes: Candidates, message: Any, *, again: 
         if again:
             return None
         raise
+
+
+def _result(job: Job, outcome: Outcome, node_id: str) -> CatgaResult[Any]:
+    metadata = ResultMetadata(node_id, job.attempts)
+    if isinstance(outcome, CatgaError):
+        return Failure(outcome, metadata)
+    return Success(job.codec.decode_response(outcome.body) if job.codec.answered else None, metadata)
 
 
 def _named(failure: Failure) -> Failure:

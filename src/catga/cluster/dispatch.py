@@ -19,7 +19,7 @@ from catga.membership import View
 from catga.messages import Event, Request
 from catga.node import NodeInfo, NodeState
 from catga.result import CatgaResult, Failure, Success
-from catga.routing import Candidates, RoundRobin
+from catga.routing import Candidates, Queue, RoundRobin
 from catga.routing.inner import check_inner
 
 Headers: TypeAlias = dict[str, str] | None
@@ -39,7 +39,8 @@ class Routing:
 
     def set(self, message_type: type, strategy: RoutingStrategy) -> None:
         """Route messages of this class, and of those derived from it, by `strategy`."""
-        check_inner(default_routing(strategy), message_type)
+        if not isinstance(default_routing(strategy), Queue):
+            check_inner(strategy, message_type)
         self._strategies[message_type] = strategy
         self._resolved.clear()
 
@@ -88,10 +89,13 @@ class Dispatch:
         except CatgaError as error:
             return Failure(error)
         name = codec.name
+        strategy = self._routing.of(codec.cls)
+        if isinstance(strategy, Queue):
+            return await self._delivery.deliver_queued(Job(request, codec, None, self._deadline(codec), headers))
         if not self._table.routes(name).nodes:
             return Failure(self._nobody(name))
         pool = lambda: self._table.routes(name).nodes  # noqa: E731 - shortest on the path of every request
-        return await self._deliver(request, codec, pool, self._routing.of(codec.cls), headers)
+        return await self._deliver(request, codec, pool, strategy, headers)
 
     async def to_node(self, request: Request[Any], node_id: str, headers: Headers = None) -> CatgaResult[Any]:
         """To that node."""
@@ -167,8 +171,11 @@ class Dispatch:
         local = self._handlers.endpoint(codec.name)
         if local is not None and local.receiving is not None:
             local = local.receiving(headers or {})
-        deadline = self._loop.time() + (timeout or codec.timeout or self._request_timeout)
+        deadline = self._deadline(codec, timeout)
         return self._delivery.deliver(Job(message, codec, local, deadline, headers), pool, strategy)
+
+    def _deadline(self, codec: Codec, timeout: float | None = None) -> float:
+        return self._loop.time() + (timeout or codec.timeout or self._request_timeout)
 
     def _nobody(self, name: str) -> CatgaError:
         if self._table.was_handled(name):

@@ -9,7 +9,7 @@ from catga.abc import RoutingStrategy
 from catga.cluster.outliers import Outliers
 from catga.errors import CatgaError
 from catga.node import NodeInfo, NodeState
-from catga.routing import Candidates
+from catga.routing import Candidates, Queue
 from catga.routing.inner import reasons_of
 
 
@@ -28,7 +28,7 @@ class Explanation(msgspec.Struct, frozen=True):
         strategy: how the node is chosen.
         candidates: ids of those that it is chosen from.
         left_out: the other members, and why.
-        choice: the node that the message would go to; None if it would go nowhere.
+        choice: the node that the message would go to; None if it would go nowhere, or if the broker picks.
         error: why nowhere.
         notes: what this node has seen of each candidate.
     """
@@ -42,6 +42,8 @@ class Explanation(msgspec.Struct, frozen=True):
     notes: dict[str, str] = {}
 
     def __str__(self) -> str:
+        if self.choice is None and not self.error:
+            return f"{self.name} goes to one of the nodes that take it from the broker's queue\n  by {self.strategy}"
         goal = f"goes to {self.choice}" if self.choice is not None else f"goes nowhere: {self.error}"
         lines = [f"{self.name} {goal}", f"  by {self.strategy}"]
         lines += [f"  {'>' if i == self.choice else '+'} {i}: {self.notes.get(i, '')}" for i in self.candidates]
@@ -58,6 +60,8 @@ def explain(
     outliers: Outliers,
 ) -> Explanation:
     """Explain one choice without making it: a strategy's turns and draws stay as they are."""
+    if isinstance(strategy, Queue):
+        return Explanation(name, repr(strategy), (), (), None)
     nodes = outliers.admit(candidates, frozenset())
     out = {node.node_id: _why_no_candidate(node, name) for node in members if candidates.by_id(node.node_id) is None}
     out.update({i: _ejected(left) for i, left in outliers.left_out(candidates).items() if nodes.by_id(i) is None})

@@ -9,7 +9,7 @@ from catga.errors import HandlerNotFoundError
 from catga.mediator.intercept import Received, handling
 from catga.mediator.pipeline import Pipeline, compile_request
 from catga.mediator.registry import Registry, handler_not_found
-from catga.messages import wire_name
+from catga.messages import is_request, wire_name
 from catga.result import CatgaResult, ResultMetadata
 from catga.rpc.server import Endpoint
 
@@ -58,6 +58,10 @@ class LocalHandlers:
         for cls in self._registry.names.values():
             self._codecs[cls]
         return tuple(sorted(self._registry.names))
+
+    def requests(self) -> list[str]:
+        """Wire names of the requests among them."""
+        return [name for name, cls in self._registry.names.items() if is_request(cls)]
 
     def endpoint(self, name: str) -> Endpoint | None:
         """What runs messages of this wire name; None if nothing does."""

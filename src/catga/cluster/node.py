@@ -128,6 +128,7 @@ class Node:
         await self.peer.open_inbox(self.membership.me.incarnation)
         await self.membership.join()
         await self.peer.greet(self.members(), GREET_TIMEOUT)  # they know this node when `start` returns
+        await self._open_queues()
 
     async def drain(self) -> None:
         """Announce it, refuse new calls, and let those that were accepted finish, within ``drain_timeout``."""
@@ -137,6 +138,7 @@ class Node:
             await self.membership.update(state=NodeState.DRAINING)
         except ClusterError as error:
             logger.warning("could not announce draining", extra={"catga_error": str(error)})
+        await self._quietly(self.peer.close_queues())  # before it refuses: the broker would go on choosing it
         self.peer.server.refuse(ClosedError(f"node {self._options.node_id} is draining"))
         try:
             async with asyncio.timeout(self._options.drain_timeout):
@@ -226,6 +228,7 @@ class Node:
             self._link.set()
             logger.info("the link to the broker is up", extra=where)
             self.membership.link_up()
+            self._spawn(self._open_queues())
         else:
             self._link.clear()
             self.membership.link_down()
@@ -236,6 +239,11 @@ class Node:
     def _handlers_changed(self) -> None:
         if self._link.is_set():
             self._spawn(self.membership.update(handles=self.handlers.names()))
+            self._spawn(self._open_queues())
+
+    async def _open_queues(self) -> None:
+        if self._options.queues:
+            await self.peer.open_queues(self.handlers.requests())
 
     def _spawn(self, step: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(self._quietly(step))

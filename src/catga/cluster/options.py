@@ -36,6 +36,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     prefix: str
     signer: Signer | None
     observe_only: bool
+    queues: bool
     backend_options: dict[str, Any]
 
     def __post_init__(self) -> None:
@@ -58,6 +59,13 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"max_concurrency must be at least 1, got {self.max_concurrency}")
         if self.max_queue < 0:
             raise ValueError(f"max_queue must be 0 or more, got {self.max_queue}")
+        if self.queues and self.observe_only:
+            raise ValueError("an observe_only node takes no calls: leave out queues=True")
+        if self.queues and self.signer is not None:
+            raise ValueError(
+                "queues cannot be signed: a signature holds for one node's inbox, and a queue is shared, so that a "
+                "recorded call could be run again by another node: use another strategy, or no signing_keys"
+            )
 
     def __repr__(self) -> str:  # url and options have credentials
         return f"ClusterOptions(node_id={self.node_id!r}, prefix={self.prefix!r})"

@@ -9,6 +9,7 @@ from catga.routing.consistent_hash import ConsistentHash
 from catga.routing.filters import PreferZone, Where
 from catga.routing.load_based import LoadBased
 from catga.routing.local_first import LocalFirst
+from catga.routing.queue import Queue
 from catga.routing.random_choice import Random
 from catga.routing.round_robin import RoundRobin
 from catga.routing.weighted import Weighted
@@ -20,6 +21,7 @@ __all__ = [
     "LocalFirst",
     "NodeStats",
     "PreferZone",
+    "Queue",
     "Random",
     "RoundRobin",
     "Stats",

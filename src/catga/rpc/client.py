@@ -29,7 +29,11 @@ SENT_BATCHES = 1024  # a destination's batches whose "nobody listened" can still
 
 
 class Destination:
-    """One incarnation of one node, as the caller knows it."""
+    """One incarnation of one node, as the caller knows it; or a queue, whose ``node_id`` is empty.
+
+    Which node takes a call from a queue is not known until it answers: a queue is never pinged, silent or lost, and
+    nothing that must reach the same node again (a repeat, a cancel) is sent to it.
+    """
 
     __slots__ = ("epoch", "heard_at", "incarnation", "node_id", "pending", "pinged_at", "sent", "subject")
 
@@ -42,6 +46,9 @@ class Destination:
         self.epoch: int | None = None
         self.heard_at = 0.0
         self.pinged_at: float | None = None
+
+    def __str__(self) -> str:
+        return self.node_id or f"whoever took it from {self.subject}"
 
 
 class Pending(msgspec.Struct, eq=False):
@@ -56,6 +63,7 @@ class Pending(msgspec.Struct, eq=False):
     repeated: bool = False
     slot: int = 0
     started: float = 0.0
+    taker: list[str] | None = None
 
 
 Outcome = Reply | CatgaError
@@ -119,9 +127,21 @@ class Client:
             self._destinations[subject] = self._nodes[node_id, incarnation] = found
         return found
 
-    async def call(self, to: Destination, call: Call, deadline: float, *, idempotent: bool) -> Outcome:
+    def queue(self, subject: str) -> Destination:
+        """The queue behind a shared subject."""
+        found = self._destinations.get(subject)
+        if found is None:
+            found = self._destinations[subject] = Destination("", 0, subject)
+            found.sent = deque(maxlen=self._max_pending)  # each call is a batch
+            self._outbox.shared.add(subject)
+        return found
+
+    async def call(
+        self, to: Destination, call: Call, deadline: float, *, idempotent: bool, taker: list[str] | None = None
+    ) -> Outcome:
         """Send `call` (its id from `new_id`) and wait for its end, at `deadline` (the loop's time) at the latest.
 
+        The id of the node that answers is put into `taker`.
         Raises only CancelledError; the node is then told to cancel the handler.
         """
         if self._closed:
@@ -129,7 +149,7 @@ class Client:
         if len(self._pending) >= self._max_pending:
             return OverloadedError(f"{len(self._pending)} calls wait for replies, the limit is {self._max_pending}")
         future: asyncio.Future[Outcome] = self._loop.create_future()
-        pending = Pending(call, to, future, deadline, idempotent)
+        pending = Pending(call, to, future, deadline, idempotent, taker=taker)
         call_id = call.id
         try:
             self._outbox.put(to.subject, call)
@@ -147,7 +167,7 @@ class Client:
             return await future
         except asyncio.CancelledError:
             if self._take(call_id) is not None:
-                self._tell(to, Cancel(call.key or call_id))
+                self._cancel(to, call)
             raise
 
     def ping(self, to: Destination, nonce: int = 0) -> None:
@@ -157,13 +177,16 @@ class Client:
     # -- what ends calls ------------------------------------------------------------------------------
 
     def on_reply(self, reply: Reply | Fault, node_id: str) -> None:
-        """The node answered. Only the one that was called can: ids are easy to guess."""
+        """The node answered. Only the one that was called can: ids are easy to guess. Whoever of a queue took the call
+        answers it."""
         pending = self._pending.get(reply.id)
         if pending is None:
             self.late += 1
-        elif pending.destination.node_id != node_id:
+        elif pending.taker is None and pending.destination.node_id != node_id:
             self.foreign += 1
         elif self._take(reply.id) is not None and not pending.future.done():
+            if pending.taker is not None:
+                pending.taker.append(node_id)
             pending.future.set_result(reply if type(reply) is Reply else error_of(reply))  # type: ignore[arg-type]
 
     def on_alive(self, node_id: str, incarnation: int, epoch: int) -> None:
@@ -199,9 +222,12 @@ class Client:
                     pending.sent = True
 
     def on_unlistened(self, subject: str, token: int) -> Destination | None:
-        """Nobody listened when that batch came: its calls never ran. Returns the destination, if it is one."""
+        """Nobody listened when that batch came: its calls never ran. Returns the destination, if it is a node."""
         destination = self._destinations.get(subject)
         if destination is None:
+            return None
+        if not destination.node_id:
+            self._untaken(destination, token)
             return None
         for sent, first, last in destination.sent:
             if sent == token:
@@ -270,6 +296,9 @@ class Client:
                 pending.future.set_result(error)
 
     def _repeat(self, destination: Destination) -> None:
+        if not destination.node_id:
+            self._doubt(destination)
+            return
         now = self._loop.time()
         for pending in destination.pending.values():
             if pending.sent and pending.deadline > now:
@@ -279,6 +308,21 @@ class Client:
                 )
                 pending.repeated = True
                 self._tell(destination, pending.call)
+
+    def _doubt(self, queue: Destination) -> None:
+        """What is in flight may be lost. Another node may take a repeat: only for calls that may run twice."""
+        doubtful = [i for i, pending in queue.pending.items() if pending.sent and pending.idempotent]
+        for call_id in doubtful:  # an error each, as each is raised on its own
+            self._end([call_id], MaybeExecutedError("the link broke during the call: it may have been executed"))
+
+    def _untaken(self, queue: Destination, token: int) -> None:
+        """Nobody listens on the queue. Such news comes in the order of sending: older messages were taken."""
+        sent = queue.sent
+        while sent and sent[0][0] <= token:
+            number, call_id, _ = sent.popleft()
+            if number == token:
+                text = f"nobody takes from {queue.subject}: no node that handles it was made with queues=True"
+                self._end([call_id], ClusterError(text))
 
     def _repeated(self, call_id: int) -> bool:
         pending = self._pending.get(call_id)
@@ -295,16 +339,20 @@ class Client:
                 self._end([call_id], ClusterError(text))
             elif pending.idempotent or not only_idempotent:
                 self._end([call_id], MaybeExecutedError(f"{text}: the request may have been executed"))
-                self._tell(destination, Cancel(pending.call.key or call_id))  # should it wake up, and not have begun
+                self._cancel(destination, pending.call)  # should it wake up, and not have begun
 
     def _timed_out(self, call_id: int) -> None:
         pending = self._pending.get(call_id)
         if pending is None:
             return
-        node_id = pending.destination.node_id
-        error = CatgaTimeoutError(f"no answer from {node_id} within the deadline", details={"node_id": node_id})
-        self._end([call_id], _with(error, Execution.MAYBE if pending.sent else Execution.NO))
-        self._tell(pending.destination, Cancel(pending.call.key or call_id))
+        to = pending.destination
+        error = CatgaTimeoutError(f"no answer from {to} within the deadline", details={"node_id": to.node_id})
+        self._end([call_id], _with(error, Execution.MAYBE if pending.sent or not to.node_id else Execution.NO))
+        self._cancel(to, pending.call)
+
+    def _cancel(self, to: Destination, call: Call) -> None:
+        if to.node_id:
+            self._tell(to, Cancel(call.key or call.id))
 
     def _tell(self, to: Destination, frame: Frame) -> None:
         with suppress(OverloadedError):  # a courtesy: the deadline and the next probe do without it
@@ -313,7 +361,7 @@ class Client:
     def _look_for_silence(self) -> None:
         self._watch = None
         now = self._loop.time()
-        owing = [d for d in self._destinations.values() if d.pending]
+        owing = [d for d in self._destinations.values() if d.pending and d.node_id]
         for destination in owing:
             oldest = next(iter(destination.pending.values())).started
             if now - max(destination.heard_at, oldest) < self._silence:

@@ -49,6 +49,8 @@ class Outbox:
         self._on_failed = on_failed
         self._seal = seal
         self._limit = limit
+        self.shared: set[str] = set()
+        """Subjects whose messages are shared among their listeners: each frame is a message of its own there."""
         self._queues: dict[str, list[Frame]] = {}
         self._size = 0
         self._sending = 0
@@ -113,7 +115,11 @@ class Outbox:
                 self._on_failed(outgoing.subject, frames, error)
 
     def _batches(self, subject: str, frames: Sequence[Frame]) -> Iterator[tuple[Outgoing, Sequence[Frame]]]:
-        """`frames` as one broker message, or as several where one would be too large."""
+        """`frames` as one broker message, or as several where one would be too large, or where they are shared."""
+        if subject in self.shared and len(frames) > 1:
+            for frame in frames:
+                yield from self._batches(subject, [frame])
+            return
         try:
             data = encode_batch(self._wrap(list(frames)))
         except (ValueError, TypeError, OverflowError, RecursionError) as failed:
@@ -125,7 +131,7 @@ class Outbox:
         if len(data) <= (limit if len(frames) == 1 else min(limit, MAX_BATCH)):
             self._token += 1
             self._on_sent(subject, self._token, frames)
-            yield Outgoing(subject, data, self._token), frames
+            yield Outgoing(subject, data, self._token, subject in self.shared), frames
         elif len(frames) > 1:
             half = len(frames) // 2
             yield from self._batches(subject, frames[:half])

@@ -5,7 +5,7 @@ import logging
 import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from catga.rpc.client import Client
 from catga.rpc.outbox import Outbox
 from catga.rpc.server import Endpoint, Server
 from catga.rpc.signing import Signer
-from catga.rpc.subjects import inbox, reply_box
+from catga.rpc.subjects import inbox, queue, reply_box
 from catga.rpc.wire import (
     OVERHEAD,
     VERSION,
@@ -95,6 +95,7 @@ class Peer:
         self._inbox = ""
         self._addresses: tuple[str, ...] = (self._reply_box,)  # what a signed batch may be meant for
         self._nonce = secrets.randbits(53)  # only another process of this node's id is told it
+        self._queues: set[str] = set()
         self._signer = signer
         self._outbox = Outbox(
             transport,
@@ -140,9 +141,29 @@ class Peer:
 
     async def close_inbox(self) -> None:
         """Take no more calls: from now on the broker tells callers that nobody listens."""
+        await self.close_queues()
         if self._inbox:
             former, self._inbox = self._inbox, ""
             await self._transport.unsubscribe(former)
+
+    async def open_queues(self, names: Iterable[str]) -> None:
+        """Take calls of these wire names from their queues too."""
+        for subject in [queue(self._prefix, name) for name in names]:
+            if subject in self._queues or self.server.refusing is not None:
+                continue
+            self._queues.add(subject)
+            try:
+                await self._transport.subscribe(subject, shared=True)
+            except ClusterError:
+                self._queues.discard(subject)
+                raise
+        if self.server.refusing is not None:  # since: what was opened after `close_queues` looked
+            await self.close_queues()
+
+    async def close_queues(self) -> None:
+        """Take no more calls from queues; those that the broker had sent before still come."""
+        queues, self._queues = self._queues, set()
+        await asyncio.gather(*map(self._transport.unsubscribe, queues))
 
     async def echo(self) -> None:
         """Return when a ping to this node's own inbox has come back: the subscription works."""
@@ -273,6 +294,10 @@ class Peer:
                 with suppress(ClusterError):  # the link broke again: the next `on_link` starts anew
                     await self._transport.unsubscribe(subject)
                     await self._transport.subscribe(subject)
+        for subject in list(self._queues):
+            with suppress(ClusterError):
+                await self._transport.unsubscribe(subject)
+                await self._transport.subscribe(subject, shared=True)
 
     # -- inside ---------------------------------------------------------------------------------------
 

@@ -73,10 +73,10 @@ class _Transport:
     async def start(self, listener: TransportListener) -> None:
         await self._inner.start(_Listener(listener, self._faults))
 
-    async def subscribe(self, subject: str) -> None:
+    async def subscribe(self, subject: str, *, shared: bool = False) -> None:
         self._subjects.append(subject)
         if not self._faults.is_dead:
-            await self._inner.subscribe(subject)
+            await self._inner.subscribe(subject, shared=shared)
 
     async def unsubscribe(self, subject: str) -> None:
         if subject in self._subjects:

@@ -139,7 +139,7 @@ class NatsConnection:
         if listening in self._listening:
             self._listening.remove(listening)
         if self.is_up and listening.subscription is not None:
-            await self._bounded(listening.subscription.drain(), "unsubscribe", quiet=True)
+            await self._bounded(_drain(self.client, listening.subscription), "unsubscribe", quiet=True)
 
     async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
         """Hand a message to the client. Raises `ClusterError` if the link is down."""
@@ -307,6 +307,14 @@ async def _flush(client: Client, timeout: int = int(OPERATION_TIMEOUT)) -> None:
         await asyncio.sleep(pause)
         pause = 0.001
     await client.flush(timeout)
+
+
+async def _drain(client: Any, subscription: Any) -> None:
+    """In nats-py's `drain` too the PING overtakes the UNSUB, and what the server sends in between is dropped: of a
+    queue, requests. So the server is told first; that it is told twice does no harm."""
+    await client._send_unsubscribe(subscription._id)
+    await _flush(client)
+    await subscription.drain()
 
 
 def nobody(message: Msg) -> bool:

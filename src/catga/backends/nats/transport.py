@@ -8,6 +8,8 @@ from nats.aio.msg import Msg
 from catga.abc import Outgoing, TransportListener
 from catga.backends.nats.connection import Listening, NatsConnection, nobody
 
+QUEUE_GROUP = "catga"
+
 
 class NatsTransport:
     """`Transport` by core NATS. The server's "no responders" tells that nobody listens."""
@@ -36,8 +38,9 @@ class NatsTransport:
         self._connection.on_link.append(listener.on_link)
         self._subscriptions[""] = await self._connection.subscribe(f"{self._bounce}.>", self._on_bounce)
 
-    async def subscribe(self, subject: str) -> None:
-        self._subscriptions[subject] = await self._connection.subscribe(subject, self._on_message)
+    async def subscribe(self, subject: str, *, shared: bool = False) -> None:
+        queue = QUEUE_GROUP if shared else ""
+        self._subscriptions[subject] = await self._connection.subscribe(subject, self._on_message, queue)
 
     async def unsubscribe(self, subject: str) -> None:
         subscription = self._subscriptions.pop(subject, None)
@@ -45,7 +48,7 @@ class NatsTransport:
             await self._connection.unsubscribe(subscription)
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
-        for subject, payload, number in messages:
+        for subject, payload, number, _ in messages:
             await self._connection.publish(subject, payload, f"{self._bounce}.{number}.{subject}")
 
     async def aclose(self) -> None:

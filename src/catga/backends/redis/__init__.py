@@ -8,6 +8,7 @@ What is in the server, for the prefix ``catga``:
 ``catga:changes``        channel: every new or changed record whole, and ``{"left": id, "incarnation", "reason"}``;
                          ``catga:changes:{db}`` for another database than 0, as channels know no databases
 ``catga.inbox.*``, …     channels: requests and replies
+``catga.queue.{type}``   a set, if nodes take this message type from a queue: their channels, ``….{random}`` each
 ======================== =======================================================================================
 
 Every node has two connections, one that subscribes and one for all commands. The count that ``PUBLISH``

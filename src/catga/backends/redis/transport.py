@@ -1,7 +1,10 @@
 """`Transport` over Pub/Sub: a subject is a channel."""
 
+import asyncio
 import logging
+import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from catga.abc import Outgoing, TransportListener
@@ -14,13 +17,22 @@ MAX_PAYLOAD = 1024 * 1024
 """Bytes, as a NATS server's default: what fits here fits there. The server itself would take more, and then cut
 off subscribers that are 32 MB behind."""
 
+SHARE_INTERVAL = 10.0
+"""Seconds until a set of channels that was lost is there again."""
+
 
 class RedisTransport:
-    """`Transport` by PUBLISH and SUBSCRIBE. The count that PUBLISH returns tells that nobody listens."""
+    """`Transport` by PUBLISH and SUBSCRIBE. The count that PUBLISH returns tells that nobody listens.
+
+    Pub/Sub has no queue groups. Who shares a subject has a channel of its own, named in a set; a script sends each
+    message to a random one of them that listens. The set is filled again when the link is back, and now and then.
+    """
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
         self._listener: TransportListener | None = None
+        self._shared: dict[str, str] = {}  # subject → own channel
+        self._sharing: asyncio.Task[None] | None = None
         self.refused = 0
         """Messages that the server did not accept."""
 
@@ -33,18 +45,28 @@ class RedisTransport:
         return self._listener is not None and self._link.is_up
 
     async def start(self, listener: TransportListener) -> None:
-        self._link.on_link = listener.on_link
+        self._link.on_link = self._on_link
         self._link.on_reply = self._on_reply
         await self._link.open()
         self._listener = listener
 
-    async def subscribe(self, subject: str) -> None:
+    async def subscribe(self, subject: str, *, shared: bool = False) -> None:
         if self._listener is None:
             raise ClusterError("the transport is closed")
-        await self._link.subscribe(subject, self._listener.on_message)
+        channel = f"{subject}.{secrets.token_urlsafe(8)}" if shared else subject
+        await self._link.subscribe(channel, self._listener.on_message)
+        if shared:
+            self._shared[subject] = channel
+            await self._link.call("SADD", subject, channel)
+            if self._sharing is None:
+                self._share()
 
     async def unsubscribe(self, subject: str) -> None:
-        await self._link.unsubscribe(subject)
+        channel = self._shared.pop(subject, None)
+        if channel is not None:
+            with suppress(ClusterError):  # it is forgotten when it is next drawn
+                await self._link.call("SREM", subject, channel)
+        await self._link.unsubscribe(channel or subject)
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         await self._link.session.publish(messages)
@@ -52,8 +74,30 @@ class RedisTransport:
     async def aclose(self) -> None:
         if self._listener is None:
             return
+        if self._sharing is not None:
+            self._sharing.cancel()
         await self._link.close()
         self._listener = None
+
+    def _on_link(self, up: bool) -> None:
+        if up and self._shared:
+            self._share()
+        if self._listener is not None:
+            self._listener.on_link(up)
+
+    def _share(self) -> None:
+        if self._sharing is not None:
+            self._sharing.cancel()
+        self._sharing = asyncio.create_task(self._share_again(), name="catga-redis-share")
+
+    async def _share_again(self) -> None:
+        """Keep this node's channels in the sets, which a restart, an eviction or somebody may have emptied."""
+        while True:
+            with suppress(ClusterError):  # the link broke again
+                for subject, channel in list(self._shared.items()):
+                    if subject in self._shared:
+                        await self._link.call("SADD", subject, channel)
+            await asyncio.sleep(SHARE_INTERVAL)
 
     def _on_reply(self, message: Outgoing, reply: Any) -> None:
         if reply == 0:

@@ -77,6 +77,35 @@ async def a_closed_listener_is_unlistened(bed: Bed) -> None:
     await eventually(lambda: sender.undeliverable)
 
 
+async def a_shared_message_reaches_one_of_those_who_share_its_subject(bed: Bed) -> None:
+    """Each shared message reaches exactly one of its subscribers, and in the long run each of them gets some."""
+    sender, sharing = await bed.transport(), [await bed.transport() for _ in range(3)]
+    subject = bed.subject("queue.x")
+    for ear in sharing:
+        await ear.transport.subscribe(subject, shared=True)
+    await sender.transport.publish([Outgoing(subject, b"%d" % n, n, shared=True) for n in range(MANY)])
+    await eventually(lambda: sum(len(ear.messages) for ear in sharing) >= MANY)
+    assert sorted(int(data) for ear in sharing for data in ear.messages) == list(range(MANY))
+    assert all(ear.messages for ear in sharing)
+    assert sender.undeliverable == []
+
+
+async def who_shares_no_more_gets_nothing_and_the_last_leaves_nobody(bed: Bed) -> None:
+    """After `unsubscribe`, or the end of a transport, shared messages reach the others; without any it is reported."""
+    sender, leaver, closer = await bed.transport(), await bed.transport(), await bed.transport()
+    subject = bed.subject("queue.x")
+    await leaver.transport.subscribe(subject, shared=True)
+    await closer.transport.subscribe(subject, shared=True)
+    await leaver.transport.unsubscribe(subject)
+    few = [Outgoing(subject, b"%d" % n, n, shared=True) for n in range(20)]
+    await sender.transport.publish(few)
+    await closer.hears(*(message.payload for message in few))
+    await closer.transport.aclose()
+    await sender.transport.publish([Outgoing(subject, b"late", 7, shared=True)])
+    await eventually(lambda: sender.undeliverable)
+    assert (sender.undeliverable, leaver.messages) == ([(subject, 7)], [])
+
+
 async def carries_up_to_max_payload(bed: Bed) -> None:
     """A message of exactly `max_payload` bytes arrives; the limit is at least 64 KiB."""
     sender, receiver = await bed.transport(), await bed.transport()
@@ -139,6 +168,8 @@ PROMISES: tuple[Callable[[Bed], Awaitable[None]], ...] = (
     tells_who_is_not_listened_to,
     unsubscribed_means_unlistened,
     a_closed_listener_is_unlistened,
+    a_shared_message_reaches_one_of_those_who_share_its_subject,
+    who_shares_no_more_gets_nothing_and_the_last_leaves_nobody,
     carries_up_to_max_payload,
     delivers_to_itself,
     what_was_published_leaves_before_the_close,
