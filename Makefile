@@ -21,7 +21,7 @@ demo: $(READY) ## a cluster of four processes over NATS, with a crash
 	$(BIN)/python -m catga.cli.demo
 
 test: $(READY) ## all tests; ARGS="-k name" is passed on
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 check: $(READY) ## lint, format, types, layers
 	$(BIN)/ruff check .

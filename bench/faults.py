@@ -21,7 +21,7 @@ HEAD = """# Faults
 What breaks, what it costs. Three nodes as processes of their own, two callers, {rate:.0f} requests a second (unless the
 row says otherwise), a real broker; 5 ms handlers. Written by `python -m bench.faults`.
 
-*lost*: requests that failed although their deadline had time left. *twice*: requests that ran more than once (for
+*lost*: requests that failed (with a broker away for longer than their deadline of 10 s they must). *twice*: requests that ran more than once (for
 idempotent ones that is allowed). *noticed*: until the last watcher saw it, or the last caller chose the node no
 more. *recovered*: until requests flowed as before. Times are seconds.
 

@@ -186,7 +186,7 @@ class Transport(Protocol):
 
     @property
     def max_payload(self) -> int:
-        """The largest payload, in bytes, that the broker accepts."""
+        """The largest payload, in bytes, that the broker accepts. Known, and never raised for, once started."""
         ...
 
     @property
@@ -223,6 +223,18 @@ class Transport(Protocol):
         ...
 
 
+class RecordSigner(Protocol):
+    """Signs the members' records, where `BackendSettings` has one."""
+
+    def seal_record(self, label: str, record: bytes, /) -> bytes:
+        """`record`, a JSON object, signed for the place that `label` names."""
+        ...
+
+    def open_record(self, label: str, sealed: bytes, /) -> bytes:
+        """The record in `sealed`. Raises `InvalidMessageError` if it is not signed for `label`."""
+        ...
+
+
 class BackendSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a backend needs to know of the cluster.
 
@@ -231,6 +243,7 @@ class BackendSettings(msgspec.Struct, frozen=True, kw_only=True):
         prefix: of every subject, channel and key: two clusters with different prefixes do not meet.
         ttl: seconds a stored record lives without a heartbeat.
         connect_timeout: seconds until an unreachable broker is an error at the start.
+        signer: if given, discovery signs every record and departure with it, and ignores what is not signed.
         options: keyword arguments of ``add_nats_cluster`` and its like.
     """
 
@@ -238,7 +251,11 @@ class BackendSettings(msgspec.Struct, frozen=True, kw_only=True):
     prefix: str = "catga"
     ttl: float = 120.0
     connect_timeout: float = 10.0
+    signer: RecordSigner | None = None
     options: dict[str, Any] = {}
+
+    def __repr__(self) -> str:  # url and options have credentials
+        return f"BackendSettings(prefix={self.prefix!r})"
 
 
 class Backend(NamedTuple):

@@ -34,7 +34,12 @@ class LeftReason(Enum):
 
 
 NodeId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
+NEWEST = 2**53 - 2**32
+"""Incarnations from here on cannot be outgrown for long, and are taken from nobody."""
+
+Incarnation: TypeAlias = Annotated[int, Meta(ge=0, lt=NEWEST)]
 Counter: TypeAlias = Annotated[int, Meta(ge=0, lt=2**53)]
+Load: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]
 
 
 class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,10 +62,10 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
     node_id: NodeId
     endpoint: str = ""
     service: Annotated[str, Meta(min_length=1, max_length=128)] = "default"
-    load: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    load: Load = 0.0
     metadata: dict[str, str] = {}
     handles: tuple[str, ...] = ()
-    incarnation: Counter = 0
+    incarnation: Incarnation = 0
     sequence: Counter = 0
     state: NodeState = NodeState.ALIVE
     last_seen: float = 0.0

@@ -20,9 +20,10 @@ LOCAL = ResultMetadata()
 """The metadata of a call that stayed in a process without a cluster."""
 
 
-class Success(msgspec.Struct, Generic[T], frozen=True):
+class Success(msgspec.Struct, Generic[T], frozen=True, gc=False):
     """A handler's value. Use `unwrap`, or ``match`` with ``case Success(value)``."""
 
+    # gc=False: one is made at every call, and only a value that holds its own result could make a cycle.
     value: T
     metadata: ResultMetadata = LOCAL
 

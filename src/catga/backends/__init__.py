@@ -1,9 +1,10 @@
 """One module a broker, opened by URL scheme."""
 
+import re
 from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from catga.abc import Backend, BackendFactory, BackendSettings
 from catga.errors import ClusterError, MissingExtraError
@@ -21,8 +22,10 @@ def open_backend(settings: BackendSettings) -> Backend:
 
     Raises:
         ClusterError: no backend has this scheme.
+        ValueError: it is no URL.
         MissingExtraError: its client library is not installed; the message has the install line.
     """
+    check_url(settings.url)
     scheme = urlsplit(settings.url).scheme
     try:
         factory = _factory(scheme)
@@ -44,12 +47,33 @@ def schemes() -> set[str]:
 
 def redact(url: str) -> str:
     """`url` without its password, for logs and errors."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    credentials, _, host = parts.netloc.rpartition("@")
-    user, colon, _ = credentials.partition(":")
-    return urlunsplit(parts._replace(netloc=f"{user if colon else ''}***@{host}"))
+    return _SECRET.sub(r"\1=***", _CREDENTIALS.sub(_without_password, url))
+
+
+# Up to the last "@", and "/" and "," inside: who did not escape them in a password must not find it in the log.
+_CREDENTIALS = re.compile(r"(?<=://)(?:(?!://).)*@", re.DOTALL)
+_SECRET = re.compile(r"([?&][^=&]*(?:pass|secret|token|auth|cred|key)[^=&]*)=[^&]*", re.IGNORECASE)
+
+
+def _without_password(found: "re.Match[str]") -> str:
+    user, colon, _ = found[0].partition(":")
+    return f"{user if colon else ''}***@"
+
+
+def check_url(url: str) -> None:
+    """Raise ValueError, without the secret that a client library would put into its own, unless it is a URL."""
+    if not all(map(_is_url, url.split(","))):  # raised out here: an error's context is shown, too
+        raise ValueError(
+            f"{redact(url)!r} is no URL: write special characters of user and password as %XX (urllib.parse.quote)"
+        )
+
+
+def _is_url(url: str) -> bool:
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        return False
+    return True
 
 
 _BUILT_IN = {

@@ -70,8 +70,8 @@ def add_cluster(
             event loop's lag.
         metadata: what the others may route by, e.g. ``{"zone": "a"}``.
         prefix: of all subjects, channels and keys; clusters with different ones share a broker.
-        signing_keys: if given, batches are signed with the first of these secrets (16 bytes or more each) and
-            dropped unless signed with one of them: for nodes that share a bus they do not trust.
+        signing_keys: if given, batches and members' records are signed with the first of these secrets (16 bytes
+            or more each) and dropped unless signed with one of them: for nodes that share a bus they do not trust.
         observe_only: see the members and call them without being one: it takes no calls and is in nobody's view.
             Its `node_id` must be its own all the same.
         queues: take requests also from the broker's queues, where the routing strategy `Queue` puts them; so it is
@@ -108,7 +108,14 @@ def add_cluster(
         backend_options=options,
     )
     backend = open_backend(
-        BackendSettings(url=url, prefix=prefix, ttl=ttl, connect_timeout=connect_timeout, options=options)
+        BackendSettings(
+            url=url,
+            prefix=prefix,
+            ttl=ttl,
+            connect_timeout=connect_timeout,
+            signer=checked.signer,
+            options=options,
+        )
     )
     return DistributedMediator(mediator, checked, backend)
 

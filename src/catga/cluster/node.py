@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from catga.abc import Backend
@@ -27,6 +28,7 @@ logger = logging.getLogger("catga.cluster")
 
 JOIN_GRACE = 2.0
 """Seconds on top of the connect timeout, so that the backend's own error, which has the cause, comes first."""
+MAX_LOAD = 1e6
 LEFT_GRACE = 0.5
 """Seconds that the last replies of a node may be behind the news that it left, or that it was replaced."""
 
@@ -56,6 +58,8 @@ class Node:
             incarnation=time.time_ns() // 1000,
         )
         self._meter = LoadMeter()
+        self._last_load = 0.0
+        self._load_failed = False
         self.membership = Membership(backend.discovery, record, self, options.membership, load=self._load)
         self.peer = Peer(
             backend.transport,
@@ -201,6 +205,9 @@ class Node:
     def outgrown(self, incarnation: int) -> None:
         self.membership.outgrown(incarnation)
 
+    def replaced(self, incarnation: int) -> None:
+        self.membership.replaced(incarnation)
+
     def unlistened(self, node_id: str, incarnation: int) -> None:
         self.membership.unlistened(node_id, incarnation)
 
@@ -256,8 +263,21 @@ class Node:
 
     def _load(self) -> float:
         if self._options.load is not None:
-            return max(float(self._options.load()), 0.0)
+            return self._given_load(self._options.load)
         return round(self._meter.read(self.peer.server.load), 3)
+
+    def _given_load(self, load: Callable[[], float]) -> float:
+        """What the user's function says; its last good word if it raises, or says what no number for a load is."""
+        try:
+            value = float(load())
+            if math.isnan(value):
+                raise ValueError("it returned nan")
+            self._last_load = min(max(value, 0.0), MAX_LOAD)
+        except Exception:
+            if not self._load_failed:
+                self._load_failed = True
+                logger.exception("the load function fails; its last value counts")
+        return self._last_load
 
     def _load_of(self, node_id: str) -> float:
         return self._load() if node_id == self._options.node_id else self.membership.view.load(node_id)

@@ -67,6 +67,9 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
                 "recorded call could be run again by another node: use another strategy, or no signing_keys"
             )
 
+    def __repr__(self) -> str:  # url and options have credentials
+        return f"ClusterOptions(node_id={self.node_id!r}, prefix={self.prefix!r})"
+
     @property
     def membership(self) -> MembershipSettings:
         """The times of membership."""

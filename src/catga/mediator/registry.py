@@ -2,6 +2,7 @@
 
 import inspect
 import typing
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, get_args, get_origin
@@ -27,7 +28,7 @@ class Registry:
         self._requests: dict[type, Handler] = {}
         self._events: dict[type, tuple[Handler, ...]] = {}
         self._behaviors: list[tuple[Behavior, tuple[type, ...]]] = []
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[weakref.WeakMethod[Callable[[], None]]] = []
 
     def add(self, cls: type, handler: Handler) -> None:
         """Bind `handler` to the message class `cls`.
@@ -73,8 +74,9 @@ class Registry:
             self.add(cls, enclosed(adapt(handler), steps, may_return_result=may_return_result))
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after each registration."""
-        self._listeners.append(listener)
+        """Call `listener`, a bound method, after each registration, as long as its object lives: nodes come and go."""
+        self._listeners = [known for known in self._listeners if known() is not None]
+        self._listeners.append(weakref.WeakMethod(listener))
 
     def compile(self, cls: type, metadata: ResultMetadata) -> Pipeline | None:
         """The pipeline of a message class; None where it has no handler."""
@@ -94,8 +96,10 @@ class Registry:
 
     def _changed(self) -> None:
         self.generation += 1
-        for listener in self._listeners:
-            listener()
+        for known in list(self._listeners):
+            listener = known()
+            if listener is not None:
+                listener()
 
 
 class Runners(dict[type, Run]):

@@ -16,12 +16,16 @@ from catga.membership.hearing import HearingClock
 from catga.membership.probe import MAX_EXTRA, Prober
 from catga.membership.view import View
 from catga.membership.watchers import Watcher
-from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
+from catga.node import NEWEST, LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 
 logger = logging.getLogger("catga.membership")
 
 RIVAL_PINGS = 3
 """Pings that a newer incarnation of this node's id may leave unanswered until it counts as another process."""
+
+
+OUTGROWTH = 1_000_000
+"""By at most so much a node goes beyond an incarnation of its id."""
 
 
 class MembershipSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,8 +170,7 @@ class Membership:
         """Something came from that node over the bus."""
         self.hearing.heard()
         if node_id == self.me.node_id:
-            if incarnation > self.me.incarnation:
-                self._fence(incarnation)
+            self.outgrown(incarnation)  # whoever says so: the broker is asked
             return
         if self.view.alive(node_id, incarnation, load):
             self.prober.alive(node_id)
@@ -181,13 +184,18 @@ class Membership:
         joins the node outgrows both. Later the broker is asked who listens there: a former life is outgrown,
         a live rival fences this node.
         """
-        if incarnation <= self.me.incarnation or self.fenced:
+        if not self.me.incarnation < incarnation < NEWEST - OUTGROWTH or self.fenced:
             return
         if not self._joined:
             self.me = msgspec.structs.replace(self.me, incarnation=self._beyond(incarnation))
         elif incarnation > self._rival:
             self._rival, self._rival_asked = incarnation, 0
             self._ask_rival()
+
+    def replaced(self, incarnation: int) -> None:
+        """A newer incarnation of this node's id has answered the ping that was sent to its inbox: it lives."""
+        if incarnation > self.me.incarnation:
+            self._fence(incarnation)
 
     def unlistened(self, node_id: str, incarnation: int) -> None:
         """Nobody listened on that node's inbox."""
@@ -226,7 +234,7 @@ class Membership:
 
     def _beyond(self, incarnation: int) -> int:
         """A newer one, which no other process that outgrows the same one takes as well."""
-        return incarnation + self._random.randint(1, 1_000_000)
+        return incarnation + self._random.randint(1, OUTGROWTH)
 
     def silent(self, node_id: str, incarnation: int) -> None:
         """The node owes replies and does not answer."""
@@ -271,11 +279,27 @@ class Membership:
                 self.view.observe(observation)
         elif observation.node.node_id == self.me.node_id:
             self._rival_record = observation
-            self.outgrown(observation.node.incarnation)
+            self._heard_of_me(observation.node)
             if self.fenced:
                 self.view.observe(observation)
         elif self.view.observe(observation) and observation.age <= 0:
             self.prober.alive(observation.node.node_id)
+
+    def _heard_of_me(self, record: NodeInfo) -> None:
+        if record.incarnation == self.me.incarnation and record.sequence > self.me.sequence:
+            self._refute(record.sequence)
+        else:
+            self.outgrown(record.incarnation)
+
+    def _refute(self, sequence: int) -> None:
+        """Somebody announced a record of this very life that is not this node's, and hides the true one: go beyond."""
+        if not self._joined or self.fenced:
+            return
+        if sequence < NEWEST:
+            self.me = msgspec.structs.replace(self.me, sequence=sequence)
+            self._chores.spawn(self.update, "refuting")
+        else:
+            self._chores.spawn(lambda: self._rejoin(self.me.incarnation), "rejoin")
 
     def _heard_of_my_end(self, departure: Departure) -> None:
         if self.fenced:

@@ -69,6 +69,8 @@ class Prober:
         """One probe interval passed: judge what is overdue; returns whom to ping now."""
         self._void_if_deaf()
         self._judge_silence()
+        # Reports that came after a node had left are of no use.
+        self._absent = {i: seen for i, seen in self._absent.items() if i == self._me or self._view.get(i) is not None}
         targets = {node.node_id: node for node in self._in_doubt()}
         following = self._next()
         if following is not None:

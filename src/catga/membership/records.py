@@ -4,19 +4,19 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from catga.abc import Departure, Observation, Sighting
+from catga.abc import Departure, Observation, RecordSigner, Sighting
 from catga.errors import InvalidMessageError
-from catga.node import Counter, LeftReason, NodeId, NodeInfo
+from catga.node import Incarnation, LeftReason, NodeId, NodeInfo
 
 MAX_RECORD = 65_536
 """Bytes of one record."""
 
 
-class Left(msgspec.Struct, frozen=True):
+class Left(msgspec.Struct, frozen=True, omit_defaults=True):
     """The announcement of a departure."""
 
     left: NodeId
-    incarnation: Counter
+    incarnation: Incarnation
     reason: LeftReason
     age: float = 0.0
 
@@ -27,6 +27,26 @@ class Part(msgspec.Struct):
     nodes: list[tuple[NodeInfo, float]] = []
     left: list[Left] = []
     more: bool = False
+
+
+class Seal:
+    """Signs records on their way out and checks those that come in; does nothing without a signer.
+
+    Args:
+        label: what the signatures are for: one cluster's records are worthless in another.
+    """
+
+    def __init__(self, signer: RecordSigner | None, label: str) -> None:
+        self._signer = signer
+        self._label = label
+
+    def close(self, data: bytes, label: str = "") -> bytes:
+        """`data`, a JSON object, as it goes out; `label` binds it to more than the cluster."""
+        return data if self._signer is None else self._signer.seal_record(self._label + label, data)
+
+    def open(self, data: bytes, label: str = "") -> bytes:
+        """What `close` was given. Raises `InvalidMessageError` if it is not signed as it should."""
+        return data if self._signer is None else self._signer.open_record(self._label + label, data)
 
 
 _encoder = msgspec.json.Encoder()
@@ -95,8 +115,9 @@ def encode_view(observations: Iterable[Observation], size: int) -> Iterator[byte
             part.left.append(Left(*observation))
             used += 200 + len(observation.node_id)
         else:
-            part.nodes.append((msgspec.structs.replace(observation.node, last_seen=0.0), observation.age))
-            used += len(encode_record(observation.node)) + 40
+            node = (msgspec.structs.replace(observation.node, last_seen=0.0), observation.age)
+            part.nodes.append(node)
+            used += len(_encoder.encode(node)) + 2
         if used > size - MAX_RECORD:
             yield _encoder.encode(part)
             part, used = Part(more=True), 0

@@ -127,7 +127,7 @@ class View:
         for member in self._members.values():
             yield Sighting(member.record, self._age(member))
         for node_id, (incarnation, reason, buried_at) in self._tombstones.items():
-            yield Departure(node_id, incarnation, reason, self._hearing.now - buried_at)
+            yield Departure(node_id, incarnation, reason, max(self._hearing.now - buried_at, 0.0))
 
     # -- observing ------------------------------------------------------------------------------------
 

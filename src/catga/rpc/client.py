@@ -106,6 +106,8 @@ class Client:
         self._closed = False
         self.late = 0
         """Replies to calls that had ended before."""
+        self.foreign = 0
+        """Replies from nodes that had not been asked."""
 
     @property
     def pending(self) -> int:
@@ -168,18 +170,20 @@ class Client:
                 self._cancel(to, call)
             raise
 
-    def ping(self, to: Destination) -> None:
+    def ping(self, to: Destination, nonce: int = 0) -> None:
         """Ask for a sign of life."""
-        self._tell(to, Ping())
+        self._tell(to, Ping(nonce))
 
     # -- what ends calls ------------------------------------------------------------------------------
 
     def on_reply(self, reply: Reply | Fault, node_id: str) -> None:
-        """The node answered."""
-        pending = self._take(reply.id)
+        """The node answered. Only the one that was called can: ids are easy to guess. From a queue, any can."""
+        pending = self._pending.get(reply.id)
         if pending is None:
             self.late += 1
-        elif not pending.future.done():
+        elif pending.destination.node_id != node_id and pending.taker is None:
+            self.foreign += 1
+        elif self._take(reply.id) is not None and not pending.future.done():
             if pending.taker is not None:
                 pending.taker.append(node_id)
             pending.future.set_result(reply if type(reply) is Reply else error_of(reply))  # type: ignore[arg-type]

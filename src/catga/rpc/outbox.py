@@ -121,7 +121,11 @@ class Outbox:
             for frame in frames:
                 yield from self._batches(subject, [frame])
             return
-        data = encode_batch(self._wrap(list(frames)))
+        try:
+            data = encode_batch(self._wrap(list(frames)))
+        except (ValueError, TypeError, OverflowError, RecursionError) as failed:
+            yield from self._without_the_bad(subject, frames, failed)
+            return
         if self._seal is not None:
             data = self._seal(subject, data)
         limit = self._transport.max_payload
@@ -136,3 +140,14 @@ class Outbox:
         else:
             error = InvalidMessageError(f"a message of {len(data)} bytes, the broker's limit is {limit}")
             self._on_failed(subject, frames, error)
+
+    def _without_the_bad(
+        self, subject: str, frames: Sequence[Frame], error: Exception
+    ) -> Iterator[tuple[Outgoing, Sequence[Frame]]]:
+        """A header or text that cannot be encoded (a lone surrogate) fails its own frame, and no other."""
+        if len(frames) > 1:
+            half = len(frames) // 2
+            yield from self._batches(subject, frames[:half])
+            yield from self._batches(subject, frames[half:])
+        else:
+            self._on_failed(subject, frames, InvalidMessageError(f"a message cannot be encoded: {error}"))

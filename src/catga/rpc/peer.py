@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import re
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -48,6 +50,7 @@ class Listener(Protocol):
 
     def heard(self, node_id: str, incarnation: int, load: float, /) -> None: ...
     def outgrown(self, incarnation: int, /) -> None: ...
+    def replaced(self, incarnation: int, /) -> None: ...
     def unlistened(self, node_id: str, incarnation: int, /) -> None: ...
     def silent(self, node_id: str, incarnation: int, /) -> None: ...
     def known_incarnation(self, node_id: str, /) -> int: ...
@@ -88,8 +91,11 @@ class Peer:
         self._listener = listener
         self._load = load
         self._reply_box = reply_box(prefix)
+        self._is_reply_box = re.compile(rf"{re.escape(prefix)}\.reply\.[A-Za-z0-9_-]{{1,64}}").fullmatch
         self._inbox = ""
         self._queues: set[str] = set()
+        self._addresses: tuple[str, ...] = (self._reply_box,)  # what a signed batch may be meant for
+        self._nonce = secrets.randbits(53)  # only another process of this node's id is told it
         self._signer = signer
         self._outbox = Outbox(
             transport,
@@ -128,6 +134,7 @@ class Peer:
         former, self._inbox = self._inbox, inbox(self._prefix, self.node_id, incarnation)
         self.incarnation = incarnation
         if former != self._inbox:
+            self._addresses = (self._inbox, self._reply_box, former)  # what was sent to the former one still counts
             await self._transport.subscribe(self._inbox)
             if former:
                 await self._transport.unsubscribe(former)
@@ -194,6 +201,7 @@ class Peer:
             "dropped_expired": self.server.dropped,
             "repeated": self.server.repeated,
             "late_replies": self.client.late,
+            "foreign_replies": self.client.foreign,
             "pending_calls": self.client.pending,
             "batches": self._outbox.batches,
         }
@@ -202,7 +210,9 @@ class Peer:
 
     def ping(self, node_id: str, incarnation: int) -> None:
         """Ask one incarnation of a node for a sign of life."""
-        self.client.ping(self.client.destination(node_id, incarnation, inbox(self._prefix, node_id, incarnation)))
+        rival = node_id == self.node_id and incarnation != self.incarnation
+        to = self.client.destination(node_id, incarnation, inbox(self._prefix, node_id, incarnation))
+        self.client.ping(to, self._nonce if rival else 0)
 
     def _ping_self(self) -> None:
         self.ping(self.node_id, self.incarnation)
@@ -227,8 +237,10 @@ class Peer:
         """Sort the frames of one batch. Nothing that came over the bus gets past this border."""
         try:
             if self._signer is not None:
-                payload = self._signer.open((self._inbox, self._reply_box), payload)
+                payload = self._signer.open(self._addresses, payload)
             batch = decode_batch(payload)
+            if self._is_reply_box(batch.reply_to) is None:  # it is published to: nothing else may come of it
+                raise InvalidMessageError(f"a batch that wants its replies on {batch.reply_to[:80]!r}")
         except InvalidMessageError as error:
             self._garbage(str(error))
             return
@@ -299,25 +311,27 @@ class Peer:
             elif kind is Call:
                 self.server.on_call(frame, batch.reply_to)  # type: ignore[arg-type]
             elif kind is Ping:
-                self._on_ping(batch)
+                self._on_ping(batch, frame)  # type: ignore[arg-type]
             elif kind is Pong:
-                self._on_pong(batch.node_id, frame)  # type: ignore[arg-type]
+                self._on_pong(batch, frame)  # type: ignore[arg-type]
             elif kind is Cancel:
                 self.server.on_cancel(frame.id, batch.reply_to)  # type: ignore[union-attr]
 
-    def _on_ping(self, batch: Batch) -> None:
+    def _on_ping(self, batch: Batch, ping: Ping) -> None:
         if batch.reply_to == self._reply_box:
             if self._echo is not None and not self._echo.done():
                 self._echo.set_result(None)
             return
         try:
-            self._outbox.put(batch.reply_to, Pong(self._listener.known_incarnation(batch.node_id)))
+            self._outbox.put(batch.reply_to, Pong(self._listener.known_incarnation(batch.node_id), ping.nonce))
         except OverloadedError:
             self.counters["dropped_pongs"] += 1
 
-    def _on_pong(self, node_id: str, pong: Pong) -> None:
+    def _on_pong(self, batch: Batch, pong: Pong) -> None:
+        if batch.node_id == self.node_id and pong.nonce == self._nonce:
+            self._listener.replaced(batch.incarnation)
         self._listener.outgrown(pong.incarnation)
-        waiting = self._pongs.get(node_id)
+        waiting = self._pongs.get(batch.node_id)
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
 

@@ -280,6 +280,9 @@ class Server:
 
     def _start(self, admitted: _Admitted) -> None:
         key = admitted.key
+        if key in self._running:  # the id of a running call again, and not as its repeat: a caller out of order
+            self.repeated += 1
+            return
         slot = self._deadlines.add(key, admitted.deadline)
         task = _spawn(self._run(admitted, slot), self._loop)
         if not task.done():

@@ -5,7 +5,10 @@
 0xC1 begins no msgpack value, so sealed and plain batches cannot be confused. The mac is HMAC-SHA256 (RFC
 2104, cut to 128 bits as RFC 4868 does) over the subject and everything behind it: a batch recorded on one
 subject is worthless on another, and a restarted node has other subjects. Within a node's life the counter
-stops replays, by the sliding window of RFC 4303 (section 3.4.3).
+stops replays, by the sliding window of RFC 4303 (section 3.4.3), one a sender and subject.
+
+Members' records are JSON, and stay so (a broker's script reads them): their signature is the last field,
+``"mac"``, over a label and all before it. They need no counter: an old record never replaces a newer one.
 """
 
 import hashlib
@@ -19,9 +22,11 @@ from catga.errors import InvalidMessageError
 MAGIC = 0xC1
 HEADER = 37
 WINDOW = 1024
-"""How far behind the newest a batch of one sender may come: two subjects of one node are not in one order."""
+"""How far behind the newest a batch from one sender to one subject may come."""
 MAX_SENDERS = 16_384
 MIN_KEY = 16
+RECORD_MAC = b',"mac":"'
+RECORD_TAIL = len(RECORD_MAC) + 64 + 2
 
 
 class Signer:
@@ -42,7 +47,8 @@ class Signer:
         self._key_id, self._key = _key_id(keys[0]), keys[0]
         self._sender = secrets.token_bytes(8)
         self._counter = 0
-        self._seen: OrderedDict[bytes, tuple[int, int]] = OrderedDict()  # sender → newest counter, bits of those before
+        self._seen: OrderedDict[tuple[bytes, str], tuple[int, int]] = OrderedDict()
+        """(sender, subject) → newest counter, bits of those before."""
 
     def __repr__(self) -> str:
         return f"Signer({len(self._keys)} keys)"
@@ -65,13 +71,34 @@ class Signer:
         if key is None:
             raise InvalidMessageError("a batch signed with an unknown key")
         counted, mac, batch = sealed[5:21], sealed[21:HEADER], sealed[HEADER:]
-        if not any(hmac.compare_digest(mac, _mac(key, subject, counted, batch)) for subject in subjects):
+        for subject in subjects:
+            if hmac.compare_digest(mac, _mac(key, subject, counted, batch)):
+                break
+        else:
             raise InvalidMessageError("a batch with a wrong signature")
-        if not self._is_new(counted[:8], int.from_bytes(counted[8:], "big")):
+        if not self._is_new((counted[:8], subject), int.from_bytes(counted[8:], "big")):
             raise InvalidMessageError("a replayed batch")
         return batch
 
-    def _is_new(self, sender: bytes, counter: int) -> bool:
+    def seal_record(self, label: str, record: bytes) -> bytes:
+        """`record`, a JSON object with fields, with its signature as the last one."""
+        return b'%b%b%b"}' % (record[:-1], RECORD_MAC, self._record_mac(self._key_id, label, record))
+
+    def open_record(self, label: str, sealed: bytes) -> bytes:
+        """The record in `sealed`. Raises `InvalidMessageError`: it is not signed for `label` with one of the keys."""
+        body, mac = sealed[:-RECORD_TAIL], sealed[-RECORD_TAIL:]
+        if not (mac.startswith(RECORD_MAC) and mac.endswith(b'"}')):
+            raise InvalidMessageError("an unsigned record")
+        given, record = mac[len(RECORD_MAC) : -2], body + b"}"
+        for key_id in self._keys:
+            if hmac.compare_digest(given, self._record_mac(key_id, label, record)):
+                return record
+        raise InvalidMessageError("a record with a wrong signature")
+
+    def _record_mac(self, key_id: bytes, label: str, record: bytes) -> bytes:
+        return hmac.digest(self._keys[key_id], b"record %b\x00%b" % (label.encode(), record), "sha256").hex().encode()
+
+    def _is_new(self, sender: tuple[bytes, str], counter: int) -> bool:
         newest, bits = self._seen.get(sender, (0, 0))
         behind = newest - counter
         if behind >= WINDOW or (behind >= 0 and bits >> behind & 1):

@@ -8,8 +8,8 @@ malformed harms only its own frame.
     call    [0, id, name, ttl_ms, body, key, headers]
     reply   [1, id, body]
     fault   [2, id, code, text, details, is_retryable, execution]
-    ping    [3]
-    pong    [4, incarnation]
+    ping    [3, nonce]
+    pong    [4, incarnation, nonce]
     cancel  [5, id]
 
 Fields are only ever added at the end; a reader ignores those it does not know.
@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from catga.errors import CatgaError, Execution, InvalidMessageError
+from catga.node import Incarnation, Load, NodeId
 
 VERSION = 1
 SMALL = 4096
@@ -65,13 +66,16 @@ class Fault(msgspec.Struct, array_like=True, tag=2):
 
 
 class Ping(msgspec.Struct, array_like=True, tag=3, gc=False):
-    """Are you there? Answered with a `Pong`, unless it is one's own."""
+    """Are you there? Answered with a `Pong` that has the same ``nonce``, unless it is one's own."""
+
+    nonce: int = 0
 
 
 class Pong(msgspec.Struct, array_like=True, tag=4, gc=False):
     """I am. ``incarnation`` is the newest that I know of the one who asks, alive or buried."""
 
-    incarnation: int
+    incarnation: Incarnation
+    nonce: int = 0
 
 
 class Cancel(msgspec.Struct, array_like=True, tag=5, gc=False):
@@ -87,9 +91,9 @@ class Batch(msgspec.Struct, array_like=True):
     """Frames from one node to one subject. ``epoch`` counts how often the node's link came back."""
 
     version: int
-    node_id: str
-    incarnation: int
-    load: float
+    node_id: NodeId
+    incarnation: Incarnation
+    load: Load
     reply_to: str
     frames: list[Frame]
     epoch: int = 0
@@ -117,13 +121,23 @@ def decode_batch(data: bytes) -> Batch:
 
 
 def fault_of(call_id: int, error: CatgaError) -> Fault:
-    """The frame that carries `error`; details that cannot be encoded go as text."""
-    details = error.details
+    """The frame that carries `error`; what of it cannot be encoded goes as text, escaped."""
+    fault = Fault(call_id, error.code, error.message, error.details, error.is_retryable, error.execution)
     try:
-        _encoder.encode(details)
+        _encoder.encode(fault)
     except (TypeError, ValueError, RecursionError, OverflowError):
-        details = {str(key): str(value) for key, value in details.items()}
-    return Fault(call_id, error.code, error.message, details, error.is_retryable, error.execution)
+        fault.text = _escaped(error.message)
+        fault.details = {_escaped(key): _escaped(value) for key, value in error.details.items()}
+    return fault
+
+
+def _escaped(value: object) -> str:
+    """`value` as text without lone surrogates, which no encoder takes (a file's name may have them)."""
+    try:
+        text = str(value)
+    except RecursionError:
+        text = "…"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def error_of(fault: Fault) -> CatgaError:

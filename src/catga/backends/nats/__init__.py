@@ -21,7 +21,7 @@ def open_backend(settings: BackendSettings) -> Backend:
     if discovery == "kv":
         from catga.backends.nats.kv import NatsKvNodeDiscovery
 
-        return Backend(NatsKvNodeDiscovery(connection, settings.prefix, settings.ttl), transport)
+        return Backend(NatsKvNodeDiscovery(connection, settings.prefix, settings.ttl, settings.signer), transport)
     if discovery != "pubsub":
         raise ValueError(f"discovery must be 'pubsub' or 'kv', got {discovery!r}")
-    return Backend(NatsNodeDiscovery(connection, settings.prefix), transport)
+    return Backend(NatsNodeDiscovery(connection, settings.prefix, settings.signer), transport)

@@ -7,6 +7,7 @@ wrong password "no servers": all four are set right here.
 import asyncio
 import logging
 import random
+import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, cast
 
@@ -29,6 +30,9 @@ CLOSE_TIMEOUT = 1.0
 """Seconds that the last messages have to reach the server."""
 PING_INTERVAL = 2
 """Seconds between the client's own pings of the server: a half-open link is noticed after three."""
+
+POLL_INTERVAL = 0.5
+"""Seconds between looks whether the client has closed."""
 
 OnMessage = Callable[[Msg], Awaitable[None]]
 
@@ -63,6 +67,7 @@ class NatsConnection:
         self._closing = False
         self._opening: asyncio.Task[None] | None = None
         self._refused: asyncio.Future[str] | None = None
+        self._last_problem = ""
         self._poll: asyncio.Task[None] | None = None
         self._reopening: asyncio.Task[None] | None = None
         self._listening: list[Listening] = []
@@ -157,11 +162,13 @@ class NatsConnection:
             return
         self._client = await self._new_client()
         self._up = True
+        self._poll = asyncio.create_task(self._poll_closed(), name="catga-nats-poll")
 
     async def _new_client(self) -> Client:
         """A connected client. Raises `ClusterError` within the connect timeout."""
         client = Client()
         refused = self._refused = asyncio.get_running_loop().create_future()
+        self._last_problem = ""
         settings: dict[str, Any] = {
             "name": "catga",
             "connect_timeout": 2,
@@ -181,9 +188,10 @@ class NatsConnection:
         try:
             await asyncio.wait(ends, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
             if refused.done():
-                raise ClusterError(f"{redact(self._url)} refused the credentials: {refused.result()}")
+                raise ClusterError(f"{redact(self._url)} {refused.result()}")
             if not connecting.done():
-                raise ClusterError(f"{redact(self._url)} could not be reached within {self._timeout:g} s")
+                why = f": {self._last_problem}" if self._last_problem else ""
+                raise ClusterError(f"{redact(self._url)} could not be reached within {self._timeout:g} s{why}")
             try:
                 connecting.result()
             except (nats.errors.Error, OSError, ValueError) as error:
@@ -199,12 +207,15 @@ class NatsConnection:
         """nats-py closes for ever on some errors of the server's. We do not: begin anew, with a new client."""
         while True:
             await asyncio.sleep(random.uniform(0.2, 2.0))
+            client: Client | None = None
             try:
-                self._client = await self._new_client()
+                client = self._client = await self._new_client()
                 for listening in list(self._listening):
                     await self._listen(listening)
             except ClusterError as error:
                 logger.debug("still not connected", extra={"catga_error": str(error)})
+                if client is not None:  # connected, and yet of no use: it must not stay
+                    await self._bounded(client.close(), "close", quiet=True)
             else:
                 self._tell(up=True)
                 return
@@ -238,11 +249,19 @@ class NatsConnection:
             self._tell(client.is_connected)
             await asyncio.sleep(0.1)
 
+    async def _poll_closed(self) -> None:
+        """nats-py may close for ever without a word: its closing fails on a socket that is gone already."""
+        while True:
+            await asyncio.sleep(POLL_INTERVAL)
+            if self._client is not None and self._client.is_closed:
+                await self._on_closed()
+
     async def _on_error(self, error: Exception) -> None:
         self.problems += 1
-        text = str(error)
-        if "authorization" in text.lower() and self._refused is not None and not self._refused.done():
-            self._refused.set_result(text.removeprefix("nats: ").strip("'"))
+        text = self._last_problem = str(error) or type(error).__name__
+        hopeless = _hopeless(error)
+        if hopeless and self._refused is not None and not self._refused.done():
+            self._refused.set_result(hopeless)
         if "permissions violation" in text.lower():
             logger.error("the broker forbids what catga needs: %s", text)
         logger.debug("the NATS client reports a problem", extra={"catga_error": text})
@@ -265,6 +284,16 @@ class NatsConnection:
         if left_open is not None:  # nats-py forgets the socket of an attempt that failed half-way
             left_open.close()
         return random.choice(servers), random.uniform(0.05, 0.5)
+
+
+def _hopeless(error: Exception) -> str:
+    """What the server will say at every attempt, and is no use waiting for; "" for all else."""
+    text = str(error)
+    if "authorization" in text.lower():
+        return "refused the credentials: " + text.removeprefix("nats: ").strip("'")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"has a certificate that cannot be verified: {error.verify_message}"
+    return ""
 
 
 async def _flush(client: Client, timeout: int = int(OPERATION_TIMEOUT)) -> None:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 from nats.aio.msg import Msg
 
-from catga.abc import Departure, Observation
+from catga.abc import Departure, Observation, RecordSigner
 from catga.backends.nats.connection import Listening, NatsConnection, nobody
 from catga.errors import InvalidMessageError
 from catga.membership.records import (
+    Seal,
     decode_announcement,
     decode_view,
     encode_departure,
@@ -33,9 +34,10 @@ SYNC_TRIES = 3
 class NatsNodeDiscovery:
     """`NodeDiscovery` by pub/sub, without a store: the members are the store."""
 
-    def __init__(self, connection: NatsConnection, prefix: str) -> None:
+    def __init__(self, connection: NatsConnection, prefix: str, signer: RecordSigner | None = None) -> None:
         self._connection = connection
         self._prefix = prefix
+        self._seal = Seal(signer, prefix)
         self._observe: Callable[[Observation], None] = lambda _: None
         self._recall: Callable[[], Iterable[Observation]] | None = tuple
         self._answering = False
@@ -85,19 +87,19 @@ class NatsNodeDiscovery:
         await self._connection.close(self._subscriptions)
 
     async def _announce(self, node_id: str, data: bytes) -> None:
-        await self._connection.publish(f"{self._prefix}.nodes.{token(node_id)}", data)
+        await self._connection.publish(f"{self._prefix}.nodes.{token(node_id)}", self._seal.close(data))
         await self._connection.flush()
 
     async def _on_announcement(self, message: Msg) -> None:
         try:
-            self._observe(decode_announcement(message.data))
+            self._observe(decode_announcement(self._seal.open(message.data)))
         except InvalidMessageError as error:
             self._ignore(error)
 
     async def _on_sync(self, message: Msg) -> None:
         if message.reply and self._recall is not None:
             for part in encode_view(self._recall(), self._connection.client.max_payload):
-                await self._connection.publish(message.reply, part)
+                await self._connection.publish(message.reply, self._seal.close(part, message.reply))
 
     async def _ask(self) -> list[Observation] | None:
         """One member's view; [] if there is no member, None if it did not answer in time."""
@@ -108,7 +110,7 @@ class NatsNodeDiscovery:
             more = False
             if not nobody(message):
                 try:
-                    observations, more = decode_view(message.data)
+                    observations, more = decode_view(self._seal.open(message.data, message.subject))
                     found.extend(observations)
                 except InvalidMessageError as error:
                     self._ignore(error)

@@ -25,10 +25,10 @@ import msgspec
 import nats.errors
 from nats.aio.msg import Msg
 
-from catga.abc import Departure, Observation, Sighting
+from catga.abc import Departure, Observation, RecordSigner, Sighting
 from catga.backends.nats.connection import REQUEST_TIMEOUT, Listening, NatsConnection
 from catga.errors import ClusterError, InvalidMessageError
-from catga.membership.records import decode_announcement, decode_record, encode_departure, encode_record
+from catga.membership.records import Seal, decode_announcement, decode_record, encode_departure, encode_record
 from catga.node import LeftReason, NodeInfo, token
 
 logger = logging.getLogger("catga.backends.nats")
@@ -83,8 +83,9 @@ class NatsKvNodeDiscovery:
         ttl: seconds, rounded up to whole ones; the expiry of a record.
     """
 
-    def __init__(self, connection: NatsConnection, prefix: str, ttl: float) -> None:
+    def __init__(self, connection: NatsConnection, prefix: str, ttl: float, signer: RecordSigner | None = None) -> None:
         self.bucket = bucket_name(prefix)
+        self._seal = Seal(signer, prefix)
         self._connection = connection
         self._stream = f"KV_{self.bucket}"
         self._values = f"$KV.{self.bucket}."
@@ -108,7 +109,7 @@ class NatsKvNodeDiscovery:
     async def unregister(self, node_id: str, incarnation: int, reason: LeftReason) -> None:
         if self._mine is not None and self._mine.node_id == node_id:
             self._mine = None
-        key, marker = token(node_id), encode_departure(Departure(node_id, incarnation, reason))
+        key, marker = token(node_id), self._seal.close(encode_departure(Departure(node_id, incarnation, reason)))
         for _ in range(TRIES):
             entry = await self._get(key)
             if isinstance(entry.observation, Sighting) and entry.observation.node.incarnation > incarnation:
@@ -243,7 +244,7 @@ class NatsKvNodeDiscovery:
         for _ in range(TRIES):
             await self._ensure()
             headers = {"Nats-TTL": f"{self._ttl}s"}
-            revision = await self._put(where + key, encode_record(node), self._revision, headers)
+            revision = await self._put(where + key, self._seal.close(encode_record(node)), self._revision, headers)
             if revision is not None:
                 self._revision = revision
                 return
@@ -318,6 +319,7 @@ class NatsKvNodeDiscovery:
         if deleted and not data:  # an operator's, or the server's: absence proves nothing
             return None
         try:
+            data = self._seal.open(data)
             observation = decode_announcement(data) if deleted else Sighting(decode_record(data), age)
             node_id = observation.node_id if isinstance(observation, Departure) else observation.node.node_id
             if subject != self._values + token(node_id):

@@ -17,13 +17,16 @@ class NatsTransport:
     def __init__(self, connection: NatsConnection, prefix: str) -> None:
         self._connection = connection
         self._prefix = prefix
+        self._max_payload = 0
         self._bounce = f"{prefix}.bounce.{secrets.token_urlsafe(16)}"
         self._listener: TransportListener | None = None
         self._subscriptions: dict[str, Listening] = {}
 
     @property
     def max_payload(self) -> int:
-        return self._connection.client.max_payload
+        if self._connection.is_up:  # else as it was: it is asked for without a link, too
+            self._max_payload = self._connection.client.max_payload
+        return self._max_payload
 
     @property
     def is_up(self) -> bool:

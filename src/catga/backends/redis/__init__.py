@@ -41,4 +41,4 @@ def open_backend(settings: BackendSettings) -> Backend:
     if ":nodes" in settings.prefix:
         raise ValueError(f"prefix must not contain ':nodes', or keys of two clusters clash, got {settings.prefix!r}")
     link = RedisLink(Connector(settings.url, dict(settings.options)), settings.connect_timeout)
-    return Backend(RedisNodeDiscovery(link, settings.prefix, settings.ttl), RedisTransport(link))
+    return Backend(RedisNodeDiscovery(link, settings.prefix, settings.ttl, settings.signer), RedisTransport(link))

@@ -5,6 +5,7 @@ closes a connection whose user is cancelled.
 """
 
 import asyncio
+import ssl
 from contextlib import suppress
 from typing import Any, cast
 
@@ -33,7 +34,7 @@ _DROPPED = ("max_connections", "timeout", "retry", "retry_on_timeout", "retry_on
 
 
 class RefusedError(ClusterError):
-    """The server refused the credentials: trying again will not help."""
+    """Wrong credentials, or a wrong certificate: trying again will not help."""
 
 
 class Wire:
@@ -106,7 +107,7 @@ class Connector:
         """A connection that has answered a PING.
 
         Raises:
-            RefusedError: wrong credentials.
+            RefusedError: wrong credentials, or a certificate that cannot be verified.
             ClusterError: anything else that went wrong, within a bounded time.
         """
         connection = self._class(**self._kwargs)
@@ -119,6 +120,10 @@ class Connector:
         except (AuthenticationError, NoPermissionError) as error:
             raise RefusedError(f"{self.url} refused the credentials: {error}") from error
         except (RedisError, OSError, TimeoutError) as error:
+            bad = error.__cause__ or error.__context__ or error
+            if isinstance(bad, ssl.SSLCertVerificationError):
+                why = f"{bad.verify_message} (CERTIFICATE_VERIFY_FAILED)"
+                raise RefusedError(f"{self.url} has a certificate that cannot be verified: {why}") from error
             raise ClusterError(f"{self.url} could not be reached: {str(error) or 'no answer'}") from error
         finally:
             if connection.is_connected:

@@ -5,10 +5,10 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
-from catga.abc import Departure, Observation, Sighting
+from catga.abc import Departure, Observation, RecordSigner, Sighting
 from catga.backends.redis.link import RedisLink
 from catga.errors import ClusterError, InvalidMessageError
-from catga.membership.records import decode_announcement, decode_record, encode_departure, encode_record
+from catga.membership.records import Seal, decode_announcement, decode_record, encode_departure, encode_record
 from catga.node import LeftReason, NodeInfo
 
 logger = logging.getLogger("catga.backends.redis")
@@ -78,8 +78,9 @@ class RedisNodeDiscovery:
         ttl: seconds; the expiry of a record.
     """
 
-    def __init__(self, link: RedisLink, prefix: str, ttl: float) -> None:
+    def __init__(self, link: RedisLink, prefix: str, ttl: float, signer: RecordSigner | None = None) -> None:
         self._link = link
+        self._seal = Seal(signer, prefix if link.db == 0 else f"{prefix}:{link.db}")
         self._index = f"{prefix}:nodes"
         self._channel = f"{prefix}:changes" if link.db == 0 else f"{prefix}:changes:{link.db}"
         self._ttl = ttl
@@ -103,7 +104,7 @@ class RedisNodeDiscovery:
     async def unregister(self, node_id: str, incarnation: int, reason: LeftReason) -> None:
         if self._mine is not None and self._mine.node_id == node_id:
             self._mine = None
-        news = encode_departure(Departure(node_id, incarnation, reason))
+        news = self._seal.close(encode_departure(Departure(node_id, incarnation, reason)))
         keys = (self._key(node_id), self._index, self._channel)
         await self._link.call("EVAL", REMOVE, 3, *keys, news, incarnation, node_id)
 
@@ -145,14 +146,20 @@ class RedisNodeDiscovery:
     async def _try_store(self, node: NodeInfo, *, announce: bool, force: bool) -> bytes | None:
         keys = [self._key(node.node_id), self._index, *([self._channel] if announce else [])]
         version = (node.incarnation, node.sequence)
-        args = (encode_record(node), int(self._ttl * 1000), *version, node.node_id, "force" if force else "")
+        args = (
+            self._seal.close(encode_record(node)),
+            int(self._ttl * 1000),
+            *version,
+            node.node_id,
+            "force" if force else "",
+        )
         newer: bytes | None = await self._link.call("EVAL", STORE, len(keys), *keys, *args)
         return newer
 
     def _sighting(self, node_id: bytes, data: bytes, remaining: int) -> Sighting | None:
         """A stored record, as old as its lease is used up. None if it is none, or another node's."""
         try:
-            node = decode_record(data)
+            node = decode_record(self._seal.open(data))
             if node.node_id.encode() != node_id:
                 raise InvalidMessageError(f"a record of {node.node_id!r} under the key of {node_id!r}")
         except InvalidMessageError as error:
@@ -162,7 +169,7 @@ class RedisNodeDiscovery:
 
     def _on_change(self, data: bytes) -> None:
         try:
-            self._tell(decode_announcement(data))
+            self._tell(decode_announcement(self._seal.open(data)))
         except InvalidMessageError as error:
             self._ignore(error)
 

@@ -3,13 +3,18 @@
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
-from catga.backends import schemes
+from catga.backends import check_url, schemes
 from catga.cli.checks import Finding, Level
 from catga.cli.options import Where
 
 
 async def examine(where: Where) -> AsyncIterator[Finding]:
     """Findings, as they come. The first is of the check "reachable"."""
+    try:
+        check_url(where.url)
+    except ValueError as error:
+        yield Finding("reachable", Level.PROBLEM, str(error), "mend the URL")
+        return
     scheme = urlsplit(where.url).scheme
     if scheme not in schemes():
         known = ", ".join(f"{name}://" for name in sorted(schemes()))
