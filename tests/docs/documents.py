@@ -8,6 +8,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(r"# (\w+)\.py\n")
 
 
 class Block(NamedTuple):
@@ -25,6 +26,12 @@ class Block(NamedTuple):
         while lines and lines[-1].startswith("# "):
             comments.insert(0, lines.pop()[2:] + "\n")
         return "".join(comments)
+
+    @property
+    def module(self) -> str | None:
+        """The module that the block is a file of, if its first line is ``# name.py``."""
+        found = _FILE.match(self.text)
+        return found and found[1]
 
 
 def text_of(document: str) -> str:

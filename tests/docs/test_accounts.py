@@ -1,7 +1,8 @@
-"""The accounts that docs/security.md gives are enough for a cluster, and for no more."""
+"""The accounts that the documents give are enough for a cluster, and for no more."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from documents import blocks
@@ -16,16 +17,17 @@ class Double(Request[int]):
     number: int
 
 
-async def check_cluster(url: str) -> None:
+async def check_cluster(url: str, **options: Any) -> None:
     app = Mediator()
     app.handles(Double)(lambda request: 2 * request.number)
     async with (
-        add_cluster(Mediator(), url, node_id="caller") as caller,
-        add_cluster(app, url, node_id="worker", queues=True),
+        add_cluster(Mediator(), url, node_id="caller", **options) as caller,
+        add_cluster(app, url, node_id="worker", queues=not options, **options),
     ):
         assert (await caller.send(Double(21))).unwrap() == 42
-        caller.route(Double, Queue())
-        assert (await caller.send(Double(4))).unwrap() == 8
+        if not options:  # signed batches have no queues
+            caller.route(Double, Queue())
+            assert (await caller.send(Double(4))).unwrap() == 8
         assert [node.node_id for node in caller.get_nodes()] == ["caller", "worker"]
 
 
@@ -39,6 +41,14 @@ async def test_the_nats_account_of_the_docs_is_enough(tmp_path: Path, caplog: py
     config.write_text(blocks("docs/security.md", "conf")[0].text)
     with NatsServer(args=["-c", str(config)]) as server:
         await check_cluster(credentials(server))
+    assert "forbids" not in caplog.text
+
+
+async def test_the_nats_account_for_the_bucket_is_enough(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = tmp_path / "nats.conf"
+    config.write_text(blocks("docs/backends/nats.md", "conf")[0].text)
+    with NatsServer(jetstream=True, args=["-c", str(config)]) as server:
+        await check_cluster(credentials(server), discovery="kv")
     assert "forbids" not in caplog.text
 
 

@@ -177,11 +177,12 @@ class Client:
     # -- what ends calls ------------------------------------------------------------------------------
 
     def on_reply(self, reply: Reply | Fault, node_id: str) -> None:
-        """The node answered. Only the one that was called can: ids are easy to guess. From a queue, any can."""
+        """The node answered. Only the one that was called can: ids are easy to guess. Whoever of a queue took the call
+        answers it."""
         pending = self._pending.get(reply.id)
         if pending is None:
             self.late += 1
-        elif pending.destination.node_id != node_id and pending.taker is None:
+        elif pending.taker is None and pending.destination.node_id != node_id:
             self.foreign += 1
         elif self._take(reply.id) is not None and not pending.future.done():
             if pending.taker is not None:

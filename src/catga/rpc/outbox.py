@@ -116,8 +116,7 @@ class Outbox:
 
     def _batches(self, subject: str, frames: Sequence[Frame]) -> Iterator[tuple[Outgoing, Sequence[Frame]]]:
         """`frames` as one broker message, or as several where one would be too large, or where they are shared."""
-        shared = subject in self.shared
-        if shared and len(frames) > 1:
+        if subject in self.shared and len(frames) > 1:
             for frame in frames:
                 yield from self._batches(subject, [frame])
             return
@@ -132,7 +131,7 @@ class Outbox:
         if len(data) <= (limit if len(frames) == 1 else min(limit, MAX_BATCH)):
             self._token += 1
             self._on_sent(subject, self._token, frames)
-            yield Outgoing(subject, data, self._token, shared), frames
+            yield Outgoing(subject, data, self._token, subject in self.shared), frames
         elif len(frames) > 1:
             half = len(frames) // 2
             yield from self._batches(subject, frames[:half])

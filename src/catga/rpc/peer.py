@@ -93,9 +93,9 @@ class Peer:
         self._reply_box = reply_box(prefix)
         self._is_reply_box = re.compile(rf"{re.escape(prefix)}\.reply\.[A-Za-z0-9_-]{{1,64}}").fullmatch
         self._inbox = ""
-        self._queues: set[str] = set()
         self._addresses: tuple[str, ...] = (self._reply_box,)  # what a signed batch may be meant for
         self._nonce = secrets.randbits(53)  # only another process of this node's id is told it
+        self._queues: set[str] = set()
         self._signer = signer
         self._outbox = Outbox(
             transport,

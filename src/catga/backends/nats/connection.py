@@ -101,10 +101,13 @@ class NatsConnection:
             raise
 
     async def close(self, listenings: Iterable["Listening"]) -> None:
-        """Disconnect with the last user, whose subscriptions these are. Bounded by a second or so."""
+        """End these subscriptions, and disconnect with the last user. Bounded by a few seconds.
+
+        The server knows when this returns: it would notice the end of the connection a moment later only.
+        """
         self._users -= 1
-        if self._users > 0 or self._given is not None:  # else the subscriptions end with the connection
-            await self._bounded(self._unsubscribe_all(list(listenings)), "unsubscribe", CLOSE_TIMEOUT, quiet=True)
+        if self.is_up:
+            await self._bounded(self._end(list(listenings)), "unsubscribe", CLOSE_TIMEOUT, quiet=True)
         if self._users > 0 or self._opening is None:
             return
         self._opening.cancel()
@@ -114,13 +117,14 @@ class NatsConnection:
             if task is not None:
                 task.cancel()
         if self._given is None and self._client is not None and not self._client.is_closed:
-            if self._client.is_connected:
-                await self._bounded(_flush(self._client, 1), "flush", CLOSE_TIMEOUT, quiet=True)
             await self._bounded(self._client.close(), "close", CLOSE_TIMEOUT, quiet=True)
 
-    async def _unsubscribe_all(self, listenings: list["Listening"]) -> None:
+    async def _end(self, listenings: list["Listening"]) -> None:
         for listening in listenings:
-            await self.unsubscribe(listening)
+            if listening in self._listening and listening.subscription is not None:
+                self._listening.remove(listening)
+                await listening.subscription.unsubscribe()
+        await _flush(self.client, 1)
 
     async def subscribe(self, subject: str, on_message: OnMessage, queue: str = "") -> "Listening":
         """Subscribe, and return when the server knows."""
