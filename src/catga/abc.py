@@ -214,7 +214,8 @@ class Transport(Protocol):
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         """Hand messages to the broker in as few writes as can be; waits while its buffer is full.
 
-        Raises `ClusterError` if the link is down: then none of `messages` was sent.
+        Raises `ClusterError` if the link is down: then none of `messages` was sent, unless its ``execution`` is
+        ``MAYBE``: then some may have been.
         """
         ...
 

@@ -78,7 +78,7 @@ class Delivery:
                 node = _pick(strategy, self._outliers.admit(nodes, tried), message, again=bool(tried))
                 if node is None:
                     if not nodes or not await self._pause(failure, job):
-                        return _named(failure or Failure(self._why_nobody()))
+                        return _final(failure or Failure(self._why_nobody()), job)
                     tried.clear()
                     continue
                 with self._outliers.call(node.node_id) as call:
@@ -88,8 +88,9 @@ class Delivery:
             if isinstance(result, Success):
                 return result
             if judge(result.error, idempotent=codec.idempotent, budget=self._budget) is Verdict.FINAL:
-                return _named(result)
+                return _final(result, job)
             failure = result
+            job.in_doubt = job.in_doubt or result.error.execution is Execution.MAYBE
             tried.add(node.node_id)
             self._failovers[codec.name] += 1
 
@@ -107,9 +108,10 @@ class Delivery:
                 return result
             verdict = judge(result.error, idempotent=job.codec.idempotent, budget=self._budget)
             if verdict is Verdict.FINAL or job.attempts >= QUEUE_ATTEMPTS:
-                return _named(result)
+                return _final(result, job)
             if type(result.error) is ClusterError and not await self._pause(result, job):
-                return _named(result)
+                return _final(result, job)
+            job.in_doubt = job.in_doubt or result.error.execution is Execution.MAYBE
             self._failovers[job.codec.name] += 1
 
     async def _attempt_queued(self, job: "Job") -> CatgaResult[Any]:
@@ -153,6 +155,8 @@ class Delivery:
     async def _pause(self, failure: Failure | None, job: "Job") -> bool:
         """All candidates were tried: whether another round makes sense, after a pause."""
         if failure is None or isinstance(failure.error, OverloadedError | HandlerNotFoundError):
+            return False
+        if self._peer.client.closed:
             return False
         left = job.deadline - self._loop.time()
         if left <= 0:
@@ -198,6 +202,7 @@ class Job(msgspec.Struct, eq=False):
         attempts: made so far.
         body: the encoded message, once one attempt needed it.
         key: the id of the first attempt over the bus.
+        in_doubt: an attempt may have run the handler.
     """
 
     message: Any
@@ -208,6 +213,7 @@ class Job(msgspec.Struct, eq=False):
     attempts: int = 0
     body: bytes | None = None
     key: int = 0
+    in_doubt: bool = False
 
 
 def _pick(strategy: RoutingStrategy, nodes: Candidates, message: Any, *, again: bool) -> NodeInfo | None:
@@ -227,12 +233,16 @@ def _result(job: Job, outcome: Outcome, node_id: str) -> CatgaResult[Any]:
     return Success(job.codec.decode_response(outcome.body) if job.codec.answered else None, metadata)
 
 
-def _named(failure: Failure) -> Failure:
-    """A bare `ClusterError` told of one node's trouble: in the end, it is that no node was available."""
-    if type(failure.error) is not ClusterError:
-        return failure
-    error = NoNodeAvailableError(str(failure.error))
-    error.__cause__ = failure.error
+def _final(failure: Failure, job: Job) -> Failure:
+    """The failure that the caller gets: in doubt if any attempt was. A bare `ClusterError` told of one node's
+    trouble; in the end, it is that no node was available."""
+    error = failure.error
+    if type(error) is ClusterError:
+        error = NoNodeAvailableError(str(failure.error))
+        error.__cause__ = failure.error
+        error.execution = failure.error.execution
+    if job.in_doubt and error.execution is Execution.NO:
+        error.execution = Execution.MAYBE
     return Failure(error, failure.metadata)
 
 

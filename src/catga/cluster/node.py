@@ -17,7 +17,7 @@ from catga.cluster.options import ClusterOptions
 from catga.cluster.outliers import Outliers
 from catga.cluster.stats import NodeStats, Recorder, Stats
 from catga.cluster.table import RoutingTable
-from catga.errors import ClosedError, ClusterError
+from catga.errors import CatgaError, ClosedError, ClusterError
 from catga.mediator.registry import Registry
 from catga.membership import Membership
 from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
@@ -43,6 +43,7 @@ class Node:
         self._options = options
         self._backend = backend
         self._link = asyncio.Event()
+        self._alive = False
         self._updates: set[asyncio.Future[None]] = set()
         codecs = Codecs()
         self._recorder = Recorder()
@@ -119,6 +120,7 @@ class Node:
             raise
 
     async def _join(self) -> None:
+        self._alive = True
         await self.peer.start()
         self._link.set()
         await self.membership.sync()
@@ -132,10 +134,9 @@ class Node:
 
     async def drain(self) -> None:
         """Announce it, refuse new calls, and let those that were accepted finish, within ``drain_timeout``."""
-        if self.membership.me.state is NodeState.DRAINING:
-            return
         try:
-            await self.membership.update(state=NodeState.DRAINING)
+            if self.membership.me.state is not NodeState.DRAINING:
+                await self.membership.update(state=NodeState.DRAINING)
         except ClusterError as error:
             logger.warning("could not announce draining", extra={"catga_error": str(error)})
         await self._quietly(self.peer.close_queues())  # before it refuses: the broker would go on choosing it
@@ -169,12 +170,14 @@ class Node:
         self._meter.close()
         await self._quietly(self.membership.leave())
         await self._quietly(self.peer.close())
+        self._alive = False
+        self._link.set()  # who waits for it finds the client closed
 
     async def _quietly(self, step: Coroutine[Any, Any, None]) -> None:
         try:
             await step
-        except ClusterError as error:
-            logger.warning("the bus failed while the node was leaving", extra={"catga_error": str(error)})
+        except CatgaError as error:
+            logger.warning("the others could not be told", extra={"catga_error": str(error)})
 
     # -- catga.membership.Host ------------------------------------------------------------------------
 
@@ -237,7 +240,7 @@ class Node:
     # -- inside ---------------------------------------------------------------------------------------
 
     def _handlers_changed(self) -> None:
-        if self._link.is_set():
+        if self._alive:  # without a link the record changes all the same, and is told when the link is back
             self._spawn(self.membership.update(handles=self.handlers.names()))
             self._spawn(self._open_queues())
 

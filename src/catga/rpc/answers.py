@@ -41,6 +41,10 @@ class Answers:
         self._running: dict[CallKey, list[int]] = {}
         self._forgotten: OrderedDict[str, int] = OrderedDict()  # caller → newest id that left the window
 
+    def __contains__(self, key: CallKey) -> bool:
+        """Whether the request `key` runs, or was answered lately."""
+        return key in self._running or key in self._done
+
     def begin(self, key: CallKey) -> None:
         """The request `key` is admitted."""
         self._running[key] = []

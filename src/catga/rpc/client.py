@@ -114,6 +114,11 @@ class Client:
         """Calls without a reply."""
         return len(self._pending)
 
+    @property
+    def closed(self) -> bool:
+        """Whether no call can be made any more."""
+        return self._closed
+
     def new_id(self) -> int:
         """An id for a call, greater than all before it."""
         self._next_id += 1

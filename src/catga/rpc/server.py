@@ -6,6 +6,7 @@ runs as a task, which its deadline or its caller may cancel.
 """
 
 import asyncio
+import contextvars
 import logging
 import sys
 from collections import deque
@@ -34,6 +35,9 @@ from catga.rpc.tally import Tally
 from catga.rpc.wire import OVERHEAD, SMALL, Call, Fault, Reply, fault_of
 
 logger = logging.getLogger("catga.rpc")
+
+CLOSE_GRACE = 1.0
+"""Seconds that cancelled handlers have to end."""
 
 
 class Endpoint(NamedTuple):
@@ -98,6 +102,8 @@ class Server:
         self._cancelled: dict[CallKey, CatgaError | None] = {}  # why, and what to answer
         self._queue: deque[_Admitted | _Place] = deque()
         self._answers = Answers()
+        self._starting = False
+        self._context = contextvars.copy_context()
         self._local = 0
         self._refusing: CatgaError | None = None
         self._idle: asyncio.Future[None] | None = None
@@ -129,7 +135,7 @@ class Server:
         """Admit, run or refuse one call. Never raises: its caller gets whatever goes wrong."""
         key = (reply_to, call.key or call.id)
         try:
-            if call.key and self._answered_before(key, call):
+            if (call.key or key in self._answers) and self._answered_before(key, call):
                 return
             admitted = self._admit(key, call)
         except CatgaError as error:
@@ -190,6 +196,8 @@ class Server:
             error = CatgaTimeoutError(f"{endpoint.codec.name} took longer than {timeout:g} s")
             error.execution = Execution.ANSWERED if has_place else Execution.NO
             return Failure(error)
+        except ClosedError as error:  # the node stopped while the call waited for its place
+            return Failure(error)
         finally:
             if has_place:
                 self._local -= 1
@@ -218,13 +226,16 @@ class Server:
         for waiting in self._queue:
             if isinstance(waiting, _Admitted):
                 self._put(waiting.key[0], fault_of(waiting.call_id, ClosedError("the node stopped")))
+            elif not waiting.granted.done():
+                waiting.granted.set_exception(ClosedError("the node stopped"))
         self._queue.clear()
         running = dict(self._running)
         for key, task in running.items():
             error = ClosedError("the node stopped before the handler finished")
             error.execution = Execution.MAYBE
             self._cancel(key, task, error)
-        await asyncio.gather(*running.values(), return_exceptions=True)
+        if running:  # a handler may hold on to its cancellation: it does not hold the node
+            await asyncio.wait(running.values(), timeout=CLOSE_GRACE)
         self._deadlines.close()
 
     # -- inside ---------------------------------------------------------------------------------------
@@ -284,7 +295,8 @@ class Server:
             self.repeated += 1
             return
         slot = self._deadlines.add(key, admitted.deadline)
-        task = _spawn(self._run(admitted, slot), self._loop)
+        # A context of its own: that of the call which ended just now, or of the sender, is not this one's.
+        task = _spawn(self._run(admitted, slot), self._loop, self._context.copy())
         if not task.done():
             self._running[key] = task
 
@@ -316,23 +328,35 @@ class Server:
         self._cancelled[key] = answer
         task.cancel()
         # A task that is cancelled before its first step never enters `_run`.
-        task.add_done_callback(lambda _: self._finish(key))
+        task.add_done_callback(lambda _: self._never_began(key))
+
+    def _never_began(self, key: CallKey) -> None:
+        if key in self._running:
+            self._answers.abandon(key)
+            self._finish(key)
 
     def _next(self) -> None:
-        """A place is free: start the next call that still has time."""
-        while self._queue and not self._is_full:
-            waiting = self._queue.popleft()
-            if isinstance(waiting, _Place):
-                if not waiting.granted.done():
-                    self._local += 1
-                    waiting.granted.set_result(None)
-            elif waiting.deadline <= self._loop.time():
-                self.dropped += 1
-                self._answers.abandon(waiting.key)
-            else:
-                self._start(waiting)
+        """A place is free: start the next calls that still have time."""
+        if not self._starting:  # an eager task that ends at once comes here again: the loop below goes on for it
+            self._starting = True
+            try:
+                while self._queue and not self._is_full:
+                    self._start_waiting(self._queue.popleft())
+            finally:
+                self._starting = False
         if self._idle is not None and not self.inflight and not self._idle.done():
             self._idle.set_result(None)
+
+    def _start_waiting(self, waiting: "_Admitted | _Place") -> None:
+        if isinstance(waiting, _Place):
+            if not waiting.granted.done():
+                self._local += 1
+                waiting.granted.set_result(None)
+        elif waiting.deadline <= self._loop.time():
+            self.dropped += 1
+            self._answers.abandon(waiting.key)
+        else:
+            self._start(waiting)
 
     def _expired(self, key: CallKey) -> None:
         task = self._running.get(key)
@@ -384,12 +408,16 @@ def _addressed(frame: Reply | Fault, call_id: int) -> Reply | Fault:
 
 if sys.version_info >= (3, 12):
 
-    def _spawn(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> "asyncio.Task[None]":
+    def _spawn(
+        coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: contextvars.Context
+    ) -> "asyncio.Task[None]":
         """A task that runs up to its first suspension right now."""
-        return asyncio.Task(coroutine, loop=loop, eager_start=True)
+        return asyncio.Task(coroutine, loop=loop, context=context, eager_start=True)
 
 else:
 
-    def _spawn(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> "asyncio.Task[None]":
+    def _spawn(
+        coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: contextvars.Context
+    ) -> "asyncio.Task[None]":
         """A task."""
-        return loop.create_task(coroutine)
+        return loop.create_task(coroutine, context=context)

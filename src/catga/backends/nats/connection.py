@@ -95,9 +95,11 @@ class NatsConnection:
             self._opening = asyncio.create_task(self._connect())
         try:
             await asyncio.shield(self._opening)
-        except ClusterError:
+        except BaseException:  # also cancelled: nobody else would close what is being opened
             self._users -= 1
-            self._opening = None
+            if self._users == 0:
+                self._opening.cancel()
+                self._opening = None
             raise
 
     async def close(self, listenings: Iterable["Listening"]) -> None:
@@ -131,15 +133,29 @@ class NatsConnection:
         listening = Listening(subject, on_message, queue)
         await self._listen(listening)
         self._listening.append(listening)
-        await self.flush()
+        try:
+            await self.flush()
+        except BaseException:
+            self._drop(listening)
+            raise
         return listening
 
     async def unsubscribe(self, listening: "Listening") -> None:
         """Unsubscribe, having handled what the server had sent before."""
+        try:
+            if self.is_up and listening.subscription is not None:
+                await self._bounded(_drain(self.client, listening.subscription), "unsubscribe", quiet=True)
+        finally:
+            self._drop(listening)
+
+    def _drop(self, listening: "Listening") -> None:
+        """Whatever failed: nothing more is handled, and nothing is subscribed again after a reconnect."""
         if listening in self._listening:
             self._listening.remove(listening)
-        if self.is_up and listening.subscription is not None:
-            await self._bounded(_drain(self.client, listening.subscription), "unsubscribe", quiet=True)
+        subscription: Any = listening.subscription
+        if subscription is not None and self._client is not None:
+            subscription._stop_processing()
+            cast(Any, self._client)._remove_sub(subscription._id)
 
     async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
         """Hand a message to the client. Raises `ClusterError` if the link is down."""

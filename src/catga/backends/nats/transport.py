@@ -7,6 +7,7 @@ from nats.aio.msg import Msg
 
 from catga.abc import Outgoing, TransportListener
 from catga.backends.nats.connection import Listening, NatsConnection, nobody
+from catga.errors import ClusterError, Execution
 
 QUEUE_GROUP = "catga"
 
@@ -48,8 +49,13 @@ class NatsTransport:
             await self._connection.unsubscribe(subscription)
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
-        for subject, payload, number, _ in messages:
-            await self._connection.publish(subject, payload, f"{self._bounce}.{number}.{subject}")
+        for done, (subject, payload, number, _) in enumerate(messages):
+            try:
+                await self._connection.publish(subject, payload, f"{self._bounce}.{number}.{subject}")
+            except ClusterError as error:
+                if done:  # those before may have left
+                    error.execution = Execution.MAYBE
+                raise
 
     async def aclose(self) -> None:
         if self._listener is None:

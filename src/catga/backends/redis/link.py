@@ -310,7 +310,11 @@ class RedisLink:
             done.update(missing)
         dropped = [channel for channel in done if channel not in self._handlers]
         if dropped:
-            await session.subscribe(dropped, "UNSUBSCRIBE")
+            try:
+                async with asyncio.timeout(2 * PING_INTERVAL):
+                    await session.subscribe(dropped, "UNSUBSCRIBE")
+            except (ReplyError, TimeoutError) as error:
+                raise ClusterError(f"{self.url}: cannot unsubscribe: {error!r}") from error
 
     async def _keep_up(self, session: Session) -> None:
         while True:
@@ -328,5 +332,5 @@ class RedisLink:
             await asyncio.sleep(random.uniform(*RECONNECT))
             try:
                 return await self._connect()
-            except ClusterError as error:
+            except Exception as error:  # noqa: BLE001 - also what a user's credential provider raises
                 logger.debug("no connection yet", extra={"catga_error": str(error)})
