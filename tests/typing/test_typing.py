@@ -27,7 +27,19 @@ def mypy(file: str) -> dict[int, str]:
 
 
 def pyright(file: str) -> dict[int, str]:
-    output = run([sys.executable, "-m", "pyright", "--outputjson", "--project", str(ROOT), str(HERE / file)])
+    output = run(
+        [
+            sys.executable,
+            "-m",
+            "pyright",
+            "--pythonpath",
+            sys.executable,
+            "--outputjson",
+            "--project",
+            str(ROOT),
+            str(HERE / file),
+        ]
+    )
     found = json.loads(output)["generalDiagnostics"]
     return {d["range"]["start"]["line"] + 1: d["message"] for d in found}
 
