@@ -254,11 +254,12 @@ class Node:
         task.add_done_callback(self._updates.discard)
 
     def _stats(self, request: Stats) -> NodeStats:
+        inflight = self.peer.server.inflight
         if not request.detail:
-            return self._recorder.read(self._options.node_id)
+            return self._recorder.read(self._options.node_id, inflight=inflight)
         return self._recorder.read(
             self._options.node_id,
-            inflight=self.peer.server.inflight,
+            inflight=inflight,
             ghosts=self.membership.view.ghosts(),
             types=self._recorder.types(),
             counters=self.counts(),
