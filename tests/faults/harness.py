@@ -137,8 +137,8 @@ class FaultCluster:
         """Wait until everybody may declare deaths: a newcomer does not, as the others may be coming back."""
         await asyncio.sleep(max(self._started + 6.0 - time.monotonic(), 0.0))
 
-    async def add(self, node_id: str, **options: Any) -> Node:
-        node = await Node(self.url, node_id, self._log, {**self.options, **options}).start()
+    async def add(self, node_id: str, *, url: str = "", **options: Any) -> Node:
+        node = await Node(url or self.url, node_id, self._log, {**self.options, **options}).start()
         self.nodes[node_id] = node
         return node
 

@@ -17,6 +17,7 @@ from harness import FaultCluster, Report
 from messages import Block, Order, Raise, Work
 
 from catga import Mediator, NodeChangeType, add_cluster
+from catga.testing.proxy import Proxy
 from catga.testing.servers import NatsServer, RedisServer, Server
 
 JOINED, UPDATED, LEFT = NodeChangeType.JOINED, NodeChangeType.UPDATED, NodeChangeType.LEFT
@@ -270,6 +271,28 @@ async def blocked_event_loop(run: Run) -> None:
         run.detection = suspected_after(cluster, began, "n2")
         run.within(run.detection, 2.0, "routed around")
         no_membership_events(run, cluster, began)
+
+
+@scenario
+async def half_open_link(run: Run) -> None:
+    """A node's link goes half-open for 3 s, then heals"""
+    async with Proxy(run.server.url) as proxy, FaultCluster(run.server) as cluster:
+        await cluster.start(("n1", "n3"))
+        await cluster.add("n2", url=proxy.url)
+
+        async def stall() -> None:
+            proxy.half_open()
+            await asyncio.sleep(3.0)
+            proxy.heal()
+
+        report, began = await under_load(run, cluster, Work, stall, 8.0)
+        run.must(not report.failed, "no request failed")
+        run.detection = suspected_after(cluster, began, "n2")
+        run.within(run.detection, 2.0, "routed around")
+        no_membership_events(run, cluster, began)
+        back = min((a.ended for a in report.attempts if a.node_id == "n2" and a.sent > began + 3.0), default=None)
+        run.must(back is not None, "it serves again")
+        run.recovery = back and back - began - 3.0
 
 
 @scenario
