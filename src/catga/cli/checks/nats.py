@@ -11,7 +11,7 @@ from nats.aio.client import Client
 
 from catga.backends import redact
 from catga.cli.checks import Finding, Level
-from catga.cli.checks.broker import round_trip_finding, version_finding
+from catga.cli.checks.findings import round_trip_finding, version_finding
 from catga.cli.options import Where
 
 OLDEST = (2, 10)
