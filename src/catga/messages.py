@@ -136,6 +136,19 @@ def is_event(cls: type) -> bool:
     return isinstance(cls, type) and issubclass(cls, Event)
 
 
+def no_message(value: object, wanted: str) -> InvalidMessageError:
+    """The error for a `value` that is no `wanted` (``"request"`` or ``"event"``), with the likely mistake."""
+    cls = type(value)
+    text = f"{value!r:.80} is no {wanted}: derive its class from {'Request[R]' if wanted == 'request' else 'Event'}"
+    if isinstance(value, type) and (is_request(value) or is_event(value)):
+        text = f"{value.__qualname__} is the class: send an instance, {value.__qualname__}(...)"
+    elif is_event(cls):
+        text = f"{cls.__qualname__} is an event: publish it"
+    elif is_request(cls):
+        text = f"{cls.__qualname__} is a request: send it"
+    return InvalidMessageError(text)
+
+
 def response_type(cls: type) -> Any:
     """The ``R`` of a request class that derives from ``Request[R]``, however far up.
 

@@ -144,3 +144,18 @@ async def test_calls_cancelled_before_their_first_step_leave_nothing_behind() ->
             await asyncio.gather(call, return_exceptions=True)
         answers = node._node.peer.server._answers  # type: ignore[union-attr]
         await eventually(lambda: not answers._running)
+
+
+async def test_the_wrong_verb_or_no_message_is_refused_with_the_likely_mistake() -> None:
+    app = Mediator()
+    app.handles(Quick)(lambda request: "ran")
+    async with add_cluster(app, "memory://verbs", node_id="worker") as node:
+        for mediator in (app, node):
+            for wrong, verb, hint in (
+                (Quick(1), mediator.publish, "is a request: send it"),
+                (Quick, mediator.send, "send an instance, Quick(...)"),
+                ("hello", mediator.send, "is no request"),
+            ):
+                result = await verb(wrong)  # type: ignore[arg-type]
+                assert isinstance(result, Failure)
+                assert hint in str(result.error), str(result.error)

@@ -16,7 +16,7 @@ from catga.codec import Codec
 from catga.errors import CatgaError, NodeNotFoundError, NoNodeAvailableError
 from catga.mediator.registry import handler_not_found
 from catga.membership import View
-from catga.messages import Event, Request
+from catga.messages import Event, Request, is_event, is_request, no_message
 from catga.node import NodeInfo, NodeState
 from catga.result import CatgaResult, Failure, Success
 from catga.routing import Candidates, Queue, RoundRobin
@@ -85,7 +85,7 @@ class Dispatch:
     async def to_one(self, request: Request[Any], headers: Headers = None) -> CatgaResult[Any]:
         """To one of the nodes that handle it."""
         try:
-            codec = self._codecs[type(request)]
+            codec = self._request_codec(request)
         except CatgaError as error:
             return Failure(error)
         name = codec.name
@@ -104,14 +104,14 @@ class Dispatch:
             known = ", ".join(n.node_id for n in self._view.nodes())
             return Failure(NodeNotFoundError(f"no node {node_id!r}; the members are {known}"))
         try:
-            return await self._to(node, request, self._codecs[type(request)], headers)
+            return await self._to(node, request, self._request_codec(request), headers)
         except CatgaError as error:
             return Failure(error)
 
     async def to_services(self, event: Event, headers: Headers = None) -> CatgaResult[None]:
         """To one node of each service that handles it."""
         try:
-            codec = self._codecs[type(event)]
+            codec = self._event_codec(event)
         except CatgaError as error:
             return Failure(error)
         services = [group[0].service for group in self._table.routes(codec.name).services if group]
@@ -121,7 +121,7 @@ class Dispatch:
 
     async def to_every_node(self, event: Event, headers: Headers = None) -> Broadcast:
         """To every node. Raises `InvalidMessageError` for what cannot travel."""
-        codec = self._codecs[type(event)]
+        codec = self._event_codec(event)
         return await broadcast(self._view.nodes(), lambda node: self._to(node, event, codec, headers))
 
     async def to_all_able(self, request: Request[Any], timeout: float | None, headers: Headers = None) -> Gathered[Any]:
@@ -140,6 +140,21 @@ class Dispatch:
         name = self._codecs[type(request)].name
         nodes = self._table.routes(name).nodes
         return explain(request, name, self._view.nodes(), nodes, self._routing.of(type(request)), self._outliers)
+
+    def _request_codec(self, request: object) -> Codec:
+        codec = self._codecs.get(type(request))
+        if codec is None:  # the first of its class
+            if not is_request(type(request)):
+                raise no_message(request, "request")
+            codec = self._codecs[type(request)]
+        elif not codec.answered:
+            raise no_message(request, "request")
+        return codec
+
+    def _event_codec(self, event: object) -> Codec:
+        if not is_event(type(event)):
+            raise no_message(event, "event")
+        return self._codecs[type(event)]
 
     async def _to_service(self, service: str, event: Event, codec: Codec, headers: Headers) -> CatgaResult[None]:
         def pool() -> Candidates:

@@ -229,13 +229,13 @@ class Node:
         where = {"catga_url": redact(self._options.url)}
         if up:
             self._link.set()
-            logger.info("the link to the broker is up", extra=where)
+            logger.warning("the link to the broker is up: %s", where["catga_url"], extra=where)
             self.membership.link_up()
             self._spawn(self._open_queues())
         else:
             self._link.clear()
             self.membership.link_down()
-            logger.warning("the link to the broker is down", extra=where)
+            logger.warning("the link to the broker is down: %s", where["catga_url"], extra=where)
 
     # -- inside ---------------------------------------------------------------------------------------
 

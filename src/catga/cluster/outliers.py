@@ -156,7 +156,10 @@ class Outliers:
         self._ejected[stats.node_id] = record
         stats.forget()
         logger.warning(
-            "an outlier is left out", extra={"catga_node_id": stats.node_id, "catga_seconds": round(seconds, 3)}
+            "node %s is left out for %.1f s: its calls fail or time out",
+            stats.node_id,
+            seconds,
+            extra={"catga_node_id": stats.node_id, "catga_seconds": round(seconds, 3)},
         )
 
     def _pardon(self, node_id: str) -> None:

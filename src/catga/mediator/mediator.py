@@ -11,7 +11,7 @@ from catga.mediator.check import Problem, check
 from catga.mediator.pipeline import as_catga_error, combined
 from catga.mediator.registry import Runners
 from catga.mediator.router import Router
-from catga.messages import Event, Request
+from catga.messages import Event, Request, is_event, is_request, no_message
 from catga.result import CatgaResult, Failure, Success
 
 R = TypeVar("R")
@@ -60,6 +60,8 @@ class Mediator(Router):
         try:
             call = self._request_calls[type(request)]
         except KeyError:  # the first one, a plain function's, or nobody's
+            if not is_request(type(request)):
+                return Failure(no_message(request, "request"))
             return await self._runners[type(request)](request)
         try:
             return Success(await call(request))
@@ -74,6 +76,8 @@ class Mediator(Router):
         try:
             calls = self._event_calls[type(event)]
         except KeyError:  # the first one, or nobody's
+            if not is_event(type(event)):
+                return Failure(no_message(event, "event"))
             return await self._runners[type(event)](event)
         errors: tuple[CatgaError, ...] = ()
         for call in calls:

@@ -179,8 +179,11 @@ def message_type_of(handler: Handler, frame: FrameType | None) -> type:
     if isinstance(annotation, str):
         annotation = _evaluate(annotation, function, frame)
     if not (is_request(annotation) or is_event(annotation)):
+        got = "it takes no parameter" if not parameters else f"got {annotation!r}"
+        if parameters and annotation is inspect.Parameter.empty:
+            got = f"{parameters[0].name!r} has no annotation"
         raise InvalidMessageError(
-            f"{label(handler)} must annotate its first parameter with a request or event class, got {annotation!r}"
+            f"{label(handler)} must annotate its first parameter with a request or event class: {got}"
         )
     return annotation  # type: ignore[no-any-return]
 

@@ -351,8 +351,10 @@ class Client:
         if pending is None:
             return
         to = pending.destination
-        error = CatgaTimeoutError(f"no answer from {to} within the deadline", details={"node_id": to.node_id})
-        self._end([call_id], _with(error, Execution.MAYBE if pending.sent or not to.node_id else Execution.NO))
+        in_doubt = pending.sent or not to.node_id
+        doubt = ": the request may have been executed" if in_doubt else ": it was never sent"
+        error = CatgaTimeoutError(f"no answer from {to} within the deadline{doubt}", details={"node_id": to.node_id})
+        self._end([call_id], _with(error, Execution.MAYBE if in_doubt else Execution.NO))
         self._cancel(to, pending.call)
 
     def _cancel(self, to: Destination, call: Call) -> None:

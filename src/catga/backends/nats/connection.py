@@ -251,7 +251,7 @@ class NatsConnection:
         try:
             async with asyncio.timeout(timeout):
                 return await operation
-        except (nats.errors.Error, OSError, TimeoutError) as error:
+        except (nats.errors.Error, OSError, TimeoutError, AssertionError) as error:  # nats-py asserts what it expects
             if quiet:
                 logger.debug("%s failed", what, extra={"catga_error": repr(error)})
                 return None
