@@ -210,10 +210,6 @@ class Server:
         """Take no more calls; those admitted go on. `reason` tells the callers, whose calls go elsewhere."""
         self._refusing = reason
 
-    def accept(self) -> None:
-        """Take calls again."""
-        self._refusing = None
-
     async def idle(self) -> None:
         """Return once nothing runs or waits."""
         while self.inflight:
