@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from catga.abc import Departure, Observation, Sighting
@@ -198,6 +198,7 @@ def test_a_watchers_events_give_the_view_at_any_pace(history: History, data: st.
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 8.0), st.sampled_from([None, *IDS])), max_size=60))
+@example([(4.0, None), (1.0, None), (1.0, None), (3.0, None), (3.0, None), (3.0, None)])  # anew from the silence on
 def test_nobody_expires_but_by_time_in_which_the_observer_heard(steps: list[tuple[float, str | None]]) -> None:
     """Ages against a second account of them: only gaps short enough count, a longer one starts all anew."""
     observer = Observer()

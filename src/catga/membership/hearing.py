@@ -25,7 +25,9 @@ class HearingClock:
         self.count = 0
         """Things heard so far."""
         self.resets = 0
-        """How often a silence was too long. A stored time counts only within one value of this."""
+        """How often a silence was too long. A stored time counts only within one value of this,"""
+        self.reset_at = 0.0
+        """for else it is this: the seconds of hearing at the end of the last such silence."""
 
     def heard(self) -> None:
         """Something came over the bus, be it this node's own echo."""
@@ -37,6 +39,7 @@ class HearingClock:
             self.now += gap
         else:
             self.resets += 1
+            self.reset_at = self.now
 
     @property
     def silence(self) -> float:

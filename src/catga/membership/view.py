@@ -145,7 +145,7 @@ class View:
             if member is not None and member.record.incarnation > incarnation:
                 self._ghosts[node_id] = self._clock()
             return False
-        self._touch(member, 0.0)
+        member.seen, member.resets = self._hearing.now, self._hearing.resets
         if load is not None and load != member.record.load:
             member.record = msgspec.structs.replace(member.record, load=load)
         if member.suspect:
@@ -236,12 +236,8 @@ class View:
 
     def _age(self, member: _Member) -> float:
         # A silence too long to be told from deafness started every age anew (rule 2).
-        return self._hearing.now - member.seen if member.resets == self._hearing.resets else self._after_reset(member)
-
-    def _after_reset(self, member: _Member) -> float:
-        member.resets = self._hearing.resets
-        member.seen = self._hearing.now
-        return 0.0
+        started = member.seen if member.resets == self._hearing.resets else self._hearing.reset_at
+        return self._hearing.now - started
 
     def _show(self, member: _Member) -> NodeInfo:
         suspected = member.suspect and member.record.state is NodeState.ALIVE
