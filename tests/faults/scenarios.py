@@ -17,6 +17,7 @@ from harness import FaultCluster, Report
 from messages import Block, Order, Raise, Work
 
 from catga import Mediator, NodeChangeType, add_cluster
+from catga.backends.nats.kv import bucket_name
 from catga.testing.proxy import Proxy
 from catga.testing.servers import NatsServer, RedisServer, Server
 
@@ -63,8 +64,8 @@ class Run:
 
 Scenario = Callable[[Run], Awaitable[None]]
 SCENARIOS: dict[str, Scenario] = {}
-ONLY_REDIS = {"store_wiped", "unrelated_keys"}
-"""Scenarios about a store, which NATS pub/sub does without."""
+ONLY = {"store_wiped": "redis", "unrelated_keys": "redis", "bucket_deleted": "nats"}
+"""Scenarios about a store of one broker."""
 
 
 def scenario(function: Scenario) -> Scenario:
@@ -443,6 +444,27 @@ async def store_wiped(run: Run) -> None:
 
 
 @scenario
+async def bucket_deleted(run: Run) -> None:
+    """KV bucket deleted"""
+    async with FaultCluster(run.server, heartbeat_interval=1, discovery="kv") as cluster:
+        await cluster.start()
+        import nats
+
+        client = await nats.connect(run.server.url)
+        jetstream = client.jetstream()
+
+        async def delete() -> None:
+            await jetstream.delete_key_value(bucket_name("catga"))
+
+        report, began = await under_load(run, cluster, Work, delete, 4.0)
+        run.must(not report.failed, "no request failed")
+        no_membership_events(run, cluster, began)
+        records = await (await jetstream.key_value(bucket_name("catga"))).keys()
+        run.must({"n1", "n2", "n3"} <= set(records), "the records are back within one heartbeat")
+        await client.close()
+
+
+@scenario
 async def unrelated_keys(run: Run) -> None:
     """100,000 unrelated keys with TTLs; SIGKILL of a node"""
     import redis.asyncio
@@ -537,7 +559,7 @@ async def reconnect_at_once(run: Run) -> None:
 async def run_scenario(name: str, kind: str, *, rate: float, patience: float) -> Run:
     """Start a broker of that kind, run one scenario on it, and return what it found."""
     function = SCENARIOS[name]
-    server = NatsServer() if kind == "nats" else RedisServer()
+    server = NatsServer(jetstream=name == "bucket_deleted") if kind == "nats" else RedisServer()
     async with server:
         run = Run(server, rate=rate, patience=patience, fault=inspect.getdoc(function) or name)
         await function(run)

@@ -7,11 +7,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from scenarios import ONLY_REDIS, SCENARIOS, run_scenario
+from scenarios import ONLY, SCENARIOS, run_scenario
 
 pytestmark = pytest.mark.timeout(180)
 
-CASES = [(name, kind) for name in SCENARIOS for kind in ("nats", "redis") if kind == "redis" or name not in ONLY_REDIS]
+CASES = [(name, kind) for name in SCENARIOS for kind in ("nats", "redis") if ONLY.get(name, kind) == kind]
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)

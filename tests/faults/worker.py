@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from typing import Any
 
 from messages import Block, Done, Order, Raise, Work
 
@@ -16,9 +17,18 @@ from catga import Mediator, add_cluster
 from catga.errors import OverloadedError
 
 
-def settings(arguments: list[str]) -> dict[str, float | int]:
+def settings(arguments: list[str]) -> dict[str, Any]:
     pairs = (argument.split("=", 1) for argument in arguments)
-    return {key: int(value) if value.isdigit() else float(value) for key, value in pairs}
+    return {key: _value(value) for key, value in pairs}
+
+
+def _value(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 async def main(url: str, node_id: str, log_path: str, *arguments: str) -> None:
