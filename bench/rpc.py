@@ -40,6 +40,7 @@ class System:
     broker: str
     env: str = ""
     variant: str = ""
+    profile: str = ""
 
     def command(self, role: str, url: str) -> list[str] | None:
         """How to start it; None where its environment cannot be made."""
@@ -51,20 +52,20 @@ class System:
 
     def environment(self) -> dict[str, str]:
         """Its environment variables."""
-        return child_env(NODE_PATH=str(envs.ENVS / self.env / "node_modules"))
+        return child_env(NODE_PATH=str(envs.ENVS / self.env / "node_modules"), BENCH_PROFILE=self.profile)
 
 
 ALL = (
     System(BASE, "rpc_nats_raw.py", "nats"),
     System("catga NATS", "rpc_catga.py", "nats", variant="async"),
-    System("catga NATS, def handler", "rpc_catga.py", "nats", variant="def"),
+    System("catga NATS def", "rpc_catga.py", "nats", variant="def"),
     System("nats.micro", "rpc_nats_micro.py", "nats"),
     System("FastStream NATS", "rpc_faststream.py", "nats", env="faststream"),
     System("Moleculer NATS", "rpc_moleculer.cjs", "nats", env="moleculer"),
     System("moleculerpy NATS", "rpc_moleculerpy.py", "nats", env="moleculerpy"),
     System("redis-py", "rpc_redis_raw.py", "redis"),
     System("catga Redis", "rpc_catga.py", "redis", variant="async"),
-    System("catga Redis, def handler", "rpc_catga.py", "redis", variant="def"),
+    System("catga Redis def", "rpc_catga.py", "redis", variant="def"),
     System("FastStream Redis", "rpc_faststream.py", "redis", env="faststream"),
     System("Moleculer Redis", "rpc_moleculer.cjs", "redis", env="moleculer"),
     System("moleculerpy Redis", "rpc_moleculerpy.py", "redis", env="moleculerpy"),

@@ -186,7 +186,7 @@ class Soak:
                 nodes=sum(1 for found in objects if type(found) is Node),
                 pending=client.pending,
                 destinations=len(client._destinations),
-                inflight=len(client._inflight),
+                inflight=node.peer.server.inflight,
                 tombstones=len(view._tombstones),
                 members=len(view.nodes()),
             )

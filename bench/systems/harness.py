@@ -6,8 +6,11 @@ JSON (``concurrency``, ``size``, ``seconds``) with a line of JSON (calls, errors
 
 import asyncio
 import json
+import os
+import signal
 import sys
 import time
+from pathlib import Path
 
 import uvloop
 
@@ -68,6 +71,25 @@ async def load(call, payload, concurrency, seconds):
     }
 
 
+def sample_cpu(path):
+    """Count the files in which CPU time is spent; SIGUSR1 writes the counts (JSON) to `path`."""
+    counts = {}
+
+    def count(_, frame):
+        name = frame.f_code.co_filename if frame else ""
+        counts[name] = counts.get(name, 0) + 1
+
+    def write(*_):
+        Path(path + ".new").write_text(json.dumps(counts))
+        Path(path + ".new").rename(path)
+
+    signal.signal(signal.SIGPROF, count)
+    signal.signal(signal.SIGUSR1, write)
+    signal.setitimer(signal.ITIMER_PROF, 0.001, 0.001)
+
+
 def main(worker, caller):
     """Run `worker` or `caller`, both async functions of the broker's URL."""
+    if os.environ.get("BENCH_PROFILE"):
+        sample_cpu(f"{os.environ['BENCH_PROFILE']}.{role}")
     uvloop.run((worker if role == "worker" else caller)(url))
