@@ -211,12 +211,17 @@ class Transport(Protocol):
         """Stop receiving; from now on the broker knows that nobody listens here."""
         ...
 
-    async def publish(self, messages: Sequence[Outgoing]) -> None:
-        """Hand messages to the broker in as few writes as can be; waits while its buffer is full.
+    def publish(self, messages: Sequence[Outgoing]) -> bool:
+        """Hand messages to the broker, now and in as few writes as can be. Never waits.
 
+        Returns whether there is room for more; if not, `drain` tells when there is.
         Raises `ClusterError` if the link is down: then none of `messages` was sent, unless its ``execution`` is
         ``MAYBE``: then some may have been.
         """
+        ...
+
+    async def drain(self) -> None:
+        """Return once there is room for more. May wait for as long as the link is up, and is then cancelled."""
         ...
 
     async def aclose(self) -> None:

@@ -77,11 +77,17 @@ class Codec:
 
     def decode(self, body: bytes) -> Any:
         """The message in `body`. Raises `InvalidMessageError`, whose ``details["path"]`` names the field."""
-        return _decode(self._decoder, body, self.name)
+        try:
+            return self._decoder.decode(body)
+        except Exception as error:
+            raise _invalid(error, self.name) from error
 
     def decode_response(self, body: bytes) -> Any:
         """The value in `body`. Raises like `decode`."""
-        return _decode(self._response_decoder, body, f"the response of {self.name}")
+        try:
+            return self._response_decoder.decode(body)
+        except Exception as error:
+            raise _invalid(error, f"the response of {self.name}") from error
 
 
 def _decoder_for(cls: Any, what: str) -> "msgspec.msgpack.Decoder[Any]":
@@ -91,10 +97,7 @@ def _decoder_for(cls: Any, what: str) -> "msgspec.msgpack.Decoder[Any]":
         raise InvalidMessageError(f"{what} cannot travel: {error}") from error
 
 
-def _decode(decoder: "msgspec.msgpack.Decoder[Any]", body: bytes, what: str) -> Any:
-    try:
-        return decoder.decode(body)
-    except Exception as error:
-        text = str(error)
-        path = text.rpartition("at `")[2].rstrip("`") if "at `" in text else "$"
-        raise InvalidMessageError(f"{what} is invalid: {text}", details={"path": path}) from error
+def _invalid(error: Exception, what: str) -> InvalidMessageError:
+    text = str(error)
+    path = text.rpartition("at `")[2].rstrip("`") if "at `" in text else "$"
+    return InvalidMessageError(f"{what} is invalid: {text}", details={"path": path})

@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from simulation import Loop, Wire, World
@@ -228,10 +228,14 @@ class Link:
         if self.is_up:
             self._send(self.broker.unsubscribe, sub)
 
-    async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
+    def publish(self, messages: Sequence[tuple[str, bytes, str]]) -> bool:
         if not self.is_up:
             raise ClusterError("the link is down")
-        self._send(self.broker.publish, subject, data, reply)
+        for subject, data, reply in messages:
+            self._send(self.broker.publish, subject, data, reply)
+        return True
+
+    async def drain(self) -> None: ...
 
     async def flush(self) -> None:
         await self.ask(lambda: None)

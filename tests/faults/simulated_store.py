@@ -21,7 +21,7 @@ class StoreDiscovery:
 
     async def register(self, node: NodeInfo) -> None:
         if await self._store(node):
-            await self._link.publish(self._channel, encode_record(node))
+            self._link.publish([(self._channel, encode_record(node), "")])
 
     async def heartbeat(self, node: NodeInfo) -> None:
         await self._store(node)
@@ -33,7 +33,7 @@ class StoreDiscovery:
                 del self._link.broker.store[node_id]
 
         await self._link.ask(remove)
-        await self._link.publish(self._channel, encode_departure(Departure(node_id, incarnation, reason)))
+        self._link.publish([(self._channel, encode_departure(Departure(node_id, incarnation, reason)), "")])
 
     async def _store(self, node: NodeInfo) -> bool:
         """Whether it is stored now. An older record never replaces a newer one, which is news."""

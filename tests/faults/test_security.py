@@ -91,7 +91,7 @@ class Bed:
             self.stack.push_async_callback(transport.aclose)
 
             async def shout(subject: str, data: bytes) -> None:
-                await transport.publish([Outgoing(subject, data, 1)])
+                transport.publish([Outgoing(subject, data, 1)])
 
         self.shout = shout
 

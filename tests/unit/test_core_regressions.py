@@ -142,8 +142,8 @@ async def test_calls_cancelled_before_their_first_step_leave_nothing_behind() ->
             await asyncio.sleep(0)
             call.cancel()
             await asyncio.gather(call, return_exceptions=True)
-        answers = node._node.peer.server._answers  # type: ignore[union-attr]
-        await eventually(lambda: not answers._running)
+        server = node._node.peer.server  # type: ignore[union-attr]
+        await eventually(lambda: not server.inflight and not server._calls)
 
 
 async def test_the_wrong_verb_or_no_message_is_refused_with_the_likely_mistake() -> None:

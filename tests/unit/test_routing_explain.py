@@ -60,8 +60,8 @@ def test_the_node_that_stays_local_is_not_called_filtered_out() -> None:
 
 def test_an_outlier_is_named_with_the_time_that_is_left_or_its_trial() -> None:
     world = World()
-    with world.outliers.call("b") as call:
-        call.result = Failure(CatgaTimeoutError("late"))
+    stats = world.outliers.stats["b"]
+    world.outliers.ended(stats, stats.started(), Failure(CatgaTimeoutError("late")), trial=False)
     explanation = world.explain(RoundRobin())
     assert explanation.candidates == ("a",)
     assert reasons(explanation)["b"].startswith("is an outlier: left out for ")

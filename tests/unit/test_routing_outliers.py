@@ -1,5 +1,7 @@
 """Outlier ejection, driven by a clock that the test moves."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,9 +33,14 @@ class World:
 
     def call(self, node_id: str, result: CatgaResult[object] | None, times: int = 1) -> None:
         for _ in range(times):
-            with self.outliers.call(node_id) as call:
-                self.now += 0.01
-                call.result = result
+            end = self.begin(node_id)
+            self.now += 0.01
+            end(result)
+
+    def begin(self, node_id: str) -> Callable[[CatgaResult[object] | None], None]:
+        stats = self.outliers.stats[node_id]
+        started, trial = stats.started(), self.outliers.is_trial(node_id)
+        return lambda result: self.outliers.ended(stats, started, result, trial=trial)
 
     def admitted(self, *tried: str) -> str:
         return "".join(node.node_id for node in self.outliers.admit(self.nodes, set(tried)))
@@ -88,9 +95,9 @@ def test_it_comes_back_through_one_trial_call(world: World) -> None:
     world.call("a", LATE, 5)
     world.now += 1.3
     assert world.admitted() == "abc"
-    with world.outliers.call("a") as trial:
-        assert world.admitted() == "bc"  # until the trial has ended nobody else goes there
-        trial.result = DONE
+    end = world.begin("a")
+    assert world.admitted() == "bc"  # until the trial has ended nobody else goes there
+    end(DONE)
     assert world.admitted() == "abc"
     world.call("a", LATE, 4)
     assert world.admitted() == "abc"
@@ -116,9 +123,9 @@ def test_a_trial_that_is_cancelled_makes_room_for_another(world: World) -> None:
 
 
 def test_a_late_answer_to_an_earlier_call_brings_no_node_back(world: World) -> None:
-    with world.outliers.call("a") as early:
-        world.call("a", LATE, 5)
-        early.result = DONE
+    end = world.begin("a")
+    world.call("a", LATE, 5)
+    end(DONE)
     assert world.admitted() == "bc"
 
 
@@ -148,12 +155,20 @@ def test_a_retry_takes_an_outlier_rather_than_nobody(world: World) -> None:
 
 
 def test_a_node_that_left_and_returns_begins_anew(world: World) -> None:
-    with world.outliers.call("a") as call:
-        world.call("a", LATE, 5)
-        world.outliers.forget("a")
-        call.result = LATE  # a call to its former life
+    end = world.begin("a")
+    world.call("a", LATE, 5)
+    world.outliers.forget("a")
+    end(LATE)  # a call to its former life
     assert world.admitted() == "abc"
     assert world.outliers.stats["a"].inflight == 0
+
+
+def test_a_node_that_was_idle_owes_nothing_for_that_time(world: World) -> None:
+    world.call("a", DONE)
+    world.now += 60
+    end = world.begin("a")
+    assert world.outliers.stats["a"].latency < 0.01
+    end(DONE)
 
 
 def test_ejection_can_be_switched_off() -> None:

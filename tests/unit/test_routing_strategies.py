@@ -9,7 +9,7 @@ import pytest
 from catga import LoadBased, LocalFirst, NodeInfo, Random, Request, RoundRobin
 from catga.abc import RoutingStrategy
 from catga.errors import InvalidMessageError, NoNodeAvailableError
-from catga.routing import Candidates, ConsistentHash, PreferZone, Stats, Weighted, Where
+from catga.routing import Candidates, ConsistentHash, NodeStats, PreferZone, Stats, Weighted, Where
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,10 @@ def test_random_reaches_all_and_a_seed_repeats_it() -> None:
     assert picks(Random(seed=1), nodes) == picks(Random(seed=1), nodes)
 
 
+def took(stats: NodeStats, seconds: float, *, at_least: bool = False) -> None:
+    stats.ended(stats.started() - seconds, at_least=at_least)
+
+
 @pytest.mark.parametrize("strategy", [LoadBased(seed=1), LoadBased(least=True, seed=1)], ids=repr)
 def test_load_based_keeps_away_from_a_node_with_calls_in_flight(strategy: LoadBased) -> None:
     nodes = Candidates([node("a"), node("b"), node("c")])
@@ -84,8 +88,8 @@ def test_load_based_keeps_away_from_a_node_with_calls_in_flight(strategy: LoadBa
 def test_load_based_prefers_the_faster_node_and_the_less_loaded_one() -> None:
     loads = {"a": 0.0, "b": 0.0}
     nodes = Candidates([node("a"), node("b")], Stats(loads.__getitem__))
-    nodes.stats["a"].measured(0.02)
-    nodes.stats["b"].measured(0.01)
+    took(nodes.stats["a"], 0.02)
+    took(nodes.stats["b"], 0.01)
     assert picks(LoadBased(), nodes) == {"b": 600}
     loads["b"] = 2.0
     assert picks(LoadBased(), nodes) == {"a": 600}
@@ -95,10 +99,10 @@ def test_a_node_that_owes_answers_grows_dearer_while_it_is_silent() -> None:
     clock = Clock()
     nodes = Candidates([node("a"), node("b")], Stats(clock=clock))
     for name in "ab":
-        nodes.stats[name].measured(0.01)
+        took(nodes.stats[name], 0.01)
         nodes.stats[name].started()
     clock.now += 0.1
-    nodes.stats["b"].ended(answered=True)
+    nodes.stats["b"].ended(None)
     nodes.stats["b"].started()
     assert nodes.stats["a"].latency == pytest.approx(0.1)
     assert picks(LoadBased(), nodes) == {"b": 600}
@@ -108,10 +112,10 @@ def test_latency_rises_at_once_comes_down_slowly_and_is_forgotten() -> None:
     clock = Clock()
     stats = Stats(clock=clock)["a"]
     assert stats.latency == 0.0
-    stats.measured(0.1)
-    stats.measured(0.001)
+    took(stats, 0.1)
+    took(stats, 0.001)
     assert 0.09 < stats.latency <= 0.1
-    stats.measured(0.05, at_least=True)
+    took(stats, 0.05, at_least=True)
     assert 0.09 < stats.latency <= 0.1
     clock.now += 60
     assert stats.latency < 0.001

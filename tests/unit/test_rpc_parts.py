@@ -13,64 +13,87 @@ from catga.abc import Outgoing
 from catga.errors import CatgaError, ClusterError, InvalidMessageError, OverloadedError
 from catga.node import NEWEST
 from catga.rpc.deadlines import RESOLUTION, Deadlines
-from catga.rpc.outbox import Outbox
+from catga.rpc.outbox import FULL, Outbox
 from catga.rpc.wire import VERSION, Batch, Call, Cancel, Frame, Ping, Pong, Reply, decode_batch, encode_batch
 from catga.testing import eventually
 
 
+class Ending:
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+
+
+class Held(dict[int, Ending]):
+    """What is held, and when it expired."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.get_running_loop()
+        self.expired: list[tuple[int, float]] = []
+        self.deadlines = Deadlines(self, self._on_expired)
+
+    def add(self, key: int, deadline: float) -> None:
+        self[key] = Ending(deadline)
+        self.deadlines.watch(deadline)
+
+    def _on_expired(self, key: int) -> None:
+        del self[key]
+        self.expired.append((key, self.loop.time()))
+
+
 class TestDeadlines:
     async def test_each_expires_once_never_early_and_in_order(self) -> None:
-        loop = asyncio.get_running_loop()
-        expired: list[tuple[int, float]] = []
-        deadlines: Deadlines[int] = Deadlines(lambda key: expired.append((key, loop.time())))
-        start = loop.time()
+        held = Held()
+        start = held.loop.time()
         for key, after in ((3, 0.15), (1, 0.0), (2, 0.05), (4, -1.0)):
-            deadlines.add(key, start + after)
-        await eventually(lambda: len(expired) == 4)
-        assert [key for key, _ in expired][-2:] == [2, 3]
+            held.add(key, start + after)
+        await eventually(lambda: len(held.expired) == 4)
+        assert [key for key, _ in held.expired][-2:] == [2, 3]
         due = {1: 0.0, 2: 0.05, 3: 0.15, 4: -1.0}
-        assert all(at >= start + due[key] - 0.002 for key, at in expired)
-        deadlines.close()
+        assert all(at >= start + due[key] - 0.002 for key, at in held.expired)
+        held.deadlines.close()
 
-    async def test_what_was_discarded_does_not_expire(self) -> None:
-        expired: list[int] = []
-        deadlines: Deadlines[int] = Deadlines(expired.append)
-        now = asyncio.get_running_loop().time()
-        slots = {key: deadlines.add(key, now + RESOLUTION) for key in range(10)}
+    async def test_what_ended_before_does_not_expire(self) -> None:
+        held = Held()
+        for key in range(10):
+            held.add(key, held.loop.time() + RESOLUTION)
         for key in range(9):
-            deadlines.discard(key, slots[key])
-        deadlines.discard(5, slots[5])  # twice does nothing
-        await eventually(lambda: expired)
-        assert expired == [9]
-        deadlines.discard(9, slots[9])  # too late does nothing
-        deadlines.close()
+            del held[key]
+        await eventually(lambda: held.expired)
+        assert [key for key, _ in held.expired] == [9]
+        held.add(10, held.loop.time() + RESOLUTION)  # the timer starts anew
+        await eventually(lambda: len(held.expired) == 2)
+        held.deadlines.close()
 
     async def test_after_the_close_nothing_expires(self) -> None:
-        expired: list[int] = []
-        deadlines: Deadlines[int] = Deadlines(expired.append)
-        deadlines.add(1, asyncio.get_running_loop().time())
-        deadlines.close()
+        held = Held()
+        held.add(1, held.loop.time())
+        held.deadlines.close()
+        held.add(2, held.loop.time())
         await asyncio.sleep(3 * RESOLUTION)
-        assert expired == []
+        assert held.expired == []
 
 
 class Bus:
     """A transport that remembers what was published, or fails."""
 
-    max_payload = 1000
+    max_payload = 5000
     is_up = True
 
     def __init__(self) -> None:
         self.writes: list[list[Outgoing]] = []
         self.error: CatgaError | None = None
-        self.gate = asyncio.Event()
-        self.gate.set()
+        self.room = asyncio.Event()
+        self.room.set()
 
-    async def publish(self, messages: Sequence[Outgoing]) -> None:
-        await self.gate.wait()
+    def publish(self, messages: Sequence[Outgoing]) -> bool:
         if self.error is not None:
             raise self.error
         self.writes.append(list(messages))
+        return self.room.is_set()
+
+    async def drain(self) -> None:
+        await self.room.wait()
 
     def frames(self, subject: str) -> list[Frame]:
         sent = [m for write in self.writes for m in write if m.subject == subject]
@@ -99,11 +122,9 @@ async def bus() -> Bus:
 
 @pytest.fixture
 async def box(bus: Bus) -> AsyncGenerator[Box, None]:
-    box = Box(bus, limit=50)
-    pump = asyncio.create_task(box.pump())
+    box = Box(bus, limit=100)
     yield box
-    pump.cancel()
-    await asyncio.gather(pump, return_exceptions=True)
+    box.close()
 
 
 def reply(number: int, size: int = 1) -> Reply:
@@ -123,33 +144,52 @@ class TestOutbox:
 
     async def test_what_is_too_large_for_one_message_goes_in_several_in_order(self, bus: Bus, box: Box) -> None:
         for number in range(20):
-            box.put("a", reply(number, 200))
+            box.put("a", reply(number, 1000))
         await box.drained()
-        assert bus.frames("a") == [reply(number, 200) for number in range(20)]
+        assert bus.frames("a") == [reply(number, 1000) for number in range(20)]
         assert all(len(m.payload) <= bus.max_payload for write in bus.writes for m in write)
         assert [m.token for write in bus.writes for m in write] == [number for _, number, _ in box.sent]
 
     async def test_one_frame_that_is_too_large_fails_alone(self, bus: Bus, box: Box) -> None:
-        for number, size in enumerate((10, 5000, 10)):
+        for number, size in enumerate((10, 6000, 10)):
             box.put("a", reply(number, size))
         await box.drained()
         assert bus.frames("a") == [reply(0, 10), reply(2, 10)]
         [(subject, count, error)] = box.failed
         assert (subject, count, type(error)) == ("a", 1, InvalidMessageError)
 
+    async def test_a_full_batch_leaves_at_once(self, bus: Bus, box: Box) -> None:
+        for number in range(FULL + 1):
+            box.put("a", reply(number))
+        box.put("b", Ping())
+        assert bus.frames("a") == [reply(number) for number in range(FULL)]
+        assert bus.frames("b") == []
+        await box.drained()
+        assert bus.frames("a") == [reply(number) for number in range(FULL + 1)]
+        assert [len(write) for write in bus.writes] == [1, 2]
+
     async def test_what_waits_is_bounded(self, bus: Bus, box: Box) -> None:
-        bus.gate.clear()
+        bus.room.clear()
         box.put("a", reply(0))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)  # the pump waits for the broker now
-        for number in range(1, 51):
+        await eventually(lambda: bus.writes)  # from now on the broker's buffer is full
+        for number in range(1, 101):
             box.put("a", reply(number))
         with pytest.raises(OverloadedError):
-            box.put("a", reply(51))
-        bus.gate.set()
+            box.put("a", reply(101))
+        bus.room.set()
         await box.drained()
-        assert bus.frames("a") == [reply(number) for number in range(51)]
+        assert bus.frames("a") == [reply(number) for number in range(101)]
         assert len(bus.writes) == 2  # what gathered meanwhile left together
+
+    async def test_a_buffer_that_never_empties_is_given_up_with_its_link(self, bus: Bus, box: Box) -> None:
+        bus.room.clear()
+        box.put("a", reply(0))
+        await eventually(lambda: bus.writes)
+        box.put("a", reply(1))
+        bus.error = ClusterError("down")
+        box.link_changed()
+        assert box.failed == [("a", 1, bus.error)]
+        await box.drained()
 
     async def test_a_lost_link_is_told_and_survived(self, bus: Bus, box: Box) -> None:
         bus.error = ClusterError("down")

@@ -145,12 +145,16 @@ class MemoryTransport:
             if not here.shared[subject]:
                 del here.shared[subject]
 
-    async def publish(self, messages: Sequence[Outgoing]) -> None:
+    def publish(self, messages: Sequence[Outgoing]) -> bool:
         if self._listener is None:
             raise ClusterError("the memory transport is closed")
         loop = asyncio.get_running_loop()
         for message in messages:
             loop.call_soon(self._deliver, message)
+        return True
+
+    async def drain(self) -> None:
+        await asyncio.sleep(0)
 
     async def aclose(self) -> None:
         await asyncio.sleep(0)  # what was published is delivered first

@@ -3,8 +3,9 @@
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -28,12 +29,12 @@ from catga.result import CatgaResult, Failure, ResultMetadata, Success
 from catga.routing import Candidates
 from catga.rpc.client import Outcome
 from catga.rpc.peer import Peer
-from catga.rpc.server import Endpoint
-from catga.rpc.subjects import inbox, queue
-from catga.rpc.wire import SMALL, Call
+from catga.rpc.subjects import queue
+from catga.rpc.wire import SMALL, Call, Reply
 
 QUEUE_ATTEMPTS = 5
 """Times that a request is put into a queue, if nobody takes it or who takes it refuses: a second or so."""
+NOBODY: frozenset[str] = frozenset()
 MAX_PAUSE = 0.5
 """Seconds between two rounds through all candidates, at most."""
 
@@ -63,36 +64,63 @@ class Delivery:
         self._budget = RetryBudget()
         self._loop = asyncio.get_running_loop()
 
-    async def deliver(self, job: "Job", pool: Pool, strategy: RoutingStrategy) -> CatgaResult[Any]:
+    async def deliver(  # noqa: C901 - on the path of every request: one coroutine for all attempts
+        self, job: "Job", pool: Pool, strategy: RoutingStrategy, nobody: Callable[[str], CatgaError] | None = None
+    ) -> CatgaResult[Any]:
         """Carry `job` to a node of `pool` that `strategy` picks, and to another where that is safe.
+
+        Args:
+            nobody: the error for a wire name, if the pool is empty from the start.
 
         Returns the handler's result, or the failure that ended the attempts; raises only CancelledError.
         """
+        nodes = pool()
+        if not nodes and nobody is not None:
+            return Failure(nobody(job.codec.name))
         self._budget.deposit()
-        codec, message = job.codec, job.message
-        tried: set[str] = set()
+        outliers = self._outliers
+        tried = NOBODY
         failure: Failure | None = None
         while True:
-            nodes = pool() if self._link.is_set() else await self._without_link(pool, job)
+            if not self._link.is_set():
+                nodes = await self._without_link(pool, job)
             try:
-                node = _pick(strategy, self._outliers.admit(nodes, tried), message, again=bool(tried))
+                if tried or outliers.ejected:
+                    nodes = outliers.admit(nodes, tried)
+                try:
+                    node = strategy.select(nodes, job.message) if nodes else None
+                except NoNodeAvailableError:  # in a later attempt: its filters let nobody through that is left
+                    if failure is None:
+                        raise
+                    node = None
                 if node is None:
                     if not nodes or not await self._pause(failure, job):
                         return _final(failure or Failure(self._why_nobody()), job)
-                    tried.clear()
+                    tried, nodes = NOBODY, pool()
                     continue
-                with self._outliers.call(node.node_id) as call:
-                    result = call.result = await self._attempt(job, node)
+                result: CatgaResult[Any] | None = None
+                stats = outliers.stats[node.node_id]
+                started, trial = stats.started(), bool(outliers.ejected) and outliers.is_trial(node.node_id)
+                try:
+                    result = _result(job, await self._begin(job, node), node.node_id)
+                except asyncio.CancelledError:
+                    self._peer.client.give_up(job.call_id)
+                    raise
+                finally:
+                    if type(result) is Success and not outliers.suspected:
+                        stats.ended(started)
+                    else:
+                        outliers.ended(stats, started, result, trial=trial)
             except CatgaError as error:  # the key function, the encoder, or the decoder of the value
                 return Failure(error, ResultMetadata("", job.attempts))
-            if isinstance(result, Success):
+            if type(result) is Success:
                 return result
-            if judge(result.error, idempotent=codec.idempotent, budget=self._budget) is Verdict.FINAL:
-                return _final(result, job)
-            failure = result
-            job.in_doubt = job.in_doubt or result.error.execution is Execution.MAYBE
-            tried.add(node.node_id)
-            self._failovers[codec.name] += 1
+            failure = cast(Failure, result)
+            if judge(failure.error, idempotent=job.codec.idempotent, budget=self._budget) is Verdict.FINAL:
+                return _final(failure, job)
+            job.in_doubt = job.in_doubt or failure.error.execution is Execution.MAYBE
+            tried, nodes = tried | {node.node_id}, pool()
+            self._failovers[job.codec.name] += 1
 
     async def deliver_queued(self, job: "Job") -> CatgaResult[Any]:
         """Carry `job` to a node that the broker picks, and to another where that is safe. Returns like `deliver`."""
@@ -116,40 +144,46 @@ class Delivery:
 
     async def _attempt_queued(self, job: "Job") -> CatgaResult[Any]:
         job.attempts += 1
-        left = job.deadline - self._loop.time()
-        if left <= 0:
+        now = self._loop.time()
+        if job.deadline <= now:
             return Failure(_expired(), ResultMetadata("", job.attempts))
         client = self._peer.client
         to = client.queue(queue(self._prefix, job.codec.name))
         taker: list[str] = []
-        outcome = await client.call(
-            to, self._call(job, left), job.deadline, idempotent=job.codec.idempotent, taker=taker
-        )
+        call = self._call(job, now)
+        ending = client.begin(to, call, now, job.deadline, idempotent=job.codec.idempotent, taker=taker)
+        try:
+            outcome = await ending
+        except asyncio.CancelledError:
+            client.give_up(job.call_id)
+            raise
         return _result(job, outcome, taker[0] if taker else "")
 
-    async def _attempt(self, job: "Job", node: NodeInfo) -> CatgaResult[Any]:
-        """One attempt, here or there."""
+    def _begin(self, job: "Job", node: NodeInfo) -> Awaitable[Outcome | CatgaResult[Any]]:
+        """Begin one attempt, here or there. Returns its end."""
         job.attempts += 1
-        left = job.deadline - self._loop.time()
-        if left <= 0:
-            return Failure(_expired(), ResultMetadata("", job.attempts))
-        if job.local is not None and node.node_id == self._peer.node_id:
-            result = await self._peer.server.run_local(job.local, job.message, left)
-            return result if job.attempts == 1 else _counted(result, node, job.attempts)
-        call = self._call(job, left)
-        to = self._peer.client.destination(
-            node.node_id, node.incarnation, inbox(self._prefix, node.node_id, node.incarnation)
-        )
-        outcome = await self._peer.client.call(to, call, job.deadline, idempotent=job.codec.idempotent)
-        return _result(job, outcome, node.node_id)
+        peer, node_id, now = self._peer, node.node_id, self._loop.time()
+        if job.deadline <= now:
+            return _soon(_expired())
+        if node_id == peer.node_id:
+            endpoint = peer.server.endpoint(job.codec.name, job.headers)
+            if endpoint is not None:
+                return peer.server.run_local(endpoint, job.message, job.deadline - now)
+        call = self._call(job, now)
+        to = peer.client.destination(node_id, node.incarnation)
+        return peer.client.begin(to, call, now, job.deadline, idempotent=job.codec.idempotent)
 
-    def _call(self, job: "Job", left: float) -> Call:
+    def _call(self, job: "Job", now: float) -> Call:
         """The frame of one attempt."""
-        if job.body is None:
-            job.body = self._encode(job.message)
-        call_id = self._peer.client.new_id()
-        call = Call(call_id, job.codec.name, int(left * 1000) + 1, job.body, job.key, job.headers)
-        job.key = job.key or call_id
+        body = job.body
+        if body is None:
+            body = job.body = encode(job.message)
+            if len(body) > SMALL:
+                self._check_size(job)
+        job.call_id = call_id = next(self._peer.client.ids)
+        call = Call(call_id, job.codec.name, int((job.deadline - now) * 1000) + 1, body, job.key, job.headers)
+        if not job.key:
+            job.key = call_id
         return call
 
     async def _pause(self, failure: Failure | None, job: "Job") -> bool:
@@ -168,7 +202,7 @@ class Delivery:
         """The link is down: this node itself, if it is a candidate; else wait for the link."""
         me = self._peer.node_id
         here = pool().only(me, lambda node: node.node_id == me)
-        if here and job.local is not None:
+        if here and self._peer.server.endpoint(job.codec.name, job.headers) is not None:
             return here
         return pool() if await self._linked(job) else Candidates()
 
@@ -182,55 +216,54 @@ class Delivery:
     def _why_nobody(self) -> CatgaError:
         return ClusterError("no node can take this message") if self._link.is_set() else _no_link()
 
-    def _encode(self, message: Any) -> bytes:
-        body = encode(message)
-        if len(body) > SMALL and len(body) > (limit := self._peer.max_body):
+    def _check_size(self, job: "Job") -> None:
+        size, limit = len(job.body or b""), self._peer.max_body
+        if size > limit:
             raise InvalidMessageError(
-                f"{type(message).__qualname__} has {len(body)} bytes, the broker's limit is {limit}",
-                details={"bytes": len(body), "limit": limit},
+                f"{type(job.message).__qualname__} has {size} bytes, the broker's limit is {limit}",
+                details={"bytes": size, "limit": limit},
             )
-        return body
 
 
-class Job(msgspec.Struct, eq=False):
-    """One message on its way through its attempts.
+class Job(msgspec.Struct, eq=False, gc=False):
+    """One message on its way through its attempts. One is made for each message, and nothing that it holds can hold it.
 
     Attributes:
-        local: runs it, if this node has a handler.
         deadline: the loop's time at which the attempts end.
         headers: travel with it.
         attempts: made so far.
         body: the encoded message, once one attempt needed it.
         key: the id of the first attempt over the bus.
+        call_id: the id of the newest.
         in_doubt: an attempt may have run the handler.
     """
 
     message: Any
     codec: Codec
-    local: Endpoint | None
     deadline: float
     headers: dict[str, str] | None
     attempts: int = 0
     body: bytes | None = None
     key: int = 0
+    call_id: int = 0
     in_doubt: bool = False
 
 
-def _pick(strategy: RoutingStrategy, nodes: Candidates, message: Any, *, again: bool) -> NodeInfo | None:
-    """The strategy's choice; None if there is none, or, in a later attempt, none that its filters let through."""
-    try:
-        return strategy.select(nodes, message) if nodes else None
-    except NoNodeAvailableError:
-        if again:
-            return None
-        raise
-
-
-def _result(job: Job, outcome: Outcome, node_id: str) -> CatgaResult[Any]:
-    metadata = ResultMetadata(node_id, job.attempts)
+def _result(job: Job, outcome: Outcome | CatgaResult[Any], node_id: str) -> CatgaResult[Any]:
+    """What an attempt came to, with its metadata."""
+    if type(outcome) is Reply:
+        value = job.codec.decode_response(outcome.body) if job.codec.answered else None
+        return Success(value, ResultMetadata(node_id, job.attempts))
     if isinstance(outcome, CatgaError):
-        return Failure(outcome, metadata)
-    return Success(job.codec.decode_response(outcome.body) if job.codec.answered else None, metadata)
+        return Failure(outcome, ResultMetadata(node_id, job.attempts))
+    result = cast("CatgaResult[Any]", outcome)
+    return (
+        result if job.attempts == 1 else msgspec.structs.replace(result, metadata=ResultMetadata(node_id, job.attempts))
+    )
+
+
+async def _soon(error: CatgaError) -> CatgaError:
+    return error
 
 
 def _final(failure: Failure, job: Job) -> Failure:
@@ -244,13 +277,6 @@ def _final(failure: Failure, job: Job) -> Failure:
     if job.in_doubt and error.execution is Execution.NO:
         error.execution = Execution.MAYBE
     return Failure(error, failure.metadata)
-
-
-def _counted(result: CatgaResult[Any], node: NodeInfo, attempts: int) -> CatgaResult[Any]:
-    metadata = ResultMetadata(node.node_id, attempts)
-    if isinstance(result, Success):
-        return Success(result.value, metadata)
-    return Failure(result.error, metadata)
 
 
 def _expired() -> CatgaError:

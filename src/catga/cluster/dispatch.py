@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeAlias
 
 from catga.abc import RoutingStrategy
 from catga.cluster.delivery import Delivery, Job
 from catga.cluster.explain import Explanation, explain
-from catga.cluster.handlers import Codecs, LocalHandlers
+from catga.cluster.handlers import Codecs
 from catga.cluster.options import default_routing
 from catga.cluster.outliers import Outliers
 from catga.cluster.scatter import Broadcast, Gathered, broadcast, gather
@@ -29,28 +30,24 @@ ONLY = RoundRobin()
 NOBODY = Candidates()
 
 
-class Routing:
-    """The strategy of each message type: its own, that of a base, or the cluster's."""
+class Routing(dict[type, RoutingStrategy]):
+    """The strategy of each message type: its own, that of a base, or the cluster's; worked out once."""
 
     def __init__(self, default: RoutingStrategy) -> None:
+        super().__init__()
         self._default = default
         self._strategies: dict[type, RoutingStrategy] = {}
-        self._resolved: dict[type, RoutingStrategy] = {}
 
     def set(self, message_type: type, strategy: RoutingStrategy) -> None:
         """Route messages of this class, and of those derived from it, by `strategy`."""
         if not isinstance(default_routing(strategy), Queue):
             check_inner(strategy, message_type)
         self._strategies[message_type] = strategy
-        self._resolved.clear()
+        self.clear()
 
-    def of(self, message_type: type) -> RoutingStrategy:
-        """The strategy for messages of this class."""
-        found = self._resolved.get(message_type)
-        if found is None:
-            owner = next((base for base in message_type.__mro__ if base in self._strategies), None)
-            found = self._default if owner is None else self._strategies[owner]
-            self._resolved[message_type] = found
+    def __missing__(self, message_type: type) -> RoutingStrategy:
+        owner = next((base for base in message_type.__mro__ if base in self._strategies), None)
+        found = self[message_type] = self._default if owner is None else self._strategies[owner]
         return found
 
 
@@ -67,7 +64,6 @@ class Dispatch:
         table: RoutingTable,
         delivery: Delivery,
         outliers: Outliers,
-        handlers: LocalHandlers,
         codecs: Codecs,
         routing: Routing,
         request_timeout: float,
@@ -76,26 +72,25 @@ class Dispatch:
         self._table = table
         self._delivery = delivery
         self._outliers = outliers
-        self._handlers = handlers
         self._codecs = codecs
         self._routing = routing
         self._request_timeout = request_timeout
+        self._pools = _Pools(table)
         self._loop = asyncio.get_running_loop()
 
-    async def to_one(self, request: Request[Any], headers: Headers = None) -> CatgaResult[Any]:
+    def to_one(self, request: Request[Any], headers: Headers = None) -> Coroutine[Any, Any, CatgaResult[Any]]:
         """To one of the nodes that handle it."""
-        try:
-            codec = self._request_codec(request)
-        except CatgaError as error:
-            return Failure(error)
-        name = codec.name
-        strategy = self._routing.of(codec.cls)
+        codec = self._codecs.get(type(request))
+        if codec is None or not codec.answered:  # the first of its class, or no request
+            try:
+                codec = self._request_codec(request)
+            except CatgaError as error:
+                return _failed(error)
+        strategy = self._routing[codec.cls]
+        job = Job(request, codec, self._deadline(codec), headers)
         if isinstance(strategy, Queue):
-            return await self._delivery.deliver_queued(Job(request, codec, None, self._deadline(codec), headers))
-        if not self._table.routes(name).nodes:
-            return Failure(self._nobody(name))
-        pool = lambda: self._table.routes(name).nodes  # noqa: E731 - shortest on the path of every request
-        return await self._deliver(request, codec, pool, strategy, headers)
+            return self._delivery.deliver_queued(job)
+        return self._delivery.deliver(job, self._pools[codec.name], strategy, self._nobody)
 
     async def to_node(self, request: Request[Any], node_id: str, headers: Headers = None) -> CatgaResult[Any]:
         """To that node."""
@@ -139,17 +134,12 @@ class Dispatch:
         """Why `request` would go where it goes. Raises `InvalidMessageError` for what is no message."""
         name = self._codecs[type(request)].name
         nodes = self._table.routes(name).nodes
-        return explain(request, name, self._view.nodes(), nodes, self._routing.of(type(request)), self._outliers)
+        return explain(request, name, self._view.nodes(), nodes, self._routing[type(request)], self._outliers)
 
     def _request_codec(self, request: object) -> Codec:
-        codec = self._codecs.get(type(request))
-        if codec is None:  # the first of its class
-            if not is_request(type(request)):
-                raise no_message(request, "request")
-            codec = self._codecs[type(request)]
-        elif not codec.answered:
+        if not is_request(type(request)):
             raise no_message(request, "request")
-        return codec
+        return self._codecs[type(request)]
 
     def _event_codec(self, event: object) -> Codec:
         if not is_event(type(event)):
@@ -161,7 +151,7 @@ class Dispatch:
             groups = self._table.routes(codec.name).services
             return next((group for group in groups if group and group[0].service == service), NOBODY)
 
-        return await self._deliver(event, codec, pool, self._routing.of(codec.cls), headers)
+        return await self._deliver(event, codec, pool, self._routing[codec.cls], headers)
 
     async def _to(
         self, node: NodeInfo, message: Any, codec: Codec, headers: Headers, timeout: float | None = None
@@ -183,11 +173,7 @@ class Dispatch:
         headers: Headers,
         timeout: float | None = None,
     ) -> Coroutine[Any, Any, CatgaResult[Any]]:
-        local = self._handlers.endpoint(codec.name)
-        if local is not None and local.receiving is not None:
-            local = local.receiving(headers or {})
-        deadline = self._deadline(codec, timeout)
-        return self._delivery.deliver(Job(message, codec, local, deadline, headers), pool, strategy)
+        return self._delivery.deliver(Job(message, codec, self._deadline(codec, timeout), headers), pool, strategy)
 
     def _deadline(self, codec: Codec, timeout: float | None = None) -> float:
         return self._loop.time() + (timeout or codec.timeout or self._request_timeout)
@@ -196,3 +182,19 @@ class Dispatch:
         if self._table.was_handled(name):
             return NoNodeAvailableError(f"no node that handles {name} is available any more")
         return handler_not_found(name, {n: tuple(ids) for n, ids in self._table.handled().items()})
+
+
+class _Pools(dict[str, Pool]):
+    """Wire name → the nodes to choose from."""
+
+    def __init__(self, table: RoutingTable) -> None:
+        super().__init__()
+        self._table = table
+
+    def __missing__(self, name: str) -> Pool:
+        pool = self[name] = partial(self._table.nodes, name)
+        return pool
+
+
+async def _failed(error: CatgaError) -> CatgaResult[Any]:
+    return Failure(error)

@@ -11,7 +11,7 @@ from catga.mediator.pipeline import Pipeline, compile_request
 from catga.mediator.registry import Registry, handler_not_found
 from catga.messages import is_request, wire_name
 from catga.result import CatgaResult, ResultMetadata
-from catga.rpc.server import Endpoint
+from catga.rpc.runner import Endpoint
 
 STATS = wire_name(Stats)
 

@@ -37,21 +37,23 @@ class DistributedMediator(Mediator):
 
     # -- verbs ----------------------------------------------------------------------------------------
 
-    async def send(self, request: Request[R]) -> CatgaResult[R]:
+    # A `def` that hands on the coroutine: one less on the path of every request.
+    def send(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, request: Request[R]
+    ) -> Coroutine[Any, Any, CatgaResult[R]]:
         """Run the request's handler on one node of the cluster, chosen by the routing strategy.
 
-        Returns ``Success(value)`` or ``Failure(error)``; ``metadata`` tells the node and the attempts.
+        Await it for ``Success(value)`` or ``Failure(error)``; ``metadata`` tells the node and the attempts.
         Besides what `Mediator.send` returns: `NoNodeAvailableError`, `OverloadedError` (every candidate is
         full), `MaybeExecutedError` (the node was lost in mid-call and the request is not idempotent),
         `CatgaTimeoutError`, `InvalidMessageError` (also: too large for the broker), `ClosedError`.
         """
         node = self._node
         if node is None:
-            return await self._closed()
+            return self._closed()
         if self.registry.interceptors:
-            result: CatgaResult[R] = await self._through(request, node.dispatch.to_one)
-            return result
-        return await node.dispatch.to_one(request)
+            return self._through(request, node.dispatch.to_one)
+        return node.dispatch.to_one(request)
 
     async def send_to_node(self, request: Request[R], node_id: str) -> CatgaResult[R]:
         """Run the request's handler on that node. `NodeNotFoundError` if it is no member."""

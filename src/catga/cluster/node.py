@@ -81,7 +81,6 @@ class Node:
             RoutingTable(self.membership.view, stats, options.node_id),
             Delivery(self.peer, options.prefix, self._link, self._outliers, self._recorder.failovers),
             self._outliers,
-            self.handlers,
             codecs,
             routing,
             options.request_timeout,

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Set
-from types import TracebackType
 
 import msgspec
 
@@ -79,13 +78,15 @@ class Outliers:
         self._deaf = deaf
         self.stats = stats
         self._clock = clock or asyncio.get_running_loop().time
-        self._records: dict[str, _Record] = {}  # of nodes with a failure and no success after it
-        self._ejected: dict[str, _Record] = {}
+        self.suspected: dict[str, _Record] = {}
+        """Nodes with a failure and no success after it, by ``node_id``: usually none."""
+        self.ejected: dict[str, _Record] = {}
+        """Who is left out, or on trial, by ``node_id``: usually nobody."""
 
     def admit(self, candidates: Candidates, tried: Set[str]) -> Candidates:
         """The candidates but those `tried` and those left out now; rather an outlier than nobody."""
-        if not self._ejected:
-            return candidates.without(tried) if tried else candidates
+        if not self.ejected:
+            return candidates.without(tried)
         out = self.left_out(candidates)
         return candidates.without(tried | out.keys()) or candidates.without(tried)
 
@@ -94,48 +95,61 @@ class Outliers:
         now = self._clock()
         out = [
             (record.until, node_id)
-            for node_id, record in self._ejected.items()
+            for node_id, record in self.ejected.items()
             if (record.trial or record.until > now) and candidates.whole.by_id(node_id) is not None
         ]
         allowed = int(self._settings.share * len(candidates.whole))
         return {node_id: max(until - now, 0.0) for until, node_id in sorted(out, reverse=True)[:allowed]}
 
-    def call(self, node_id: str) -> "Attempt":
-        """Enter it for the time of one call to the node, and set its ``result``."""
-        return Attempt(self, self.stats[node_id], self._clock)
-
-    def forget(self, node_id: str) -> None:
-        """The node left: if one with its id comes, it begins anew."""
-        self.stats.pop(node_id, None)
-        self._records.pop(node_id, None)
-        self._ejected.pop(node_id, None)
-
-    # -- called by Attempt ----------------------------------------------------------------------------
-
-    def started(self, node_id: str) -> bool:
-        """A call to the node starts. Whether it is its trial."""
-        record = self._ejected.get(node_id)
+    def is_trial(self, node_id: str) -> bool:
+        """A call to the node starts. Whether it decides about the node's return."""
+        record = self.ejected.get(node_id)
         if record is None or record.trial or record.until > self._clock():
             return False
         record.trial = True
         return True
 
-    def ended(self, stats: NodeStats, failed: bool | None, trial: bool) -> None:
-        """The call ended; `failed` is None if it says nothing of the node."""
+    def ended(self, stats: NodeStats, started: float, result: CatgaResult[object] | None, *, trial: bool) -> None:
+        """A call to a node ended.
+
+        Args:
+            started: what ``stats.started()`` returned.
+            result: None if the call was cancelled.
+            trial: what `is_trial` returned.
+        """
+        failed = False if isinstance(result, Success) else None
+        never_ran = False
+        if isinstance(result, Failure):
+            failed = self.judge(result.error)
+            never_ran = result.error.execution is Execution.NO
+        is_answer = result is not None and failed is not True
+        stats.ended(None if never_ran else started, answered=is_answer, at_least=not is_answer)
+        self._judged(stats, failed=failed, trial=trial)
+
+    def forget(self, node_id: str) -> None:
+        """The node left: if one with its id comes, it begins anew."""
+        self.stats.pop(node_id, None)
+        self.suspected.pop(node_id, None)
+        self.ejected.pop(node_id, None)
+
+    # -- inside ---------------------------------------------------------------------------------------
+
+    def _judged(self, stats: NodeStats, *, failed: bool | None, trial: bool) -> None:
+        """`failed` is None if the call says nothing of the node."""
         node_id = stats.node_id
-        record = self._records.get(node_id)
+        record = self.suspected.get(node_id)
         if trial and record is not None:
             record.trial = False
         if failed is None or self.stats.get(node_id) is not stats:  # the node left, or is another by now
             return
         if not failed:
-            if record is not None and (trial or node_id not in self._ejected):
+            if record is not None and (trial or node_id not in self.ejected):
                 self._pardon(node_id)
             return
         if record is None:
-            record = self._records[node_id] = _Record()
+            record = self.suspected[node_id] = _Record()
         record.streak += 1
-        if trial or (node_id not in self._ejected and 0 < self._settings.failures <= record.streak):
+        if trial or (node_id not in self.ejected and 0 < self._settings.failures <= record.streak):
             self._eject(stats, record)
 
     def judge(self, error: CatgaError) -> bool | None:
@@ -153,7 +167,7 @@ class Outliers:
         seconds = min(settings.base * 2.0**record.times, settings.longest) * random.uniform(0.8, 1.2)
         record.times = min(record.times + 1, 64)
         record.until = self._clock() + seconds
-        self._ejected[stats.node_id] = record
+        self.ejected[stats.node_id] = record
         stats.forget()
         logger.warning(
             "node %s is left out for %.1f s: its calls fail or time out",
@@ -163,39 +177,6 @@ class Outliers:
         )
 
     def _pardon(self, node_id: str) -> None:
-        del self._records[node_id]
-        if self._ejected.pop(node_id, None) is not None:
+        del self.suspected[node_id]
+        if self.ejected.pop(node_id, None) is not None:
             logger.info("an outlier is back", extra={"catga_node_id": node_id})
-
-
-class Attempt(msgspec.Struct, eq=False):
-    """One call to one node: counts as in flight while it is entered."""
-
-    outliers: Outliers
-    stats: NodeStats
-    clock: Callable[[], float]
-    trial: bool = False
-    start: float = 0.0
-    result: CatgaResult[object] | None = None
-
-    def __enter__(self) -> "Attempt":
-        self.stats.inflight += 1
-        self.trial = self.outliers.started(self.stats.node_id)
-        self.start = self.clock()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        stats, result = self.stats, self.result
-        seconds = self.clock() - self.start
-        if type(result) is Success:
-            failed: bool | None = False
-            stats.measured(seconds)
-        elif isinstance(result, Failure):
-            failed = self.outliers.judge(result.error)
-            if result.error.execution is not Execution.NO:
-                stats.measured(seconds, at_least=failed is True)
-        else:  # cancelled: it took at least so long
-            failed = None
-            stats.measured(seconds, at_least=True)
-        stats.ended(answered=result is not None and failed is not True)
-        self.outliers.ended(stats, failed, self.trial)

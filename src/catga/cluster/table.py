@@ -35,6 +35,13 @@ class RoutingTable:
             cached = self._cached[name] = self._work_out(name, cached)
         return cached
 
+    def nodes(self, name: str) -> Candidates:
+        """The same, whatever their service."""
+        cached = self._cached.get(name)  # once more what `routes` does: on the path of every request
+        if cached is not None and cached.version == self._view.version:
+            return cached.nodes
+        return self.routes(name).nodes
+
     def alone(self, node: NodeInfo) -> Candidates:
         """One node to choose from."""
         return Candidates((node,), self._stats, self._local_id)

@@ -51,31 +51,39 @@ class NodeStats:
         average = self._latency * math.exp((self._stamp - now) / TAU)
         return max(average, now - self._quiet_since) if self.inflight else average
 
-    def started(self) -> None:
-        """A call to the node starts."""
-        if not self.inflight:
-            self._quiet_since = self._clock()
-        self.inflight += 1
-
-    def ended(self, *, answered: bool) -> None:
-        """A call to the node ended, by its answer or otherwise."""
-        self.inflight -= 1
-        if answered:
-            self._quiet_since = self._clock()
-
-    def measured(self, seconds: float, *, at_least: bool = False) -> None:
-        """A call took `seconds`; or, `at_least`, was given up after them."""
+    def started(self) -> float:
+        """A call to the node starts. Returns the time, for `ended`."""
         now = self._clock()
-        weight = math.exp((self._stamp - now) / TAU)
-        average = self._latency * weight
-        if seconds >= average:
-            self._latency = seconds
-        elif not at_least:
-            # A busy node's samples are close together: each counts for a hundredth at least.
-            weight = min(weight, 0.99)
-            self._latency = self._latency * weight + seconds * (1 - weight)
-        else:
+        if not self.inflight:
+            self._quiet_since = now
+        self.inflight += 1
+        return now
+
+    def ended(self, started: float | None, *, answered: bool = True, at_least: bool = False) -> None:
+        """A call to the node ended.
+
+        Args:
+            started: when it started; None if the time that it took says nothing.
+            answered: by an answer.
+            at_least: it was given up after that time.
+        """
+        self.inflight -= 1
+        now = self._clock()
+        if answered:
+            self._quiet_since = now
+        if started is None:
             return
+        seconds = now - started
+        weight = math.exp((self._stamp - now) / TAU)
+        if seconds >= self._latency * weight:
+            self._latency = seconds
+        elif at_least:
+            return
+        else:
+            # A busy node's samples are close together: each counts for a hundredth at least.
+            if weight > 0.99:
+                weight = 0.99
+            self._latency = self._latency * weight + seconds * (1 - weight)
         self._stamp = now
 
     def forget(self) -> None:

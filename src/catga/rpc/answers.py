@@ -1,13 +1,13 @@
 """The dedup window: what was answered lately, so that a repeated request gets the first answer.
 
 A caller repeats a request (to the same incarnation of the node) when a link broke in mid-call, and cannot
-know whether it arrived. The window tells: *running* (the answer will go to both), *answered* (here it is
-again), *never seen* (run it), or *too long ago to tell*, which for a request that must not run twice is
-"maybe executed".
+know whether it arrived. The window tells: *answered* (here it is again), *never seen* (run it, unless it runs now),
+or *too long ago to tell*, which for a request that must not run twice is "maybe executed".
 """
 
 from collections import OrderedDict
 from enum import Enum
+from itertools import islice
 
 from catga.rpc.wire import Fault, Reply
 
@@ -15,13 +15,16 @@ CallKey = tuple[str, int]
 """(reply_to, id of the first attempt): one request of one caller."""
 
 MAX_CALLERS = 4096
+ENTRY = 128
+"""Bytes of an answer besides its body; a fault counts as two."""
+SPARE = 32
+"""What is over a bound is forgotten together with one part in so many below it: not one answer a call."""
 
 
 class Seen(Enum):
     """What the window knows of a request that has no answer in it."""
 
     NEVER = "never"
-    RUNNING = "running"
     FORGOTTEN = "forgotten"
 
 
@@ -37,51 +40,37 @@ class Answers:
         self._entries = entries
         self._size = size
         self._bytes = 0
-        self._done: OrderedDict[CallKey, Reply | Fault] = OrderedDict()
-        self._running: dict[CallKey, list[int]] = {}
+        self.kept: dict[CallKey, Reply | Fault] = {}
+        """The answers, by request."""
         self._forgotten: OrderedDict[str, int] = OrderedDict()  # caller → newest id that left the window
 
-    def __contains__(self, key: CallKey) -> bool:
-        """Whether the request `key` runs, or was answered lately."""
-        return key in self._running or key in self._done
-
-    def begin(self, key: CallKey) -> None:
-        """The request `key` is admitted."""
-        self._running[key] = []
-
-    def abandon(self, key: CallKey) -> None:
-        """The request `key` ended without an answer, and did not run."""
-        self._running.pop(key, None)
-
-    def look_up(self, key: CallKey, call_id: int) -> Reply | Fault | Seen:
-        """What is known of a repeated request. While it runs, its answer will go to `call_id` too."""
-        waiting = self._running.get(key)
-        if waiting is not None:
-            if call_id != key[1]:
-                waiting.append(call_id)
-            return Seen.RUNNING
-        answer = self._done.get(key)
+    def look_up(self, key: CallKey) -> Reply | Fault | Seen:
+        """What is known of a repeated request."""
+        answer = self.kept.get(key)
         if answer is not None:
             return answer
         return Seen.FORGOTTEN if key[1] <= self._forgotten.get(key[0], 0) else Seen.NEVER
 
-    def end(self, key: CallKey, answer: Reply | Fault) -> list[int]:
-        """The request `key` has its answer. Returns the ids of the repeats that wait for it too."""
-        waiting = self._running.pop(key, [])
-        self._done[key] = answer
-        self._bytes += _size(answer)
-        while len(self._done) > self._entries or self._bytes > self._size:
-            (caller, call_id), old = self._done.popitem(last=False)
-            self._bytes -= _size(old)
+    def keep(self, key: CallKey, answer: Reply | Fault) -> None:
+        """The request `key` has its answer."""
+        self.kept[key] = answer
+        self._bytes += ENTRY + (len(answer.body) if type(answer) is Reply else ENTRY)
+        if len(self.kept) > self._entries or self._bytes > self._size:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        kept = self.kept
+        entries, size = (bound - bound // SPARE for bound in (self._entries, self._size))
+        newest: dict[str, int] = {}
+        while len(kept) > entries or self._bytes > size:
+            for key in list(islice(kept, max(len(kept) - entries, 1))):
+                answer = kept.pop(key)
+                self._bytes -= ENTRY + (len(answer.body) if type(answer) is Reply else ENTRY)
+                newest[key[0]] = max(key[1], newest.get(key[0], 0))
+        for caller, call_id in newest.items():
             self._forget(caller, call_id)
-        return waiting
 
     def _forget(self, caller: str, call_id: int) -> None:
-        newest = max(call_id, self._forgotten.pop(caller, 0))
-        self._forgotten[caller] = newest
+        self._forgotten[caller] = max(call_id, self._forgotten.pop(caller, 0))
         if len(self._forgotten) > MAX_CALLERS:
             self._forgotten.popitem(last=False)
-
-
-def _size(answer: Reply | Fault) -> int:
-    return (len(answer.body) if type(answer) is Reply else 256) + 128

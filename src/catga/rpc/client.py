@@ -6,6 +6,7 @@ value (a `Reply` or a `CatgaError` with its `Execution`), so that the failover a
 """
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,10 +23,14 @@ from catga.errors import (
     OverloadedError,
 )
 from catga.rpc.deadlines import Deadlines
-from catga.rpc.outbox import Outbox
+from catga.rpc.outbox import FULL, Outbox
 from catga.rpc.wire import Call, Cancel, Fault, Frame, Ping, Reply, error_of
 
 SENT_BATCHES = 1024  # a destination's batches whose "nobody listened" can still be told apart
+
+SPLIT = 16
+"""Calls to one destination that need not wait for the rest of the turn, if they are half of what it owes: while it
+works on one half, this node makes the other. Fewer are not worth a message of their own."""
 
 
 class Destination:
@@ -35,7 +40,7 @@ class Destination:
     nothing that must reach the same node again (a repeat, a cancel) is sent to it.
     """
 
-    __slots__ = ("epoch", "heard_at", "incarnation", "node_id", "pending", "pinged_at", "sent", "subject")
+    __slots__ = ("epoch", "heard_at", "incarnation", "newest", "node_id", "pending", "pinged_at", "sent", "subject")
 
     def __init__(self, node_id: str, incarnation: int, subject: str) -> None:
         self.node_id = node_id
@@ -43,27 +48,35 @@ class Destination:
         self.subject = subject
         self.pending: dict[int, Pending] = {}  # in the order of the calls
         self.sent: deque[tuple[int, int, int]] = deque(maxlen=SENT_BATCHES)  # token, first id, last id
+        self.newest = 0  # id of the newest call that was sent: they leave in the order of their ids
         self.epoch: int | None = None
         self.heard_at = 0.0
         self.pinged_at: float | None = None
+
+    def has_sent(self, call_id: int) -> bool:
+        """Whether that call has left."""
+        return call_id <= self.newest
 
     def __str__(self) -> str:
         return self.node_id or f"whoever took it from {self.subject}"
 
 
-class Pending(msgspec.Struct, eq=False):
-    """A call without its end yet. A Struct, as one is made for each call."""
+class Pending(msgspec.Struct, eq=False, gc=False):
+    """A call without its end yet. A Struct, as one is made for each call; nothing that it holds can hold it."""
 
     call: Call
     destination: Destination
     future: "asyncio.Future[Outcome]"
     deadline: float
+    started: float
     idempotent: bool
-    sent: bool = False
-    repeated: bool = False
-    slot: int = 0
-    started: float = 0.0
     taker: list[str] | None = None
+    repeated: bool = False
+
+    @property
+    def sent(self) -> bool:
+        """Whether it has left."""
+        return self.destination.has_sent(self.call.id)
 
 
 Outcome = Reply | CatgaError
@@ -74,6 +87,7 @@ class Client:
 
     Args:
         outbox: where calls leave.
+        inbox: the subject on which a node takes calls in a life of it.
         max_pending: calls without a reply; more are refused with `OverloadedError`.
         silence: seconds without a sign of life, while replies are overdue, until a node is pinged, and again
             until it counts as silent.
@@ -84,6 +98,7 @@ class Client:
     def __init__(
         self,
         outbox: Outbox,
+        inbox: Callable[[str, int], str],
         *,
         max_pending: int = 100_000,
         silence: float = 0.15,
@@ -91,17 +106,19 @@ class Client:
         on_silent: Callable[[str, int], None],
     ) -> None:
         self._outbox = outbox
+        self._inbox = inbox
         self._max_pending = max_pending
         self._silence = silence
         self._echo = echo
         self._on_silent = on_silent
         self._heard_at = 0.0
         self._loop = asyncio.get_running_loop()
-        self._deadlines: Deadlines[int] = Deadlines(self._timed_out)
         self._destinations: dict[str, Destination] = {}  # by subject
         self._nodes: dict[tuple[str, int], Destination] = {}  # the same, by (node_id, incarnation)
         self._pending: dict[int, Pending] = {}
-        self._next_id = 0
+        self._deadlines = Deadlines(self._pending, self._timed_out)
+        self.ids = itertools.count(1)
+        """Each call takes the next for its id."""
         self._watch: asyncio.TimerHandle | None = None
         self._closed = False
         self.late = 0
@@ -119,17 +136,12 @@ class Client:
         """Whether no call can be made any more."""
         return self._closed
 
-    def new_id(self) -> int:
-        """An id for a call, greater than all before it."""
-        self._next_id += 1
-        return self._next_id
-
-    def destination(self, node_id: str, incarnation: int, subject: str) -> Destination:
-        """The destination behind an inbox subject."""
-        found = self._destinations.get(subject)
+    def destination(self, node_id: str, incarnation: int) -> Destination:
+        """A life of a node, as a destination."""
+        found = self._nodes.get((node_id, incarnation))
         if found is None:
-            found = Destination(node_id, incarnation, subject)
-            self._destinations[subject] = self._nodes[node_id, incarnation] = found
+            found = Destination(node_id, incarnation, self._inbox(node_id, incarnation))
+            self._destinations[found.subject] = self._nodes[node_id, incarnation] = found
         return found
 
     def queue(self, subject: str) -> Destination:
@@ -141,39 +153,48 @@ class Client:
             self._outbox.shared.add(subject)
         return found
 
-    async def call(
-        self, to: Destination, call: Call, deadline: float, *, idempotent: bool, taker: list[str] | None = None
-    ) -> Outcome:
-        """Send `call` (its id from `new_id`) and wait for its end, at `deadline` (the loop's time) at the latest.
+    def begin(
+        self,
+        to: Destination,
+        call: Call,
+        now: float,
+        deadline: float,
+        *,
+        idempotent: bool,
+        taker: list[str] | None = None,
+    ) -> "asyncio.Future[Outcome]":
+        """Send `call`, whose id is the next of `ids`. Returns its end. Who stops waiting for it says so by `give_up`.
 
-        The id of the node that answers is put into `taker`.
-        Raises only CancelledError; the node is then told to cancel the handler.
+        Args:
+            now: the loop's time.
+            deadline: its end at the latest, in the loop's time.
+            taker: is given the id of the node that answers.
         """
-        if self._closed:
-            return ClosedError("the node has left the cluster")
-        if len(self._pending) >= self._max_pending:
-            return OverloadedError(f"{len(self._pending)} calls wait for replies, the limit is {self._max_pending}")
         future: asyncio.Future[Outcome] = self._loop.create_future()
-        pending = Pending(call, to, future, deadline, idempotent, taker=taker)
+        if self._closed:
+            future.set_result(ClosedError("the node has left the cluster"))
+            return future
+        if len(self._pending) >= self._max_pending:
+            text = f"{len(self._pending)} calls wait for replies, the limit is {self._max_pending}"
+            future.set_result(OverloadedError(text))
+            return future
         call_id = call.id
-        try:
-            self._outbox.put(to.subject, call)
-        except OverloadedError as error:
-            return error
-        pending.started = now = self._loop.time()
-        pending.slot = self._deadlines.add(call_id, deadline)
-        self._pending[call_id] = pending
         if not to.pending:
-            to.heard_at, to.pinged_at = now, None
-            if self._watch is None:
-                self._watch = self._loop.call_later(self._silence, self._look_for_silence)
-        to.pending[call_id] = pending
+            self._begin_to_watch(to, now)
+        self._pending[call_id] = to.pending[call_id] = Pending(call, to, future, deadline, now, idempotent, taker)
+        self._deadlines.watch(deadline)
+        half = len(to.pending) >> 1
         try:
-            return await future
-        except asyncio.CancelledError:
-            if self._take(call_id) is not None:
-                self._cancel(to, call)
-            raise
+            self._outbox.put(to.subject, call, SPLIT if half < SPLIT else half if half < FULL else FULL)
+        except OverloadedError as error:
+            self._end([call_id], error)
+        return future
+
+    def give_up(self, call_id: int) -> None:
+        """Nobody waits for the end of this call any more. The node is told to cancel the handler."""
+        pending = self._take(call_id)
+        if pending is not None:
+            self._cancel(pending.destination, pending.call)
 
     def ping(self, to: Destination, nonce: int = 0) -> None:
         """Ask for a sign of life."""
@@ -184,15 +205,21 @@ class Client:
     def on_reply(self, reply: Reply | Fault, node_id: str) -> None:
         """The node answered. Only the one that was called can: ids are easy to guess. Whoever of a queue took the call
         answers it."""
-        pending = self._pending.get(reply.id)
+        call_id = reply.id
+        pending = self._pending.get(call_id)
         if pending is None:
             self.late += 1
-        elif pending.taker is None and pending.destination.node_id != node_id:
+            return
+        to = pending.destination
+        if pending.taker is not None:
+            pending.taker.append(node_id)
+        elif to.node_id != node_id:
             self.foreign += 1
-        elif self._take(reply.id) is not None and not pending.future.done():
-            if pending.taker is not None:
-                pending.taker.append(node_id)
-            pending.future.set_result(reply if type(reply) is Reply else error_of(reply))  # type: ignore[arg-type]
+            return
+        del self._pending[call_id], to.pending[call_id]
+        future = pending.future
+        if not future.done():
+            future.set_result(reply if type(reply) is Reply else error_of(reply))  # type: ignore[arg-type]
 
     def on_alive(self, node_id: str, incarnation: int, epoch: int) -> None:
         """The node gave a sign of life. A new `epoch` tells that its link was down since the last one."""
@@ -218,13 +245,11 @@ class Client:
         destination = self._destinations.get(subject)
         if destination is None:
             return
-        calls = [frame for frame in frames if type(frame) is Call]
-        if calls:
-            destination.sent.append((token, calls[0].id, calls[-1].id))
-            for call in calls:
-                pending = destination.pending.get(call.id)
-                if pending is not None:
-                    pending.sent = True
+        ids = [frame.id for frame in frames if type(frame) is Call]
+        if ids:
+            first, last = min(ids), max(ids)
+            destination.sent.append((token, first, last))
+            destination.newest = max(destination.newest, last)
 
     def on_unlistened(self, subject: str, token: int) -> Destination | None:
         """Nobody listened when that batch came: its calls never ran. Returns the destination, if it is a node."""
@@ -286,12 +311,15 @@ class Client:
 
     # -- inside ---------------------------------------------------------------------------------------
 
+    def _begin_to_watch(self, to: Destination, now: float) -> None:
+        to.heard_at, to.pinged_at = now, None
+        if self._watch is None:
+            self._watch = self._loop.call_later(self._silence, self._look_for_silence)
+
     def _take(self, call_id: int) -> Pending | None:
         pending = self._pending.pop(call_id, None)
         if pending is not None:
-            to = pending.destination
-            del to.pending[call_id]
-            self._deadlines.discard(call_id, pending.slot)
+            del pending.destination.pending[call_id]
         return pending
 
     def _end(self, call_ids: Sequence[int], error: CatgaError) -> None:

@@ -1,21 +1,24 @@
-"""Frames on their way out: one list a destination, one broker message a list and event-loop turn.
+"""Frames on their way out: one list a destination, one broker message a list.
 
-Whoever has a frame to send puts it here and goes on. The pump, one task, is woken by the first frame of a
-turn and runs when the turn is over: it takes all that came together, so concurrent calls share the cost of
-a message and a lone call waits for nothing. While the broker's buffer is full the pump waits, and frames
-gather into larger batches, up to a bound.
+Whoever has a frame to send puts it here and goes on. What was put in one turn of the event loop leaves
+together at its end, so that concurrent calls share the cost of a message and a lone call waits for nothing.
+A list that has grown to a full batch before leaves at once: the other side begins with it while this one goes on.
+While the broker's buffer is full nothing leaves, and frames gather into larger batches, up to a bound.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
 from catga.abc import Outgoing, Transport
 from catga.errors import CatgaError, ClusterError, Execution, InvalidMessageError, OverloadedError
-from catga.rpc.wire import Batch, Frame, encode_batch
+from catga.rpc.wire import SMALL, Batch, Frame, encode_batch
 
 logger = logging.getLogger("catga.rpc")
 
+FULL = 64
+"""Frames to one subject that leave without waiting for the end of the turn: the cost of a message is small for each of
+so many, and the other side begins with them while this one goes on."""
 MAX_BATCH = 32 * 1024
 """Bytes of a batch of several frames: larger messages outgrow the buffers of client and broker, and cost more."""
 
@@ -23,7 +26,7 @@ Wrap = Callable[[list[Frame]], Batch]
 
 
 class Outbox:
-    """The frames that wait, and the pump that sends them.
+    """The frames that wait.
 
     Args:
         wrap: makes a batch of frames, with this node's header.
@@ -38,8 +41,8 @@ class Outbox:
         transport: Transport,
         wrap: Wrap,
         *,
-        on_sent: Callable[[str, int, Sequence[Frame]], None],
-        on_failed: Callable[[str, Sequence[Frame], CatgaError], None],
+        on_sent: Callable[[str, int, list[Frame]], None],
+        on_failed: Callable[[str, list[Frame], CatgaError], None],
         seal: Callable[[str, bytes], bytes] | None = None,
         limit: int = 100_000,
     ) -> None:
@@ -49,13 +52,14 @@ class Outbox:
         self._on_failed = on_failed
         self._seal = seal
         self._limit = limit
+        self._loop = asyncio.get_running_loop()
         self.shared: set[str] = set()
         """Subjects whose messages are shared among their listeners: each frame is a message of its own there."""
         self._queues: dict[str, list[Frame]] = {}
         self._size = 0
-        self._sending = 0
         self._token = 0
-        self._wake: asyncio.Future[None] | None = None
+        self._is_due = False  # the end of this turn flushes
+        self._draining: asyncio.Task[None] | None = None  # while the broker's buffer is full
         self._idle: asyncio.Future[None] | None = None
 
     @property
@@ -63,8 +67,8 @@ class Outbox:
         """Broker messages made so far."""
         return self._token
 
-    def put(self, subject: str, frame: Frame) -> None:
-        """Send `frame` to `subject` at the end of this turn.
+    def put(self, subject: str, frame: Frame, full: int = FULL) -> None:
+        """Send `frame` to `subject` at the end of this turn, or as soon as `full` frames wait for it.
 
         Raises:
             OverloadedError: too many frames wait already.
@@ -72,40 +76,79 @@ class Outbox:
         if self._size >= self._limit:
             raise OverloadedError(f"{self._size} frames wait to be sent: the broker does not keep up")
         self._size += 1
-        queue = self._queues.get(subject)
-        if queue is None:
+        frames = self._queues.get(subject)
+        if frames is None:
             self._queues[subject] = [frame]
-            if self._wake is not None and not self._wake.done():
-                self._wake.set_result(None)
+            self.flush_soon()
         else:
-            queue.append(frame)
+            frames.append(frame)
+            if len(frames) >= full and self._draining is None:
+                del self._queues[subject]
+                self._size -= len(frames)
+                self._send({subject: frames})
 
-    async def pump(self) -> None:
-        """Send what is put, until cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            if not self._queues:
-                if self._idle is not None and not self._idle.done():
-                    self._idle.set_result(None)
-                self._wake = loop.create_future()
-                await self._wake
+    def flush_soon(self) -> None:
+        """Send what waits behind everything that the loop has ready now. Said before something that will put frames,
+        it saves a turn."""
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._end_of_turn)
+
+    def flush(self) -> None:
+        """Send what waits now, unless the broker's buffer is full."""
+        if self._queues and self._draining is None:
             queues, self._queues = self._queues, {}
-            self._sending, self._size = self._size, 0
-            await self._send(queues)
-            self._sending = 0
+            self._size = 0
+            self._send(queues)
+        if self._idle is not None and not self._is_busy and not self._idle.done():
+            self._idle.set_result(None)
 
     async def drained(self) -> None:
         """Return once nothing waits any more."""
-        while self._queues or self._sending:
+        while self._is_busy:
             if self._idle is None or self._idle.done():
-                self._idle = asyncio.get_running_loop().create_future()
+                self._idle = self._loop.create_future()
             await self._idle
 
-    async def _send(self, queues: dict[str, list[Frame]]) -> None:
-        """Send these frames; those that did not leave are told. The pump outlives whatever a transport raises."""
-        batches = [batch for subject, frames in queues.items() for batch in self._batches(subject, frames)]
+    def link_changed(self) -> None:
+        """The buffer that was full is gone with its connection."""
+        if self._draining is not None:
+            self._draining.cancel()
+            self._draining = None
+            self.flush()
+
+    def close(self) -> None:
+        """Wait for nothing any more."""
+        self._queues.clear()
+        self.link_changed()
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._queues) or self._draining is not None
+
+    def _end_of_turn(self) -> None:
+        self._is_due = False
+        self.flush()
+
+    async def _drain(self) -> None:
         try:
-            await self._transport.publish([outgoing for outgoing, _ in batches])
+            await self._transport.drain()
+        except ClusterError:  # the link is down: what waits is told
+            pass
+        except Exception:
+            logger.exception("the transport failed in a way of its own")
+        self._draining = None
+        self.flush()
+
+    def _send(self, queues: dict[str, list[Frame]]) -> None:
+        """Send these frames; those that did not leave are told. Survives whatever a transport raises."""
+        batches: list[tuple[Outgoing, list[Frame]]] = []
+        for subject, frames in queues.items():
+            self._pack(subject, frames, batches)
+        if not batches:
+            return
+        try:
+            has_room = self._transport.publish([outgoing for outgoing, _ in batches])
         except Exception as error:
             if not isinstance(error, ClusterError):
                 logger.exception("the transport failed in a way of its own")
@@ -113,40 +156,47 @@ class Outbox:
                 error.execution = Execution.MAYBE
             for outgoing, frames in batches:
                 self._on_failed(outgoing.subject, frames, error)
+        else:
+            if not has_room and self._draining is None:
+                self._draining = self._loop.create_task(self._drain(), name="catga-outbox")
 
-    def _batches(self, subject: str, frames: Sequence[Frame]) -> Iterator[tuple[Outgoing, Sequence[Frame]]]:
+    def _pack(self, subject: str, frames: list[Frame], batches: list[tuple[Outgoing, list[Frame]]]) -> None:
         """`frames` as one broker message, or as several where one would be too large, or where they are shared."""
-        if subject in self.shared and len(frames) > 1:
+        is_shared = subject in self.shared
+        if is_shared and len(frames) > 1:
             for frame in frames:
-                yield from self._batches(subject, [frame])
+                self._pack(subject, [frame], batches)
             return
         try:
-            data = encode_batch(self._wrap(list(frames)))
+            data = encode_batch(self._wrap(frames))
         except (ValueError, TypeError, OverflowError, RecursionError) as failed:
-            yield from self._without_the_bad(subject, frames, failed)
+            # A header or text that cannot be encoded (a lone surrogate) fails its own frame, and no other.
+            self._halve(subject, frames, batches, InvalidMessageError(f"a message cannot be encoded: {failed}"))
             return
         if self._seal is not None:
             data = self._seal(subject, data)
-        limit = self._transport.max_payload
-        if len(data) <= (limit if len(frames) == 1 else min(limit, MAX_BATCH)):
+        size = len(data)
+        if size <= SMALL or (
+            size <= (limit := self._transport.max_payload) and (size <= MAX_BATCH or len(frames) == 1)
+        ):
             self._token += 1
             self._on_sent(subject, self._token, frames)
-            yield Outgoing(subject, data, self._token, subject in self.shared), frames
-        elif len(frames) > 1:
-            half = len(frames) // 2
-            yield from self._batches(subject, frames[:half])
-            yield from self._batches(subject, frames[half:])
+            batches.append((Outgoing(subject, data, self._token, is_shared), frames))
         else:
-            error = InvalidMessageError(f"a message of {len(data)} bytes, the broker's limit is {limit}")
-            self._on_failed(subject, frames, error)
+            text = f"a message of {size} bytes, the broker's limit is {limit}"
+            self._halve(subject, frames, batches, InvalidMessageError(text))
 
-    def _without_the_bad(
-        self, subject: str, frames: Sequence[Frame], error: Exception
-    ) -> Iterator[tuple[Outgoing, Sequence[Frame]]]:
-        """A header or text that cannot be encoded (a lone surrogate) fails its own frame, and no other."""
-        if len(frames) > 1:
-            half = len(frames) // 2
-            yield from self._batches(subject, frames[:half])
-            yield from self._batches(subject, frames[half:])
-        else:
-            self._on_failed(subject, frames, InvalidMessageError(f"a message cannot be encoded: {error}"))
+    def _halve(
+        self,
+        subject: str,
+        frames: list[Frame],
+        batches: list[tuple[Outgoing, list[Frame]]],
+        error: InvalidMessageError,
+    ) -> None:
+        """Pack each half by itself; one frame alone fails."""
+        if len(frames) == 1:
+            self._on_failed(subject, frames, error)
+            return
+        half = len(frames) // 2
+        self._pack(subject, frames[:half], batches)
+        self._pack(subject, frames[half:], batches)

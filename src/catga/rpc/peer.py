@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-import re
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import lru_cache, partial
 from typing import Protocol
 
 from catga.abc import Transport
@@ -14,9 +14,10 @@ from catga.errors import CatgaError, ClusterError, InvalidMessageError, Overload
 from catga.node import NodeInfo
 from catga.rpc.client import Client
 from catga.rpc.outbox import Outbox
-from catga.rpc.server import Endpoint, Server
+from catga.rpc.runner import Endpoint
+from catga.rpc.server import Server
 from catga.rpc.signing import Signer
-from catga.rpc.subjects import inbox, queue, reply_box
+from catga.rpc.subjects import check_reply_box, inbox, queue, reply_box
 from catga.rpc.wire import (
     OVERHEAD,
     VERSION,
@@ -91,7 +92,7 @@ class Peer:
         self._listener = listener
         self._load = load
         self._reply_box = reply_box(prefix)
-        self._is_reply_box = re.compile(rf"{re.escape(prefix)}\.reply\.[A-Za-z0-9_-]{{1,64}}").fullmatch
+        self._check_reply_box = lru_cache(4096)(partial(check_reply_box, prefix))
         self._inbox = ""
         self._addresses: tuple[str, ...] = (self._reply_box,)  # what a signed batch may be meant for
         self._nonce = secrets.randbits(53)  # only another process of this node's id is told it
@@ -104,14 +105,13 @@ class Peer:
             on_failed=self._on_failed,
             seal=None if signer is None else signer.seal,
         )
-        self._pump: asyncio.Task[None] | None = None
         self._echo: asyncio.Future[None] | None = None
         self._pongs: dict[str, asyncio.Future[None]] = {}
         self._complained = False
         self._epoch = 0
         self._verifying: asyncio.Task[None] | None = None
         self._unsent: list[tuple[str, Frame]] = []  # answers that wait for the link
-        self.client = Client(self._outbox, echo=self._ping_self, on_silent=listener.silent)
+        self.client = Client(self._outbox, partial(inbox, prefix), echo=self._ping_self, on_silent=listener.silent)
         self.server = Server(
             self._outbox,
             endpoint=endpoint,
@@ -126,7 +126,6 @@ class Peer:
     async def start(self) -> None:
         """Connect, and take replies. Raises `ClusterError`."""
         await self._transport.start(self)
-        self._pump = asyncio.create_task(self._outbox.pump(), name=f"catga-outbox-{self.node_id}")
         await self._transport.subscribe(self._reply_box)
 
     async def open_inbox(self, incarnation: int) -> None:
@@ -183,9 +182,7 @@ class Peer:
             self._verifying.cancel()
         await self.server.close()
         self.client.close()
-        if self._pump is not None:
-            self._pump.cancel()
-            await asyncio.gather(self._pump, return_exceptions=True)
+        self._outbox.close()
         await self._transport.aclose()
 
     @property
@@ -211,8 +208,7 @@ class Peer:
     def ping(self, node_id: str, incarnation: int) -> None:
         """Ask one incarnation of a node for a sign of life."""
         rival = node_id == self.node_id and incarnation != self.incarnation
-        to = self.client.destination(node_id, incarnation, inbox(self._prefix, node_id, incarnation))
-        self.client.ping(to, self._nonce if rival else 0)
+        self.client.ping(self.client.destination(node_id, incarnation), self._nonce if rival else 0)
 
     def _ping_self(self) -> None:
         self.ping(self.node_id, self.incarnation)
@@ -239,8 +235,7 @@ class Peer:
             if self._signer is not None:
                 payload = self._signer.open(self._addresses, payload)
             batch = decode_batch(payload)
-            if self._is_reply_box(batch.reply_to) is None:  # it is published to: nothing else may come of it
-                raise InvalidMessageError(f"a batch that wants its replies on {batch.reply_to[:80]!r}")
+            self._check_reply_box(batch.reply_to)
         except InvalidMessageError as error:
             self._garbage(str(error))
             return
@@ -257,6 +252,7 @@ class Peer:
             self._listener.unlistened(destination.node_id, destination.incarnation)
 
     def on_link(self, up: bool) -> None:
+        self._outbox.link_changed()
         if self._verifying is not None:
             self._verifying.cancel()
             self._verifying = None
@@ -302,20 +298,23 @@ class Peer:
     # -- inside ---------------------------------------------------------------------------------------
 
     def _sort(self, batch: Batch) -> None:
-        self._listener.heard(batch.node_id, batch.incarnation, batch.load)
-        self.client.on_alive(batch.node_id, batch.incarnation, batch.epoch)
+        node_id, reply_to = batch.node_id, batch.reply_to
+        self._listener.heard(node_id, batch.incarnation, batch.load)
+        self.client.on_alive(node_id, batch.incarnation, batch.epoch)
+        on_reply, on_call = self.client.on_reply, self.server.on_call
         for frame in batch.frames:
             kind = type(frame)
             if kind is Reply or kind is Fault:
-                self.client.on_reply(frame, batch.node_id)  # type: ignore[arg-type]
+                on_reply(frame, node_id)  # type: ignore[arg-type]
             elif kind is Call:
-                self.server.on_call(frame, batch.reply_to)  # type: ignore[arg-type]
+                on_call(frame, reply_to)  # type: ignore[arg-type]
             elif kind is Ping:
                 self._on_ping(batch, frame)  # type: ignore[arg-type]
             elif kind is Pong:
                 self._on_pong(batch, frame)  # type: ignore[arg-type]
             elif kind is Cancel:
-                self.server.on_cancel(frame.id, batch.reply_to)  # type: ignore[union-attr]
+                self.server.on_cancel(frame.id, reply_to)  # type: ignore[union-attr]
+        self._outbox.flush_soon()  # behind those who got their replies: what they call next leaves with it
 
     def _on_ping(self, batch: Batch, ping: Ping) -> None:
         if batch.reply_to == self._reply_box:

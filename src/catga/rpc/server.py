@@ -6,17 +6,16 @@ runs as a task, which its deadline or its caller may cancel.
 """
 
 import asyncio
-import contextvars
 import logging
-import sys
+import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter  # the loop's own time has milliseconds only, with uvloop
 from typing import Any, NamedTuple
 
 import msgspec
 
-from catga.codec import Codec, encode
+from catga.codec import encode
 from catga.errors import (
     CatgaError,
     CatgaTimeoutError,
@@ -31,35 +30,13 @@ from catga.result import CatgaResult, Failure, Success
 from catga.rpc.answers import Answers, CallKey, Seen
 from catga.rpc.deadlines import Deadlines
 from catga.rpc.outbox import Outbox
-from catga.rpc.tally import Tally
+from catga.rpc.runner import Admitted, Endpoint, Runner
 from catga.rpc.wire import OVERHEAD, SMALL, Call, Fault, Reply, fault_of
 
 logger = logging.getLogger("catga.rpc")
 
 CLOSE_GRACE = 1.0
 """Seconds that cancelled handlers have to end."""
-
-
-class Endpoint(NamedTuple):
-    """What runs a message type: its codec, its compiled pipeline, and the count of its calls.
-
-    ``receiving``, where something wants the headers of a call, makes the endpoint for one call of them.
-    """
-
-    codec: Codec
-    run: Callable[[Any], Coroutine[Any, Any, CatgaResult[Any]]]
-    direct: Callable[[Any], CatgaResult[Any]] | None
-    tally: Tally
-    receiving: "Callable[[Mapping[str, str]], Endpoint] | None" = None
-
-
-class _Admitted(msgspec.Struct, eq=False):
-    key: CallKey
-    call_id: int
-    endpoint: Endpoint
-    message: Any
-    started: float
-    deadline: float
 
 
 class _Place(NamedTuple):
@@ -97,14 +74,13 @@ class Server:
         self._max_queue = max_queue
         self._max_payload = max_payload
         self._loop = asyncio.get_running_loop()
-        self._deadlines: Deadlines[CallKey] = Deadlines(self._expired)
-        self._running: dict[CallKey, asyncio.Task[None]] = {}
-        self._cancelled: dict[CallKey, CatgaError | None] = {}  # why, and what to answer
-        self._queue: deque[_Admitted | _Place] = deque()
+        self._calls: dict[CallKey, Admitted] = {}  # those that run or wait
+        self._deadlines = Deadlines(self._calls, self._expired)
+        self._busy = 0  # calls that have a place, local ones included
+        self._queue: deque[Admitted | _Place] = deque()
         self._answers = Answers()
         self._starting = False
-        self._context = contextvars.copy_context()
-        self._local = 0
+        self._runner = Runner(self._run, outbox.flush_soon)
         self._refusing: CatgaError | None = None
         self._idle: asyncio.Future[None] | None = None
         self.refused = 0
@@ -114,6 +90,13 @@ class Server:
         self.repeated = 0
         """Calls that had been made before and were answered without running again."""
 
+    def endpoint(self, name: str, headers: Mapping[str, str] | None) -> Endpoint | None:
+        """What runs a message of this wire name that came with these headers; None if nothing does."""
+        endpoint = self._endpoint(name)
+        if endpoint is not None and endpoint.receiving is not None:
+            return endpoint.receiving(headers or {})
+        return endpoint
+
     @property
     def refusing(self) -> CatgaError | None:
         """Why no calls are taken; None while they are."""
@@ -122,7 +105,7 @@ class Server:
     @property
     def inflight(self) -> int:
         """Calls that run or wait."""
-        return len(self._running) + len(self._queue) + self._local
+        return self._busy + len(self._queue)
 
     @property
     def load(self) -> float:
@@ -135,38 +118,42 @@ class Server:
         """Admit, run or refuse one call. Never raises: its caller gets whatever goes wrong."""
         key = (reply_to, call.key or call.id)
         try:
-            if (call.key or key in self._answers) and self._answered_before(key, call):
+            if (call.key or key in self._calls or key in self._answers.kept) and self._came_before(key, call):
                 return
-            admitted = self._admit(key, call)
+            if call.ttl_ms <= 0:
+                self.dropped += 1
+                return
+            endpoint = self._admit(call)
+            message = endpoint.codec.decode(call.body)
         except CatgaError as error:
             self._put(reply_to, fault_of(call.id, error))
             return
-        if admitted is None:
-            return
-        direct = admitted.endpoint.direct
-        if direct is not None:
-            result = direct(admitted.message)
-            admitted.endpoint.tally.add(perf_counter() - admitted.started, type(result) is Success)
+        started = perf_counter()
+        if endpoint.direct is not None:
+            result = endpoint.direct(message)
+            endpoint.tally.add(perf_counter() - started, type(result) is Success)
             self._answer(key, call.id, result)
             return
-        self._answers.begin(key)
-        if self._is_full:
-            self._queue.append(admitted)
-        else:
+        admitted = Admitted(key, call.id, endpoint, message, started, self._loop.time() + call.ttl_ms / 1000)
+        self._calls[key] = admitted
+        if self._busy < self._max_concurrency:
             self._start(admitted)
+        else:
+            self._queue.append(admitted)
 
     def on_cancel(self, call_id: int, reply_to: str) -> None:
         """The caller does not wait any more: cancel the handler."""
-        key = (reply_to, call_id)
-        task = self._running.get(key)
-        if task is not None:
-            self._cancel(key, task, None)
+        call = self._calls.get((reply_to, call_id))
+        if call is None:
             return
-        for waiting in self._queue:
-            if isinstance(waiting, _Admitted) and waiting.key == key:
-                self._queue.remove(waiting)
-                self._answers.abandon(key)
-                return
+        if call.task is not None:
+            self._cancel(call, None)
+        elif call in self._queue:
+            self._queue.remove(call)
+            del self._calls[call.key]
+        else:  # it is about to begin
+            self._runner.withdraw(call)
+            self._finish(call)
 
     # -- what this node sends to itself ---------------------------------------------------------------
 
@@ -183,7 +170,7 @@ class Server:
             result = endpoint.direct(message)
             endpoint.tally.add(perf_counter() - started, type(result) is Success)
             return result
-        if self._is_full and len(self._queue) >= self._max_queue:
+        if self._busy >= self._max_concurrency and len(self._queue) >= self._max_queue:
             return Failure(self._overloaded())
         has_place = False
         try:
@@ -200,7 +187,7 @@ class Server:
             return Failure(error)
         finally:
             if has_place:
-                self._local -= 1
+                self._busy -= 1
                 endpoint.tally.add(perf_counter() - started, type(result) is Success)
             self._next()
 
@@ -220,41 +207,52 @@ class Server:
     async def close(self) -> None:
         """Cancel what still runs and wait for its end. What only waited is refused."""
         for waiting in self._queue:
-            if isinstance(waiting, _Admitted):
+            if isinstance(waiting, Admitted):
+                del self._calls[waiting.key]
                 self._put(waiting.key[0], fault_of(waiting.call_id, ClosedError("the node stopped")))
             elif not waiting.granted.done():
                 waiting.granted.set_exception(ClosedError("the node stopped"))
         self._queue.clear()
-        running = dict(self._running)
-        for key, task in running.items():
+        running: list[asyncio.Task[None]] = []
+        for call in list(self._calls.values()):
+            if call.task is None:  # about to begin
+                self._runner.withdraw(call)
+                self._finish(call)
+                self._put(call.key[0], fault_of(call.call_id, ClosedError("the node stopped")))
+                continue
             error = ClosedError("the node stopped before the handler finished")
             error.execution = Execution.MAYBE
-            self._cancel(key, task, error)
+            self._cancel(call, error)
+            running.append(call.task)
         if running:  # a handler may hold on to its cancellation: it does not hold the node
-            await asyncio.wait(running.values(), timeout=CLOSE_GRACE)
+            await asyncio.wait(running, timeout=CLOSE_GRACE)
         self._deadlines.close()
 
     # -- inside ---------------------------------------------------------------------------------------
 
-    def _admit(self, key: CallKey, call: Call) -> _Admitted | None:
+    def _admit(self, call: Call) -> Endpoint:
+        """What runs the call. Raises what its caller gets instead."""
         if self._refusing is not None:
             raise self._refusal()
-        if call.ttl_ms <= 0:
-            self.dropped += 1
-            return None
         endpoint = self._endpoint(call.name)
         if endpoint is None:
             raise self._not_found(call.name)
-        if endpoint.direct is None and self._is_full and len(self._queue) >= self._max_queue:
-            raise self._overloaded()
-        if endpoint.receiving is not None:
-            endpoint = endpoint.receiving(call.headers or {})
-        deadline = self._loop.time() + call.ttl_ms / 1000
-        return _Admitted(key, call.id, endpoint, endpoint.codec.decode(call.body), perf_counter(), deadline)
+        if endpoint.direct is None:
+            if self._busy >= self._max_concurrency and len(self._queue) >= self._max_queue:
+                raise self._overloaded()
+            if endpoint.receiving is not None:
+                return endpoint.receiving(call.headers or {})
+        return endpoint
 
-    def _answered_before(self, key: CallKey, call: Call) -> bool:
+    def _came_before(self, key: CallKey, call: Call) -> bool:
         """Whether a repeated call needs no run: it was answered, or will be with the first."""
-        seen = self._answers.look_up(key, call.id)
+        first = self._calls.get(key)
+        if first is not None:
+            if call.id != first.call_id:
+                first.repeats = (*first.repeats, call.id)
+            self.repeated += 1
+            return True
+        seen = self._answers.look_up(key)
         if seen is Seen.NEVER:
             return False
         if seen is Seen.FORGOTTEN:
@@ -263,14 +261,13 @@ class Server:
                 return False
             raise MaybeExecutedError("the request came again, too long after the first to tell whether it ran")
         self.repeated += 1
-        if isinstance(seen, Reply | Fault):
-            self._put(key[0], _addressed(seen, call.id))
+        self._put(key[0], _addressed(seen, call.id))
         return True
 
     async def _place(self, deadline: float) -> None:
         """Wait for a place among the running calls."""
-        if not self._is_full:
-            self._local += 1
+        if self._busy < self._max_concurrency:
+            self._busy += 1
             return
         place = _Place(self._loop.create_future(), deadline)
         self._queue.append(place)
@@ -278,91 +275,79 @@ class Server:
             await place.granted
         except asyncio.CancelledError:
             if place.granted.done() and not place.granted.cancelled():
-                self._local -= 1
+                self._busy -= 1
             raise
 
-    @property
-    def _is_full(self) -> bool:
-        return len(self._running) + self._local >= self._max_concurrency
+    def _start(self, call: Admitted) -> None:
+        self._busy += 1
+        self._deadlines.watch(call.deadline)
+        self._runner.start(call)
 
-    def _start(self, admitted: _Admitted) -> None:
-        key = admitted.key
-        if key in self._running:  # the id of a running call again, and not as its repeat: a caller out of order
-            self.repeated += 1
-            return
-        slot = self._deadlines.add(key, admitted.deadline)
-        # A context of its own: that of the call which ended just now, or of the sender, is not this one's.
-        task = _spawn(self._run(admitted, slot), self._loop, self._context.copy())
-        if not task.done():
-            self._running[key] = task
-
-    async def _run(self, admitted: _Admitted, slot: int) -> None:
-        key = admitted.key
+    async def _run(self, call: Admitted) -> None:
         result: CatgaResult[Any] | None
         try:
-            result = await admitted.endpoint.run(admitted.message)
+            result = await call.endpoint.run(call.message)
         except asyncio.CancelledError:
-            cancelled_itself = HandlerError(
-                "CancelledError: the handler was cancelled", details={"type": "CancelledError"}
-            )
-            error = self._cancelled.get(key, cancelled_itself)
+            error = call.instead
+            if not call.cancelled:
+                error = HandlerError("CancelledError: the handler was cancelled", details={"type": "CancelledError"})
             result = None if error is None else Failure(error)
-        self._deadlines.discard(key, slot)
-        admitted.endpoint.tally.add(perf_counter() - admitted.started, type(result) is Success)
-        self._finish(key)
-        if result is None:
-            self._answers.abandon(key)
-        else:
-            self._answer(key, admitted.call_id, result)
+        call.endpoint.tally.add(perf_counter() - call.started, type(result) is Success)
+        self._finish(call)
+        if result is not None:
+            self._answer(call.key, call.call_id, result, call.repeats)
 
-    def _finish(self, key: CallKey) -> None:
-        self._running.pop(key, None)
-        self._cancelled.pop(key, None)
-        self._next()
+    def _finish(self, call: Admitted) -> None:
+        self._busy -= 1
+        del self._calls[call.key]
+        if self._queue or self._idle is not None:
+            self._next()
 
-    def _cancel(self, key: CallKey, task: "asyncio.Task[None]", answer: CatgaError | None) -> None:
-        self._cancelled[key] = answer
-        task.cancel()
+    def _cancel(self, call: Admitted, instead: CatgaError | None) -> None:
+        assert call.task is not None  # noqa: S101
+        call.cancelled, call.instead = True, instead
+        call.task.cancel()
         # A task that is cancelled before its first step never enters `_run`.
-        task.add_done_callback(lambda _: self._never_began(key))
+        call.task.add_done_callback(lambda _: self._never_began(call))
 
-    def _never_began(self, key: CallKey) -> None:
-        if key in self._running:
-            self._answers.abandon(key)
-            self._finish(key)
+    def _never_began(self, call: Admitted) -> None:
+        if self._calls.get(call.key) is call:
+            self._finish(call)
 
     def _next(self) -> None:
         """A place is free: start the next calls that still have time."""
         if not self._starting:  # an eager task that ends at once comes here again: the loop below goes on for it
             self._starting = True
             try:
-                while self._queue and not self._is_full:
+                while self._queue and self._busy < self._max_concurrency:
                     self._start_waiting(self._queue.popleft())
             finally:
                 self._starting = False
         if self._idle is not None and not self.inflight and not self._idle.done():
             self._idle.set_result(None)
 
-    def _start_waiting(self, waiting: "_Admitted | _Place") -> None:
+    def _start_waiting(self, waiting: "Admitted | _Place") -> None:
         if isinstance(waiting, _Place):
             if not waiting.granted.done():
-                self._local += 1
+                self._busy += 1
                 waiting.granted.set_result(None)
         elif waiting.deadline <= self._loop.time():
             self.dropped += 1
-            self._answers.abandon(waiting.key)
+            del self._calls[waiting.key]
         else:
             self._start(waiting)
 
     def _expired(self, key: CallKey) -> None:
-        task = self._running.get(key)
-        if task is not None:
-            self._cancel(key, task, CatgaTimeoutError("the handler was cancelled at the caller's deadline"))
+        call = self._calls[key]
+        if call.task is not None:  # else it waits for its turn
+            call.deadline = math.inf
+            self._cancel(call, CatgaTimeoutError("the handler was cancelled at the caller's deadline"))
 
-    def _answer(self, key: CallKey, call_id: int, result: CatgaResult[Any]) -> None:
+    def _answer(self, key: CallKey, call_id: int, result: CatgaResult[Any], repeats: tuple[int, ...] = ()) -> None:
         frame = self._frame(call_id, result)
         self._put(key[0], frame)
-        for repeat in self._answers.end(key, frame):
+        self._answers.keep(key, frame)
+        for repeat in repeats:
             self._put(key[0], _addressed(frame, repeat))
 
     def _put(self, reply_to: str, frame: Reply | Fault) -> None:
@@ -393,27 +378,10 @@ class Server:
     def _overloaded(self) -> OverloadedError:
         self.refused += 1
         return OverloadedError(
-            f"{len(self._running) + self._local} calls run and {len(self._queue)} wait: the node is full",
+            f"{self._busy} calls run and {len(self._queue)} wait: the node is full",
             details={"max_concurrency": self._max_concurrency, "max_queue": self._max_queue},
         )
 
 
 def _addressed(frame: Reply | Fault, call_id: int) -> Reply | Fault:
     return frame if frame.id == call_id else msgspec.structs.replace(frame, id=call_id)
-
-
-if sys.version_info >= (3, 12):
-
-    def _spawn(
-        coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: contextvars.Context
-    ) -> "asyncio.Task[None]":
-        """A task that runs up to its first suspension right now."""
-        return asyncio.Task(coroutine, loop=loop, context=context, eager_start=True)
-
-else:
-
-    def _spawn(
-        coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: contextvars.Context
-    ) -> "asyncio.Task[None]":
-        """A task."""
-        return loop.create_task(coroutine, context=context)

@@ -11,12 +11,16 @@ class Tally:
     """Errors and latencies of the calls of one message type, since the node's start.
 
     Latency runs from the admission to the answer, waiting included.
+
+    Attributes:
+        waits: the last call's handler waited for something.
     """
 
-    __slots__ = ("errors", "histogram")
+    __slots__ = ("errors", "histogram", "waits")
 
     def __init__(self) -> None:
         self.errors = 0
+        self.waits = False
         self.histogram = [0] * (len(BOUNDS) + 1)
 
     def add(self, seconds: float, ok: bool) -> None:

@@ -3,9 +3,11 @@
 import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from catga.abc import Backend, NodeDiscovery, Observation, Outgoing, Transport, TransportListener
 from catga.cluster import DistributedMediator
+from catga.errors import ClusterError
 from catga.node import LeftReason, NodeInfo
 
 __all__ = ["Faults", "inject"]
@@ -61,6 +63,7 @@ class _Transport:
         self._inner = inner
         self._faults = faults
         self._subjects: list[str] = []
+        self._due = 0.0  # when the last late batch leaves
 
     @property
     def max_payload(self) -> int:
@@ -83,12 +86,25 @@ class _Transport:
             self._subjects.remove(subject)
             await self._inner.unsubscribe(subject)
 
-    async def publish(self, messages: Sequence[Outgoing]) -> None:
-        if self._faults.delay:
-            await asyncio.sleep(self._faults.delay)
+    def publish(self, messages: Sequence[Outgoing]) -> bool:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if not self._faults.delay and self._due <= now:
+            return self._publish(messages)
+        self._due = max(self._due + 1e-6, now + self._faults.delay)  # timers of one instant have no order
+        loop.call_at(self._due, self._publish_late, messages)
+        return True
+
+    def _publish(self, messages: Sequence[Outgoing]) -> bool:
         kept = [message for message in messages if not self._faults.is_lost()]
-        if kept:
-            await self._inner.publish(kept)
+        return self._inner.publish(kept) if kept else True
+
+    def _publish_late(self, messages: Sequence[Outgoing]) -> None:
+        with suppress(ClusterError):  # the link went down meanwhile: on the way, and lost with it
+            self._publish(messages)
+
+    async def drain(self) -> None:
+        await self._inner.drain()
 
     async def vanish(self) -> None:
         for subject in list(self._subjects):

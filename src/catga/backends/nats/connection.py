@@ -8,14 +8,16 @@ import asyncio
 import logging
 import random
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeAlias, cast
 
 import nats
 import nats.errors
 from nats.aio.client import Client, Server
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
+from nats.protocol import command
 
 from catga.backends import redact
 from catga.errors import ClusterError
@@ -34,7 +36,14 @@ PING_INTERVAL = 2
 POLL_INTERVAL = 0.5
 """Seconds between looks whether the client has closed."""
 
+BUFFER = 64 * 1024
+"""Bytes that wait for the socket until there is no room for more."""
+
+pack_publish: Callable[[str, str, bytes], bytes] = cast(Any, command).pub_cmd
+
 OnMessage = Callable[[Msg], Awaitable[None]]
+Publication: TypeAlias = tuple[str, bytes, str]
+"""(subject, payload, reply subject or "")"""
 
 
 class Listening:
@@ -157,13 +166,45 @@ class NatsConnection:
             subscription._stop_processing()
             cast(Any, self._client)._remove_sub(subscription._id)
 
-    async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
-        """Hand a message to the client. Raises `ClusterError` if the link is down."""
+    def publish(self, messages: Sequence[Publication]) -> bool:
+        """Write messages to the server. Returns whether there is room for more.
+
+        Raises:
+            ClusterError: the link is down, or a message is larger than the server takes; nothing was written.
+        """
         if not self.is_up:
             raise ClusterError(f"the link to {redact(self._url)} is down")
+        client: Any = self._client
+        sizes = [len(data) for _, data, _ in messages]
+        if max(sizes) > client.max_payload:
+            raise ClusterError(f"{redact(self._url)} takes {client.max_payload} bytes, a message has {max(sizes)}")
+        client.stats["out_msgs"] += len(sizes)
+        client.stats["out_bytes"] += sum(sizes)
+        commands = [pack_publish(subject, reply, data) for subject, data, reply in messages]
+        client._pending += commands
+        client._pending_data_size += sum(map(len, commands))
+        return self._write(client)
+
+    def _write(self, client: Any) -> bool:
+        """Write what is pending. nats-py's flusher does the same, but as a task, in a later turn of the event loop."""
+        if not _is_socket(client):
+            if client._flush_queue.empty():
+                client._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+            return bool(client._pending_data_size <= BUFFER)
+        pending, client._pending = client._pending, []
+        client._pending_data_size = 0
+        client._transport.writelines(pending)
+        return bool(client._transport._io_writer.transport.get_write_buffer_size() <= BUFFER)
+
+    async def drain(self) -> None:
+        """Return once there is room for more. Raises `ClusterError` if the link is lost."""
+        client: Any = self.client
+        if not _is_socket(client):
+            await self.flush()
+            return
         try:
-            await self.client.publish(subject, data, reply=reply)
-        except (nats.errors.Error, OSError) as error:
+            await client._transport.drain()
+        except OSError as error:
             raise ClusterError(f"{redact(self._url)}: {error}") from error
 
     async def request(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> Msg:
@@ -314,6 +355,11 @@ def _hopeless(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"has a certificate that cannot be verified: {error.verify_message}"
     return ""
+
+
+def _is_socket(client: Any) -> bool:
+    """Else it is a WebSocket, which needs a task to write."""
+    return isinstance(client._transport, TcpTransport)
 
 
 async def _flush(client: Client, timeout: int = int(OPERATION_TIMEOUT)) -> None:

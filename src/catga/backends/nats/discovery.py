@@ -87,7 +87,7 @@ class NatsNodeDiscovery:
         await self._connection.close(self._subscriptions)
 
     async def _announce(self, node_id: str, data: bytes) -> None:
-        await self._connection.publish(f"{self._prefix}.nodes.{token(node_id)}", self._seal.close(data))
+        self._connection.publish([(f"{self._prefix}.nodes.{token(node_id)}", self._seal.close(data), "")])
         await self._connection.flush()
 
     async def _on_announcement(self, message: Msg) -> None:
@@ -98,8 +98,8 @@ class NatsNodeDiscovery:
 
     async def _on_sync(self, message: Msg) -> None:
         if message.reply and self._recall is not None:
-            for part in encode_view(self._recall(), self._connection.client.max_payload):
-                await self._connection.publish(message.reply, self._seal.close(part, message.reply))
+            parts = encode_view(self._recall(), self._connection.client.max_payload)
+            self._connection.publish([(message.reply, self._seal.close(part, message.reply), "") for part in parts])
 
     async def _ask(self) -> list[Observation] | None:
         """One member's view; [] if there is no member, None if it did not answer in time."""
@@ -120,7 +120,7 @@ class NatsNodeDiscovery:
         box = f"{self._prefix}.reply.{secrets.token_urlsafe(16)}"
         subscription = await self._connection.subscribe(box, on_part)
         try:
-            await self._connection.publish(f"{self._prefix}.sync", b"", reply=box)
+            self._connection.publish([(f"{self._prefix}.sync", b"", box)])
             done, _ = await asyncio.wait([answered], timeout=SYNC_TIMEOUT)
         finally:
             await self._connection.unsubscribe(subscription)

@@ -292,7 +292,7 @@ class NatsKvNodeDiscovery:
         subscription = await self._connection.subscribe(box, on_part)
         try:
             query = msgspec.json.encode({"multi_last": subjects})
-            await self._connection.publish(f"$JS.API.DIRECT.GET.{self._stream}", query, box)
+            self._connection.publish([(f"$JS.API.DIRECT.GET.{self._stream}", query, box)])
             done, _ = await asyncio.wait([ended], timeout=REQUEST_TIMEOUT)
         finally:
             await self._connection.unsubscribe(subscription)

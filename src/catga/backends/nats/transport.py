@@ -7,7 +7,6 @@ from nats.aio.msg import Msg
 
 from catga.abc import Outgoing, TransportListener
 from catga.backends.nats.connection import Listening, NatsConnection, nobody
-from catga.errors import ClusterError, Execution
 
 QUEUE_GROUP = "catga"
 
@@ -48,14 +47,14 @@ class NatsTransport:
         if subscription is not None:
             await self._connection.unsubscribe(subscription)
 
-    async def publish(self, messages: Sequence[Outgoing]) -> None:
-        for done, (subject, payload, number, _) in enumerate(messages):
-            try:
-                await self._connection.publish(subject, payload, f"{self._bounce}.{number}.{subject}")
-            except ClusterError as error:
-                if done:  # those before may have left
-                    error.execution = Execution.MAYBE
-                raise
+    def publish(self, messages: Sequence[Outgoing]) -> bool:
+        bounce = self._bounce
+        return self._connection.publish(
+            [(subject, payload, f"{bounce}.{number}.{subject}") for subject, payload, number, _ in messages]
+        )
+
+    async def drain(self) -> None:
+        await self._connection.drain()
 
     async def aclose(self) -> None:
         if self._listener is None:

@@ -19,6 +19,8 @@ from catga.errors import ClusterError
 CONNECT_TIMEOUT = 2.0
 """Seconds until one attempt to connect has failed."""
 READ_SIZE = 65_536
+BUFFER = 64 * 1024
+"""Bytes that wait for the socket until there is no room for more."""
 
 # Ours whatever the URL or a ready-made client says: no time-outs, retries or health checks behind our back,
 # bytes as they are.
@@ -66,12 +68,17 @@ class Wire:
             replies.append(reply)
         return replies
 
-    async def write(self, data: bytes) -> None:
-        """Send; waits while the buffer is full. A lost connection is the reader's to report."""
-        if self.is_open:
-            self._writer.write(data)
-            with suppress(OSError):
-                await self._writer.drain()
+    def write(self, data: bytes) -> bool:
+        """Send now. Returns whether there is room for more. A lost connection is the reader's to report."""
+        if not self.is_open:
+            return True
+        self._writer.write(data)
+        return self._writer.transport.get_write_buffer_size() <= BUFFER
+
+    async def drain(self) -> None:
+        """Return once there is room for more, or the connection is lost."""
+        with suppress(OSError):
+            await self._writer.drain()
 
     def abort(self) -> None:
         """Close the socket now. A mere close would wait for a frozen server to read what is buffered."""

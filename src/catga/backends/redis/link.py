@@ -86,18 +86,22 @@ class Session:
             if isinstance(waiting, asyncio.Future) and not waiting.done():
                 waiting.set_exception(lost)
 
-    async def publish(self, messages: Sequence[Outgoing]) -> None:
-        """Write all messages at once; waits while the buffer is full, until the end of the session at most."""
+    def publish(self, messages: Sequence[Outgoing]) -> bool:
+        """Write all messages at once. Returns whether there is room for more."""
         self._replies.extend(messages)
-        await self._commands.write(
+        return self._commands.write(
             b"".join([(pack_shared if m.shared else pack_publish)(m.subject.encode(), m.payload) for m in messages])
         )
+
+    async def drain(self) -> None:
+        """Return once there is room for more messages, or the session has ended."""
+        await self._commands.drain()
 
     async def call(self, *command: str | bytes | int) -> Any:
         """The reply to a command. Raises `ClusterError` when the session ends first, ReplyError for an error."""
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._replies.append(reply)
-        await self._commands.write(pack_command(command))
+        self._commands.write(pack_command(command))
         return await reply
 
     async def subscribe(self, channels: Sequence[str], verb: str = "SUBSCRIBE") -> None:
@@ -105,7 +109,7 @@ class Session:
         loop = asyncio.get_running_loop()
         confirmed: list[asyncio.Future[Any]] = [loop.create_future() for _ in channels]
         self._confirmations.extend(confirmed)
-        await self._subscriber.write(b"".join([pack_command((verb, channel)) for channel in channels]))
+        self._subscriber.write(b"".join([pack_command((verb, channel)) for channel in channels]))
         await asyncio.gather(*confirmed)
 
     async def _read_replies(self) -> None:
@@ -136,8 +140,8 @@ class Session:
                 self._silent[connection] += 1
             if not self._replies:  # else an answer is due anyway
                 self._replies.append(None)
-                await self._commands.write(PING)
-            await self._subscriber.write(PING)
+                self._commands.write(PING)
+            self._subscriber.write(PING)
 
 
 def settle(waiting: asyncio.Future[Any], reply: Any) -> None:

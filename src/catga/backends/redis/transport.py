@@ -68,8 +68,11 @@ class RedisTransport:
                 await self._link.call("SREM", subject, channel)
         await self._link.unsubscribe(channel or subject)
 
-    async def publish(self, messages: Sequence[Outgoing]) -> None:
-        await self._link.session.publish(messages)
+    def publish(self, messages: Sequence[Outgoing]) -> bool:
+        return self._link.session.publish(messages)
+
+    async def drain(self) -> None:
+        await self._link.session.drain()
 
     async def aclose(self) -> None:
         if self._listener is None:

@@ -139,7 +139,7 @@ class Ear(TransportListener):
 
     async def publish(self, subject: str, *payloads: bytes) -> None:
         """Publish with the tokens 1, 2, 3 …"""
-        await self.transport.publish([Outgoing(subject, data, index + 1) for index, data in enumerate(payloads)])
+        self.transport.publish([Outgoing(subject, data, index + 1) for index, data in enumerate(payloads)])
 
     async def hears(self, *messages: bytes) -> None:
         """Wait until exactly these messages came, in this order."""

@@ -124,7 +124,7 @@ async def garbage_is_survived(bed: Bed) -> None:
     await see_each_other(a, b)
     ear = await bed.transport()
     for data in GARBAGE:
-        await ear.transport.publish([Outgoing(bed.inbox(b.current_node), data, 1)])
+        ear.transport.publish([Outgoing(bed.inbox(b.current_node), data, 1)])
     await eventually(lambda: b.counters["garbage"] >= len(GARBAGE))
     assert b.counters["garbage"] == len(GARBAGE)
     assert len(bed.logged("garbage on the bus")) == 1

@@ -49,8 +49,8 @@ async def tells_who_is_not_listened_to(bed: Bed) -> None:
     sender, receiver = await bed.transport(), await bed.transport()
     here, nowhere = bed.subject("inbox.b.1"), bed.subject("inbox.nobody.1")
     await receiver.transport.subscribe(here)
-    await sender.transport.publish([Outgoing(here, b"a", 7), Outgoing(nowhere, b"b", 8), Outgoing(here, b"c", 9)])
-    await sender.transport.publish([Outgoing(nowhere, b"d", 10)])
+    sender.transport.publish([Outgoing(here, b"a", 7), Outgoing(nowhere, b"b", 8), Outgoing(here, b"c", 9)])
+    sender.transport.publish([Outgoing(nowhere, b"d", 10)])
     await eventually(lambda: len(sender.undeliverable) == 2)
     assert sender.undeliverable == [(nowhere, 8), (nowhere, 10)]
     await receiver.hears(b"a", b"c")
@@ -83,7 +83,7 @@ async def a_shared_message_reaches_one_of_those_who_share_its_subject(bed: Bed) 
     subject = bed.subject("queue.x")
     for ear in sharing:
         await ear.transport.subscribe(subject, shared=True)
-    await sender.transport.publish([Outgoing(subject, b"%d" % n, n, shared=True) for n in range(MANY)])
+    sender.transport.publish([Outgoing(subject, b"%d" % n, n, shared=True) for n in range(MANY)])
     await eventually(lambda: sum(len(ear.messages) for ear in sharing) >= MANY)
     assert sorted(int(data) for ear in sharing for data in ear.messages) == list(range(MANY))
     assert all(ear.messages for ear in sharing)
@@ -98,10 +98,10 @@ async def who_shares_no_more_gets_nothing_and_the_last_leaves_nobody(bed: Bed) -
     await closer.transport.subscribe(subject, shared=True)
     await leaver.transport.unsubscribe(subject)
     few = [Outgoing(subject, b"%d" % n, n, shared=True) for n in range(20)]
-    await sender.transport.publish(few)
+    sender.transport.publish(few)
     await closer.hears(*(message.payload for message in few))
     await closer.transport.aclose()
-    await sender.transport.publish([Outgoing(subject, b"late", 7, shared=True)])
+    sender.transport.publish([Outgoing(subject, b"late", 7, shared=True)])
     await eventually(lambda: sender.undeliverable)
     assert (sender.undeliverable, leaver.messages) == ([(subject, 7)], [])
 
