@@ -82,7 +82,7 @@ def _samples(path: Path) -> Counter[str]:
 
 def report(systems: Sequence[str] = ("catga NATS",), concurrency: int = 256, seconds: float = 5.0) -> str:
     """The section of the page."""
-    text = "Samples of CPU time of the same processes, by the file of the running function (`python -m bench.layers`).\n"
+    text = "CPU time of the same processes, sampled by the file of the running function (`python -m bench.layers`).\n"
     text += "What the loop does to wake a task counts for the function that the task calls next.\n"
     for system in rpc.ALL:
         if system.name in systems:
