@@ -105,12 +105,12 @@ class Proxy:
         try:
             await asyncio.wait(pipes, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._writers -= ends
+            self._tainted -= ends
+            beyond.transport.abort()  # before anything is awaited: the proxy may be closed, and this cancelled, meanwhile
             for pipe in pipes:
                 pipe.cancel()
             await asyncio.gather(*pipes, return_exceptions=True)
-            self._writers -= ends
-            self._tainted -= ends
-            beyond.transport.abort()
 
     async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
