@@ -77,6 +77,7 @@ class Delivery:
         nodes = pool()
         if not nodes and nobody is not None:
             return Failure(nobody(job.codec.name))
+        job.deadline = self._loop.time() + job.timeout
         self._budget.deposit()
         outliers = self._outliers
         tried = NOBODY
@@ -85,10 +86,9 @@ class Delivery:
             if not self._link.is_set():
                 nodes = await self._without_link(pool, job)
             try:
-                if tried or outliers.ejected:
-                    nodes = outliers.admit(nodes, tried)
+                able = outliers.admit(nodes, tried) if tried or outliers.ejected else nodes
                 try:
-                    node = strategy.select(nodes, job.message) if nodes else None
+                    node = strategy.select(able, job.message) if able else None
                 except NoNodeAvailableError:  # in a later attempt: its filters let nobody through that is left
                     if failure is None:
                         raise
@@ -124,6 +124,7 @@ class Delivery:
 
     async def deliver_queued(self, job: "Job") -> CatgaResult[Any]:
         """Carry `job` to a node that the broker picks, and to another where that is safe. Returns like `deliver`."""
+        job.deadline = self._loop.time() + job.timeout
         self._budget.deposit()
         while True:
             if not await self._linked(job):
@@ -229,8 +230,9 @@ class Job(msgspec.Struct, eq=False, gc=False):
     """One message on its way through its attempts. One is made for each message, and nothing that it holds can hold it.
 
     Attributes:
-        deadline: the loop's time at which the attempts end.
+        timeout: seconds for all attempts, from the first on.
         headers: travel with it.
+        deadline: the loop's time at which they end.
         attempts: made so far.
         body: the encoded message, once one attempt needed it.
         key: the id of the first attempt over the bus.
@@ -240,8 +242,9 @@ class Job(msgspec.Struct, eq=False, gc=False):
 
     message: Any
     codec: Codec
-    deadline: float
+    timeout: float
     headers: dict[str, str] | None
+    deadline: float = 0.0
     attempts: int = 0
     body: bytes | None = None
     key: int = 0

@@ -76,7 +76,6 @@ class Dispatch:
         self._routing = routing
         self._request_timeout = request_timeout
         self._pools = _Pools(table)
-        self._loop = asyncio.get_running_loop()
 
     def to_one(self, request: Request[Any], headers: Headers = None) -> Coroutine[Any, Any, CatgaResult[Any]]:
         """To one of the nodes that handle it."""
@@ -87,7 +86,7 @@ class Dispatch:
             except CatgaError as error:
                 return _failed(error)
         strategy = self._routing[codec.cls]
-        job = Job(request, codec, self._deadline(codec), headers)
+        job = Job(request, codec, codec.timeout or self._request_timeout, headers)
         if isinstance(strategy, Queue):
             return self._delivery.deliver_queued(job)
         return self._delivery.deliver(job, self._pools[codec.name], strategy, self._nobody)
@@ -173,10 +172,9 @@ class Dispatch:
         headers: Headers,
         timeout: float | None = None,
     ) -> Coroutine[Any, Any, CatgaResult[Any]]:
-        return self._delivery.deliver(Job(message, codec, self._deadline(codec, timeout), headers), pool, strategy)
-
-    def _deadline(self, codec: Codec, timeout: float | None = None) -> float:
-        return self._loop.time() + (timeout or codec.timeout or self._request_timeout)
+        return self._delivery.deliver(
+            Job(message, codec, timeout or codec.timeout or self._request_timeout, headers), pool, strategy
+        )
 
     def _nobody(self, name: str) -> CatgaError:
         if self._table.was_handled(name):

@@ -7,7 +7,6 @@ or *too long ago to tell*, which for a request that must not run twice is "maybe
 
 from collections import OrderedDict
 from enum import Enum
-from itertools import islice
 
 from catga.rpc.wire import Fault, Reply
 
@@ -61,12 +60,16 @@ class Answers:
     def _make_room(self) -> None:
         kept = self.kept
         entries, size = (bound - bound // SPARE for bound in (self._entries, self._size))
+        gone: list[CallKey] = []
         newest: dict[str, int] = {}
-        while len(kept) > entries or self._bytes > size:
-            for key in list(islice(kept, max(len(kept) - entries, 1))):
-                answer = kept.pop(key)
-                self._bytes -= ENTRY + (len(answer.body) if type(answer) is Reply else ENTRY)
-                newest[key[0]] = max(key[1], newest.get(key[0], 0))
+        for key, answer in kept.items():  # once: a dictionary's front is slow to find after many removals there
+            if len(kept) - len(gone) <= entries and self._bytes <= size:
+                break
+            gone.append(key)
+            self._bytes -= ENTRY + (len(answer.body) if type(answer) is Reply else ENTRY)
+            newest[key[0]] = max(key[1], newest.get(key[0], 0))
+        for key in gone:
+            del kept[key]
         for caller, call_id in newest.items():
             self._forget(caller, call_id)
 

@@ -61,8 +61,8 @@ class Destination:
         return self.node_id or f"whoever took it from {self.subject}"
 
 
-class Pending(msgspec.Struct, eq=False, gc=False):
-    """A call without its end yet. A Struct, as one is made for each call; nothing that it holds can hold it."""
+class Pending(msgspec.Struct, eq=False):
+    """A call without its end yet. A Struct, as one is made for each call."""
 
     call: Call
     destination: Destination
@@ -245,11 +245,11 @@ class Client:
         destination = self._destinations.get(subject)
         if destination is None:
             return
-        ids = [frame.id for frame in frames if type(frame) is Call]
+        newest = destination.newest
+        ids = [frame.id for frame in frames if type(frame) is Call and frame.id > newest]  # the others are repeats
         if ids:
-            first, last = min(ids), max(ids)
-            destination.sent.append((token, first, last))
-            destination.newest = max(destination.newest, last)
+            destination.sent.append((token, ids[0], ids[-1]))
+            destination.newest = ids[-1]
 
     def on_unlistened(self, subject: str, token: int) -> Destination | None:
         """Nobody listened when that batch came: its calls never ran. Returns the destination, if it is a node."""
@@ -264,6 +264,11 @@ class Client:
                 ids = [i for i in destination.pending if first <= i <= last]
                 self._unlistened(destination, ids)
         return destination
+
+    def is_wanted(self, frame: Frame) -> bool:
+        """Whether `frame`, which waited while the broker's buffer was full, should still leave: not a call that ended
+        meanwhile, as its caller was told that it had never been sent."""
+        return type(frame) is not Call or frame.id in self._pending
 
     def on_not_sent(self, frames: Sequence[Frame], error: CatgaError) -> None:
         """These frames never left."""
@@ -333,7 +338,7 @@ class Client:
             self._doubt(destination)
             return
         now = self._loop.time()
-        for pending in destination.pending.values():
+        for pending in list(destination.pending.values()):  # a full batch leaves at once, and may fail
             if pending.sent and pending.deadline > now:
                 call = pending.call
                 pending.call = msgspec.structs.replace(

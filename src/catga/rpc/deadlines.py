@@ -55,6 +55,9 @@ class Deadlines(Generic[K, E]):
     def _arm(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
+        if when == math.inf:
+            return
         self._due = max(when, self._rests_until)
         self._timer = self._loop.call_at(self._due, self._look)
 
@@ -67,11 +70,11 @@ class Deadlines(Generic[K, E]):
                 expired.append(key)
             elif ending.deadline < earliest:
                 earliest = ending.deadline
-        for key in expired:
-            self._on_expired(key)
-        if self._due == -math.inf:  # closed by one of them
-            return
-        self._rests_until = now + max(RESOLUTION, (self._loop.time() - now) / SHARE)
         self._due, self._timer = math.inf, None
-        if earliest < math.inf:
-            self._arm(earliest)
+        try:
+            for key in expired:
+                self._on_expired(key)
+        finally:
+            if self._due > -math.inf:  # else it was closed by one of them
+                self._rests_until = now + max(RESOLUTION, (self._loop.time() - now) / SHARE)
+                self._arm(min(earliest, self._due))

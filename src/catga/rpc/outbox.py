@@ -7,6 +7,7 @@ While the broker's buffer is full nothing leaves, and frames gather into larger 
 """
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Callable
 
@@ -32,6 +33,7 @@ class Outbox:
         wrap: makes a batch of frames, with this node's header.
         on_sent: (subject, token, frames) of each batch before it leaves.
         on_failed: (subject, frames, error) of each batch that did not leave, or is too large to.
+        is_wanted: whether a frame that had to wait for room should still leave.
         seal: makes of (subject, a batch's bytes) what goes over the bus (signs it).
         limit: frames that may wait.
     """
@@ -43,6 +45,7 @@ class Outbox:
         *,
         on_sent: Callable[[str, int, list[Frame]], None],
         on_failed: Callable[[str, list[Frame], CatgaError], None],
+        is_wanted: Callable[[Frame], bool] = lambda _: True,
         seal: Callable[[str, bytes], bytes] | None = None,
         limit: int = 100_000,
     ) -> None:
@@ -50,9 +53,11 @@ class Outbox:
         self._wrap = wrap
         self._on_sent = on_sent
         self._on_failed = on_failed
+        self._is_wanted = is_wanted
         self._seal = seal
         self._limit = limit
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()  # what is delivered in a turn of ours is in no sender's context
         self.shared: set[str] = set()
         """Subjects whose messages are shared among their listeners: each frame is a message of its own there."""
         self._queues: dict[str, list[Frame]] = {}
@@ -92,7 +97,7 @@ class Outbox:
         it saves a turn."""
         if not self._is_due:
             self._is_due = True
-            self._loop.call_soon(self._end_of_turn)
+            self._loop.call_soon(self._end_of_turn, context=self._context)
 
     def flush(self) -> None:
         """Send what waits now, unless the broker's buffer is full."""
@@ -114,8 +119,7 @@ class Outbox:
         """The buffer that was full is gone with its connection."""
         if self._draining is not None:
             self._draining.cancel()
-            self._draining = None
-            self.flush()
+            self._go_on()
 
     def close(self) -> None:
         """Wait for nothing any more."""
@@ -137,7 +141,13 @@ class Outbox:
             pass
         except Exception:
             logger.exception("the transport failed in a way of its own")
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """There is room again, or no link: what waited leaves or is told, but for what nobody wants any more."""
         self._draining = None
+        kept = {subject: [f for f in frames if self._is_wanted(f)] for subject, frames in self._queues.items()}
+        self._queues = {subject: frames for subject, frames in kept.items() if frames}
         self.flush()
 
     def _send(self, queues: dict[str, list[Frame]]) -> None:
@@ -158,7 +168,7 @@ class Outbox:
                 self._on_failed(outgoing.subject, frames, error)
         else:
             if not has_room and self._draining is None:
-                self._draining = self._loop.create_task(self._drain(), name="catga-outbox")
+                self._draining = self._loop.create_task(self._drain(), name="catga-outbox", context=self._context)
 
     def _pack(self, subject: str, frames: list[Frame], batches: list[tuple[Outgoing, list[Frame]]]) -> None:
         """`frames` as one broker message, or as several where one would be too large, or where they are shared."""

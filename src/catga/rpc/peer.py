@@ -103,6 +103,7 @@ class Peer:
             self._wrap,
             on_sent=self._on_sent,
             on_failed=self._on_failed,
+            is_wanted=lambda frame: self.client.is_wanted(frame),
             seal=None if signer is None else signer.seal,
         )
         self._echo: asyncio.Future[None] | None = None

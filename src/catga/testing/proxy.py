@@ -107,7 +107,7 @@ class Proxy:
         finally:
             self._writers -= ends
             self._tainted -= ends
-            beyond.transport.abort()  # before anything is awaited: the proxy may be closed, and this cancelled, meanwhile
+            beyond.transport.abort()  # before anything is awaited: closing the proxy cancels this, too
             for pipe in pipes:
                 pipe.cancel()
             await asyncio.gather(*pipes, return_exceptions=True)

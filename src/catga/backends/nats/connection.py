@@ -172,9 +172,9 @@ class NatsConnection:
         Raises:
             ClusterError: the link is down, or a message is larger than the server takes; nothing was written.
         """
-        if not self.is_up:
-            raise ClusterError(f"the link to {redact(self._url)} is down")
         client: Any = self._client
+        if not self.is_up or _is_closing(client):
+            raise ClusterError(f"the link to {redact(self._url)} is down")
         sizes = [len(data) for _, data, _ in messages]
         if max(sizes) > client.max_payload:
             raise ClusterError(f"{redact(self._url)} takes {client.max_payload} bytes, a message has {max(sizes)}")
@@ -193,7 +193,7 @@ class NatsConnection:
             return bool(client._pending_data_size <= BUFFER)
         pending, client._pending = client._pending, []
         client._pending_data_size = 0
-        client._transport.writelines(pending)
+        client._transport.write(b"".join(pending))  # `writelines` of Python 3.12.0 to 3.12.8 ignores a full buffer
         return bool(client._transport._io_writer.transport.get_write_buffer_size() <= BUFFER)
 
     async def drain(self) -> None:
@@ -314,8 +314,14 @@ class NatsConnection:
         """nats-py may close for ever without a word: its closing fails on a socket that is gone already."""
         while True:
             await asyncio.sleep(POLL_INTERVAL)
-            if self._client is not None and self._client.is_closed:
+            if self._client is None:
+                continue
+            if self._client.is_closed:
                 await self._on_closed()
+            elif self._client.is_reconnecting:
+                self._tell(up=False)
+                if _is_closing(self._client):  # it waits for a silent server to read what is buffered
+                    cast(Any, self._client)._transport._io_writer.transport.abort()
 
     async def _on_error(self, error: Exception) -> None:
         self.problems += 1
@@ -360,6 +366,11 @@ def _hopeless(error: Exception) -> str:
 def _is_socket(client: Any) -> bool:
     """Else it is a WebSocket, which needs a task to write."""
     return isinstance(client._transport, TcpTransport)
+
+
+def _is_closing(client: Any) -> bool:
+    """Whether its socket is being closed, or lost."""
+    return _is_socket(client) and (writer := client._transport._io_writer) is not None and writer.is_closing()
 
 
 async def _flush(client: Client, timeout: int = int(OPERATION_TIMEOUT)) -> None:
