@@ -266,8 +266,8 @@ class Client:
         return destination
 
     def is_wanted(self, frame: Frame) -> bool:
-        """Whether `frame`, which waited while the broker's buffer was full, should still leave: not a call that ended
-        meanwhile, as its caller was told that it had never been sent."""
+        """Whether `frame` should still leave: not a call that ended before, as its caller was told that it was never
+        sent."""
         return type(frame) is not Call or frame.id in self._pending
 
     def on_not_sent(self, frames: Sequence[Frame], error: CatgaError) -> None:
@@ -325,6 +325,8 @@ class Client:
         pending = self._pending.pop(call_id, None)
         if pending is not None:
             del pending.destination.pending[call_id]
+            if not pending.sent:
+                self._outbox.has_unwanted = True
         return pending
 
     def _end(self, call_ids: Sequence[int], error: CatgaError) -> None:

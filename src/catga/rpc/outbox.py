@@ -33,7 +33,7 @@ class Outbox:
         wrap: makes a batch of frames, with this node's header.
         on_sent: (subject, token, frames) of each batch before it leaves.
         on_failed: (subject, frames, error) of each batch that did not leave, or is too large to.
-        is_wanted: whether a frame that had to wait for room should still leave.
+        is_wanted: whether a frame should still leave; asked if `has_unwanted`.
         seal: makes of (subject, a batch's bytes) what goes over the bus (signs it).
         limit: frames that may wait.
     """
@@ -60,6 +60,8 @@ class Outbox:
         self._context = contextvars.copy_context()  # what is delivered in a turn of ours is in no sender's context
         self.shared: set[str] = set()
         """Subjects whose messages are shared among their listeners: each frame is a message of its own there."""
+        self.has_unwanted = False
+        """Set it when a frame that may still wait here should not leave any more."""
         self._queues: dict[str, list[Frame]] = {}
         self._size = 0
         self._token = 0
@@ -105,6 +107,7 @@ class Outbox:
             queues, self._queues = self._queues, {}
             self._size = 0
             self._send(queues)
+            self.has_unwanted = bool(self._queues)  # put while these were sent
         if self._idle is not None and not self._is_busy and not self._idle.done():
             self._idle.set_result(None)
 
@@ -144,17 +147,18 @@ class Outbox:
         self._go_on()
 
     def _go_on(self) -> None:
-        """There is room again, or no link: what waited leaves or is told, but for what nobody wants any more."""
+        """There is room again, or no link: what waited leaves, or is told."""
         self._draining = None
-        kept = {subject: [f for f in frames if self._is_wanted(f)] for subject, frames in self._queues.items()}
-        self._queues = {subject: frames for subject, frames in kept.items() if frames}
         self.flush()
 
     def _send(self, queues: dict[str, list[Frame]]) -> None:
         """Send these frames; those that did not leave are told. Survives whatever a transport raises."""
         batches: list[tuple[Outgoing, list[Frame]]] = []
         for subject, frames in queues.items():
-            self._pack(subject, frames, batches)
+            if self.has_unwanted:
+                frames = [frame for frame in frames if self._is_wanted(frame)]
+            if frames:
+                self._pack(subject, frames, batches)
         if not batches:
             return
         try:

@@ -1,0 +1,189 @@
+"""What could go wrong between a caller's `send` and the broker, each by a sequence that is easy to repeat."""
+
+import asyncio
+import contextvars
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from catga import DistributedMediator, Mediator, Request, Success, add_cluster
+from catga.abc import Outgoing
+from catga.errors import CatgaTimeoutError, ClosedError, ClusterError, Execution
+from catga.rpc.answers import Answers, Seen
+from catga.rpc.wire import Reply
+from catga.testing import eventually
+
+tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="-")
+
+
+class Count(msgspec.Struct, Request[int], frozen=True):
+    number: int
+
+
+class Hold(msgspec.Struct, Request[int], frozen=True):
+    number: int
+
+
+class Who(msgspec.Struct, Request[str], frozen=True):
+    pass
+
+
+class Pair:
+    """A caller, and nodes that note what they ran."""
+
+    def __init__(self, name: str, *nodes: str) -> None:
+        self.ran: list[tuple[str, int]] = []
+        self.gate = asyncio.Event()
+        url = f"memory://{name}"
+        self.caller = add_cluster(Mediator(), url, node_id="caller", request_timeout=5.0)
+        self.nodes = {node_id: add_cluster(self._app(node_id), url, node_id=node_id) for node_id in nodes}
+
+    def _app(self, node_id: str) -> Mediator:
+        app = Mediator()
+
+        @app.handler
+        def count(request: Count) -> int:
+            self.ran.append((node_id, request.number))
+            return request.number
+
+        @app.handler
+        async def hold(request: Hold) -> int:
+            self.ran.append((node_id, request.number))
+            await self.gate.wait()
+            return request.number
+
+        @app.handler
+        def who(request: Who) -> str:
+            return tenant.get()
+
+        return app
+
+    async def __aenter__(self) -> "Pair":
+        for node in (*self.nodes.values(), self.caller):
+            await node.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.gate.set()
+        for node in (self.caller, *self.nodes.values()):
+            await node.stop()
+
+    def peer(self, node: DistributedMediator) -> Any:
+        return node._node.peer  # type: ignore[union-attr]
+
+
+class Congested:
+    """The caller's transport, whose buffer is full until `room` is set."""
+
+    def __init__(self, pair: Pair) -> None:
+        transport = pair.peer(pair.caller)._transport
+        self.room = asyncio.Event()
+        self._publish = transport.publish
+        transport.publish = self.publish
+        transport.drain = self.room.wait
+
+    def publish(self, messages: Sequence[Outgoing]) -> bool:
+        self._publish(messages)
+        return self.room.is_set()
+
+
+@pytest.fixture
+async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+    async with Pair(request.node.name, "b") as pair:
+        yield pair
+
+
+async def test_the_only_node_that_refuses_is_asked_again_until_the_deadline(pair: Pair) -> None:
+    server = pair.peer(pair.nodes["b"]).server
+    server.refuse(ClosedError("not yet"))
+    sending = asyncio.create_task(pair.caller.send(Count(1)))
+    await eventually(lambda: pair.caller.counters["failovers"] >= 2)
+    server._refusing = None
+    result = await sending
+    assert isinstance(result, Success)
+    assert result.metadata.attempts >= 3
+
+
+async def test_a_call_that_ended_before_there_was_room_for_it_never_leaves(pair: Pair) -> None:
+    congested = Congested(pair)
+    assert (await pair.caller.send(Count(0))).is_success  # from now on the buffer is full
+    result = await pair.caller.send_to_all(Count(1), timeout=0.1)
+    (error,) = result.silent.values()
+    assert isinstance(error, CatgaTimeoutError)
+    assert error.execution is Execution.NO
+    congested.room.set()
+    assert (await pair.caller.send(Count(2))).is_success
+    assert pair.ran == [("b", 0), ("b", 2)]
+
+
+async def test_a_call_that_went_elsewhere_before_there_was_room_for_it_runs_once() -> None:
+    async with Pair("elsewhere", "b", "c") as pair:
+        congested = Congested(pair)
+        assert (await pair.caller.send(Count(0))).is_success
+        sending = asyncio.create_task(pair.caller.send(Count(1)))
+        client = pair.peer(pair.caller).client
+        await eventually(lambda: client.pending == 1)
+        (waiting,) = [d for d in client._destinations.values() if d.pending]
+        client.node_silent(waiting.node_id, waiting.incarnation)
+        await eventually(lambda: not waiting.pending)
+        congested.room.set()
+        assert (await sending).is_success
+        assert [number for _, number in pair.ran] == [0, 1]
+
+
+async def test_repeats_that_cannot_leave_stop_neither_each_other_nor_the_batch_that_asked_for_them(pair: Pair) -> None:
+    calls = [asyncio.create_task(pair.caller.send(Hold(number))) for number in range(100)]
+    await eventually(lambda: len(pair.ran) == 100)
+    peer = pair.peer(pair.caller)
+    client, transport = peer.client, peer._transport
+    (to,) = [d for d in client._destinations.values() if d.pending]
+    new = asyncio.create_task(pair.caller.send(Hold(1000)))
+    await asyncio.sleep(0)  # it is put, and has not left
+
+    def down(_: Sequence[Outgoing]) -> bool:
+        raise ClusterError("down")
+
+    real, transport.publish = transport.publish, down
+    client.on_alive("b", to.incarnation, to.epoch + 1)
+    assert all(pending.repeated for pending in to.pending.values() if pending.sent)
+    assert len(to.pending) == 100
+    transport.publish = real
+    client.link_up()
+    pair.gate.set()
+    assert all(result.is_success for result in await asyncio.gather(*calls, new))
+    assert sorted(number for _, number in pair.ran) == [*range(100), 1000]
+
+
+async def test_a_handler_is_in_no_callers_context(pair: Pair) -> None:
+    async def user(name: str) -> str:
+        tenant.set(name)
+        return (await pair.caller.send(Who())).unwrap()
+
+    assert await asyncio.gather(*(asyncio.create_task(user(name)) for name in "xyz")) == ["-", "-", "-"]
+
+
+async def test_the_time_of_a_call_runs_from_its_await() -> None:
+    async with Pair("late", "b") as pair:
+        made = pair.caller.send(Count(1))
+        job = made.cr_frame.f_locals["job"]  # type: ignore[attr-defined]
+        assert job.deadline == 0.0
+        before = asyncio.get_running_loop().time()
+        assert (await made).is_success
+        assert job.deadline >= before + 5.0
+
+
+@pytest.mark.parametrize("size", [10, 1500])
+def test_the_window_of_answers_is_bounded_and_knows_what_it_forgot(size: int) -> None:
+    answers = Answers(entries=100, size=64 * 1024)
+    for number in range(1, 1001):
+        answers.keep(("box", number), Reply(number, b"x" * size))
+        assert len(answers.kept) <= 100
+        assert sum(len(reply.body) for reply in answers.kept.values() if isinstance(reply, Reply)) <= 64 * 1024
+    oldest = next(iter(answers.kept))[1]
+    assert answers.look_up(("box", 1000)) == Reply(1000, b"x" * size)
+    assert answers.look_up(("box", oldest - 1)) is Seen.FORGOTTEN
+    assert answers.look_up(("box", 1001)) is Seen.NEVER
+    assert answers.look_up(("other", 1)) is Seen.NEVER
+    assert len(answers.kept) > 30
