@@ -154,7 +154,7 @@ class MemoryTransport:
         return True
 
     async def drain(self) -> None:
-        await asyncio.sleep(0)
+        """There is always room."""
 
     async def aclose(self) -> None:
         await asyncio.sleep(0)  # what was published is delivered first

@@ -226,8 +226,8 @@ class Delivery:
             )
 
 
-class Job(msgspec.Struct, eq=False, gc=False):
-    """One message on its way through its attempts. One is made for each message, and nothing that it holds can hold it.
+class Job(msgspec.Struct, eq=False):
+    """One message on its way through its attempts.
 
     Attributes:
         timeout: seconds for all attempts, from the first on.
@@ -260,9 +260,9 @@ def _result(job: Job, outcome: Outcome | CatgaResult[Any], node_id: str) -> Catg
     if isinstance(outcome, CatgaError):
         return Failure(outcome, ResultMetadata(node_id, job.attempts))
     result = cast("CatgaResult[Any]", outcome)
-    return (
-        result if job.attempts == 1 else msgspec.structs.replace(result, metadata=ResultMetadata(node_id, job.attempts))
-    )
+    if job.attempts > 1:
+        result = msgspec.structs.replace(result, metadata=ResultMetadata(node_id, job.attempts))
+    return result
 
 
 async def _soon(error: CatgaError) -> CatgaError:

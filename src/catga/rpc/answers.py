@@ -53,7 +53,7 @@ class Answers:
     def keep(self, key: CallKey, answer: Reply | Fault) -> None:
         """The request `key` has its answer."""
         self.kept[key] = answer
-        self._bytes += ENTRY + (len(answer.body) if type(answer) is Reply else ENTRY)
+        self._bytes += _size(answer)
         if len(self.kept) > self._entries or self._bytes > self._size:
             self._make_room()
 
@@ -66,7 +66,7 @@ class Answers:
             if len(kept) - len(gone) <= entries and self._bytes <= size:
                 break
             gone.append(key)
-            self._bytes -= ENTRY + (len(answer.body) if type(answer) is Reply else ENTRY)
+            self._bytes -= _size(answer)
             newest[key[0]] = max(key[1], newest.get(key[0], 0))
         for key in gone:
             del kept[key]
@@ -77,3 +77,7 @@ class Answers:
         self._forgotten[caller] = max(call_id, self._forgotten.pop(caller, 0))
         if len(self._forgotten) > MAX_CALLERS:
             self._forgotten.popitem(last=False)
+
+
+def _size(answer: Reply | Fault) -> int:
+    return ENTRY + (len(answer.body) if type(answer) is Reply else ENTRY)

@@ -53,10 +53,6 @@ class Destination:
         self.heard_at = 0.0
         self.pinged_at: float | None = None
 
-    def has_sent(self, call_id: int) -> bool:
-        """Whether that call has left."""
-        return call_id <= self.newest
-
     def __str__(self) -> str:
         return self.node_id or f"whoever took it from {self.subject}"
 
@@ -76,7 +72,7 @@ class Pending(msgspec.Struct, eq=False):
     @property
     def sent(self) -> bool:
         """Whether it has left."""
-        return self.destination.has_sent(self.call.id)
+        return self.call.id <= self.destination.newest
 
 
 Outcome = Reply | CatgaError

@@ -189,16 +189,15 @@ class Outbox:
             return
         if self._seal is not None:
             data = self._seal(subject, data)
-        size = len(data)
-        if size <= SMALL or (
-            size <= (limit := self._transport.max_payload) and (size <= MAX_BATCH or len(frames) == 1)
-        ):
-            self._token += 1
-            self._on_sent(subject, self._token, frames)
-            batches.append((Outgoing(subject, data, self._token, is_shared), frames))
-        else:
-            text = f"a message of {size} bytes, the broker's limit is {limit}"
-            self._halve(subject, frames, batches, InvalidMessageError(text))
+        if len(data) > SMALL:
+            limit = self._transport.max_payload
+            if len(data) > (limit if len(frames) == 1 else min(limit, MAX_BATCH)):
+                text = f"a message of {len(data)} bytes, the broker's limit is {limit}"
+                self._halve(subject, frames, batches, InvalidMessageError(text))
+                return
+        self._token += 1
+        self._on_sent(subject, self._token, frames)
+        batches.append((Outgoing(subject, data, self._token, is_shared), frames))
 
     def _halve(
         self,

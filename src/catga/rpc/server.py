@@ -234,14 +234,11 @@ class Server:
         """What runs the call. Raises what its caller gets instead."""
         if self._refusing is not None:
             raise self._refusal()
-        endpoint = self._endpoint(call.name)
+        endpoint = self.endpoint(call.name, call.headers)
         if endpoint is None:
             raise self._not_found(call.name)
-        if endpoint.direct is None:
-            if self._busy >= self._max_concurrency and len(self._queue) >= self._max_queue:
-                raise self._overloaded()
-            if endpoint.receiving is not None:
-                return endpoint.receiving(call.headers or {})
+        if endpoint.direct is None and self._busy >= self._max_concurrency and len(self._queue) >= self._max_queue:
+            raise self._overloaded()
         return endpoint
 
     def _came_before(self, key: CallKey, call: Call) -> bool:

@@ -117,6 +117,18 @@ async def carries_up_to_max_payload(bed: Bed) -> None:
     assert len(receiver.messages[0]) == size
 
 
+async def what_is_published_as_long_as_there_is_room_arrives(bed: Bed) -> None:
+    """Who waits for `drain` whenever `publish` says that there is no more room loses nothing, however much it sends."""
+    sender, receiver = await bed.transport(), await bed.transport()
+    subject = bed.subject("inbox.b.1")
+    await receiver.transport.subscribe(subject)
+    payloads = [b"%d" % index + bytes(60_000) for index in range(150)]
+    for index, payload in enumerate(payloads):
+        if not sender.transport.publish([Outgoing(subject, payload, index)]):
+            await sender.transport.drain()
+    await receiver.hears(*payloads)
+
+
 async def delivers_to_itself(bed: Bed) -> None:
     """A transport hears what it sends to its own subject: the echo that tells it that it hears."""
     alone = await bed.transport()
@@ -171,6 +183,7 @@ PROMISES: tuple[Callable[[Bed], Awaitable[None]], ...] = (
     a_shared_message_reaches_one_of_those_who_share_its_subject,
     who_shares_no_more_gets_nothing_and_the_last_leaves_nobody,
     carries_up_to_max_payload,
+    what_is_published_as_long_as_there_is_room_arrives,
     delivers_to_itself,
     what_was_published_leaves_before_the_close,
     a_closed_transport_says_so,
