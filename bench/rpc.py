@@ -57,6 +57,7 @@ class System:
 
 ALL = (
     System(BASE, "rpc_nats_raw.py", "nats"),
+    System("floor NATS", "rpc_floor.py", "nats"),
     System("catga NATS", "rpc_catga.py", "nats", variant="async"),
     System("catga NATS def", "rpc_catga.py", "nats", variant="def"),
     System("nats.micro", "rpc_nats_micro.py", "nats"),
@@ -64,6 +65,7 @@ ALL = (
     System("Moleculer NATS", "rpc_moleculer.cjs", "nats", env="moleculer"),
     System("moleculerpy NATS", "rpc_moleculerpy.py", "nats", env="moleculerpy"),
     System("redis-py", "rpc_redis_raw.py", "redis"),
+    System("floor Redis", "rpc_floor.py", "redis"),
     System("catga Redis", "rpc_catga.py", "redis", variant="async"),
     System("catga Redis def", "rpc_catga.py", "redis", variant="def"),
     System("FastStream Redis", "rpc_faststream.py", "redis", env="faststream"),

@@ -76,7 +76,7 @@ def sample_cpu(path):
     counts = {}
 
     def count(_, frame):
-        name = frame.f_code.co_filename if frame else ""
+        name = f"{frame.f_code.co_filename}:{frame.f_code.co_qualname}" if frame else ""
         counts[name] = counts.get(name, 0) + 1
 
     def write(*_):

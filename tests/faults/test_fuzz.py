@@ -22,6 +22,7 @@ from catga.membership.records import decode_announcement, decode_record, decode_
 from catga.membership.view import MAX_MEMBERS, MAX_TOMBSTONES, View
 from catga.node import LeftReason, NodeChangeEvent
 from catga.rpc.peer import Peer
+from catga.rpc.runner import Endpoint
 from catga.rpc.signing import Signer
 from catga.rpc.wire import VERSION, Batch, Call, Cancel, Fault, Ping, Pong, Reply, decode_batch, encode_batch
 from catga.testing.clock import ManualClock
@@ -188,6 +189,11 @@ class Silent:
     def link(self, up: bool, /) -> None: ...
 
 
+class Nothing(dict[str, Endpoint]):
+    def __missing__(self, name: str) -> Endpoint:
+        raise HandlerNotFoundError(name)
+
+
 async def feed(payloads: list[bytes]) -> None:
     silent = Silent()
     peer = Peer(
@@ -195,8 +201,7 @@ async def feed(payloads: list[bytes]) -> None:
         NodeInfo(node_id="me", incarnation=3),
         "p",
         silent,
-        endpoint=lambda name: None,
-        not_found=HandlerNotFoundError,
+        endpoints=Nothing(),
         load=lambda: 0.0,
         max_concurrency=4,
         max_queue=4,

@@ -176,14 +176,46 @@ async def test_the_time_of_a_call_runs_from_its_await() -> None:
 
 @pytest.mark.parametrize("size", [10, 1500])
 def test_the_window_of_answers_is_bounded_and_knows_what_it_forgot(size: int) -> None:
-    answers = Answers(entries=100, size=64 * 1024)
-    for number in range(1, 1001):
+    answers = Answers(entries=1024, size=512 * 1024)
+    answers.caller("box")
+    for number in range(1, 10_001):
         answers.keep(("box", number), Reply(number, b"x" * size))
-        assert len(answers.kept) <= 100
-        assert sum(len(reply.body) for reply in answers.kept.values() if isinstance(reply, Reply)) <= 64 * 1024
-    oldest = next(iter(answers.kept))[1]
-    assert answers.look_up(("box", 1000)) == Reply(1000, b"x" * size)
-    assert answers.look_up(("box", oldest - 1)) is Seen.FORGOTTEN
-    assert answers.look_up(("box", 1001)) is Seen.NEVER
+        assert len(answers) <= 1024
+        assert len(answers) * size <= 512 * 1024
+    assert answers.look_up(("box", 10_000)) == Reply(10_000, b"x" * size)
+    kept = [number for number in range(1, 10_001) if isinstance(answers.look_up(("box", number)), Reply)]
+    assert kept == list(range(kept[0], 10_001))
+    assert len(kept) == len(answers) > 200
+    assert answers.look_up(("box", kept[0] - 1)) is Seen.FORGOTTEN
+    assert answers.look_up(("box", 10_001)) is Seen.NEVER
     assert answers.look_up(("other", 1)) is Seen.NEVER
-    assert len(answers.kept) > 30
+
+
+def test_answers_that_nobody_asks_for_leave_the_window_first() -> None:
+    answers = Answers()
+    for reply_to in ("one", "slow"):
+        answers.caller(reply_to)
+    answers.keep(("slow", 1), Reply(1, b""))
+    for number in range(2, 5000):
+        answers.ended("one", number)
+        answers.keep(("one", number), Reply(number, b""))
+    assert len(answers) == 4999, "one that is asked for keeps those behind it"
+    answers.ended("slow", 2)
+    for number in range(5000, 6000):
+        answers.ended("one", number)
+        answers.keep(("one", number), Reply(number, b""))
+    assert len(answers) < 1000
+    assert answers.look_up(("one", 5999)) == Reply(5999, b"")
+    assert answers.look_up(("slow", 1)) is Seen.NEVER, "its caller had the answer: nothing was forgotten"
+
+
+def test_the_callers_that_are_remembered_are_bounded() -> None:
+    answers = Answers()
+    first = answers.caller("first")
+    for number in range(5000):
+        answers.caller(f"box{number}")
+        assert answers.caller("first") is first, "it calls all the time"
+    answers.ended("box0", 7)
+    assert answers.caller("box0").oldest == 0
+    answers.keep(("nobody", 1), Reply(1, b""))
+    assert answers.look_up(("nobody", 1)) == Reply(1, b"")

@@ -42,7 +42,7 @@ class Bench:
         async def run(number: int) -> CatgaResult[object]:
             return Success(await handler(number))
 
-        return Endpoint(Codec(Ask), run, None, Tally())
+        return Endpoint(Codec(Ask), run, Tally())
 
     def start(self, endpoint: Endpoint, *numbers: int) -> list[Admitted]:
         calls = [Admitted(("box", n), n, endpoint, n, 0.0, 0.0) for n in numbers]

@@ -5,7 +5,6 @@ from typing import Any
 
 from catga.cluster.stats import NodeStats, Recorder, Stats
 from catga.codec import Codec
-from catga.errors import HandlerNotFoundError
 from catga.mediator.intercept import Received, handling
 from catga.mediator.pipeline import Pipeline, compile_request
 from catga.mediator.registry import Registry, handler_not_found
@@ -24,8 +23,10 @@ class Codecs(dict[type, Codec]):
         return codec
 
 
-class LocalHandlers:
-    """The registry's handlers, compiled for this node.
+class LocalHandlers(dict[str, Endpoint]):
+    """Wire name → endpoint: the registry's handlers, compiled for this node, each at its first use.
+
+    To ask for what nothing handles raises `HandlerNotFoundError`.
 
     Args:
         recorder: counts the calls.
@@ -43,6 +44,7 @@ class LocalHandlers:
         stats: Callable[[Stats], NodeStats],
         on_change: Callable[[], None],
     ) -> None:
+        super().__init__()
         self._registry = registry
         self._node_id = node_id
         self._codecs = codecs
@@ -50,7 +52,6 @@ class LocalHandlers:
         self._stats = stats
         self._on_change = on_change
         self._metadata = ResultMetadata(node_id)
-        self._endpoints: dict[str, Endpoint] = {}
         registry.on_change(self._changed)
 
     def names(self) -> tuple[str, ...]:
@@ -63,23 +64,17 @@ class LocalHandlers:
         """Wire names of the requests among them."""
         return [name for name, cls in self._registry.names.items() if is_request(cls)]
 
-    def endpoint(self, name: str) -> Endpoint | None:
-        """What runs messages of this wire name; None if nothing does."""
-        found = self._endpoints.get(name)
-        if found is None:
-            cls = Stats if name == STATS else self._registry.names.get(name)
-            pipeline = None if cls is None else self._compile(cls)
-            if cls is None or pipeline is None:
-                return None
-            found = Endpoint(self._codecs[cls], pipeline.run, pipeline.direct, self._recorder.tally(name))
-            if self._registry.interceptors and cls is not Stats:
-                found = _intercepted(found, handling(self._registry.interceptors, pipeline.run, self._metadata))
-            self._endpoints[name] = found
+    def __missing__(self, name: str) -> Endpoint:
+        cls = Stats if name == STATS else self._registry.names.get(name)
+        pipeline = None if cls is None else self._compile(cls)
+        if cls is None or pipeline is None:
+            raise handler_not_found(name, dict.fromkeys(self._registry.names, (self._node_id,)))
+        call = pipeline.calls[0] if is_request(cls) and pipeline.calls else None
+        found = Endpoint(self._codecs[cls], pipeline.run, self._recorder.tally(name), pipeline.direct, call)
+        if self._registry.interceptors and cls is not Stats:
+            found = _intercepted(found, handling(self._registry.interceptors, pipeline.run, self._metadata))
+        self[name] = found
         return found
-
-    def not_found(self, name: str) -> HandlerNotFoundError:
-        """The error for a message that came although nothing handles it here."""
-        return handler_not_found(name, dict.fromkeys(self._registry.names, (self._node_id,)))
 
     def _compile(self, cls: type) -> Pipeline | None:
         if cls is Stats:
@@ -87,7 +82,7 @@ class LocalHandlers:
         return self._registry.compile(cls, self._metadata)
 
     def _changed(self) -> None:
-        self._endpoints.clear()
+        self.clear()
         self._on_change()
 
 
@@ -98,6 +93,6 @@ def _intercepted(endpoint: Endpoint, received: Received) -> Endpoint:
         def run(message: Any) -> Coroutine[Any, Any, CatgaResult[Any]]:
             return received(message, headers)
 
-        return Endpoint(endpoint.codec, run, None, endpoint.tally)
+        return Endpoint(endpoint.codec, run, endpoint.tally)
 
-    return Endpoint(endpoint.codec, endpoint.run, None, endpoint.tally, receiving)
+    return Endpoint(endpoint.codec, endpoint.run, endpoint.tally, receiving=receiving)

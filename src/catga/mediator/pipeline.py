@@ -123,7 +123,7 @@ def _step(behavior: Behavior, call_next: Call) -> Call:
     if not isinstance(function, FunctionType) or not _takes(function, 3 if is_method else 2):
         return lambda message: behavior(message, call_next)
     filled = FunctionType(
-        function.__code__, function.__globals__, function.__name__, (call_next,), function.__closure__
+        function.__code__.replace(), function.__globals__, function.__name__, (call_next,), function.__closure__
     )
     filled.__kwdefaults__ = function.__kwdefaults__
     return MethodType(filled, method.__self__) if is_method else filled

@@ -128,6 +128,11 @@ class Client:
         return len(self._pending)
 
     @property
+    def oldest(self) -> int:
+        """Id of the oldest call without a reply; 0 if there is none."""
+        return next(iter(self._pending), 0)
+
+    @property
     def closed(self) -> bool:
         """Whether no call can be made any more."""
         return self._closed

@@ -30,27 +30,29 @@ E = TypeVar("E", bound=Ending)
 class Deadlines(Generic[K, E]):
     """Calls ``on_expired(key)`` for what is `held` once its deadline has come.
 
-    It should be no longer held then, or have another deadline. Whoever puts something into `held` calls `watch`.
+    It should be no longer held then, or have another deadline. Whoever puts something into `held` calls `watch` if its
+    deadline is before `due`.
     """
 
     def __init__(self, held: Mapping[K, E], on_expired: Callable[[K], None]) -> None:
         self._held = held
         self._on_expired = on_expired
         self._loop = asyncio.get_running_loop()
-        self._due = math.inf  # when the timer fires
+        self.due = math.inf
+        """When the timer fires: a later deadline need not be watched."""
         self._rests_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, deadline: float) -> None:
-        """Something with this deadline is held now."""
-        if deadline < self._due:
+        """Something with this deadline, the earliest, is held now."""
+        if deadline < self.due:
             self._arm(deadline)
 
     def close(self) -> None:
         """Nothing expires any more."""
         if self._timer is not None:
             self._timer.cancel()
-        self._due = -math.inf
+        self.due = -math.inf
 
     def _arm(self, when: float) -> None:
         if self._timer is not None:
@@ -58,8 +60,8 @@ class Deadlines(Generic[K, E]):
             self._timer = None
         if when == math.inf:
             return
-        self._due = max(when, self._rests_until)
-        self._timer = self._loop.call_at(self._due, self._look)
+        self.due = max(when, self._rests_until)
+        self._timer = self._loop.call_at(self.due, self._look)
 
     def _look(self) -> None:
         now = self._loop.time()
@@ -70,11 +72,11 @@ class Deadlines(Generic[K, E]):
                 expired.append(key)
             elif ending.deadline < earliest:
                 earliest = ending.deadline
-        self._due, self._timer = math.inf, None
+        self.due, self._timer = math.inf, None
         try:
             for key in expired:
                 self._on_expired(key)
         finally:
-            if self._due > -math.inf:  # else it was closed by one of them
+            if self.due > -math.inf:  # else it was closed by one of them
                 self._rests_until = now + max(RESOLUTION, (self._loop.time() - now) / SHARE)
-                self._arm(min(earliest, self._due))
+                self._arm(min(earliest, self.due))

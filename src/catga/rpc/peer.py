@@ -4,14 +4,16 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
+from time import perf_counter
 from typing import Protocol
 
 from catga.abc import Transport
 from catga.errors import CatgaError, ClusterError, InvalidMessageError, OverloadedError
 from catga.node import NodeInfo
+from catga.rpc.answers import Caller
 from catga.rpc.client import Client
 from catga.rpc.outbox import Outbox
 from catga.rpc.runner import Endpoint
@@ -63,8 +65,7 @@ class Peer:
     """Implements `catga.abc.TransportListener`.
 
     Args:
-        endpoint: wire name → what runs it.
-        not_found: the error for a wire name that nothing runs.
+        endpoints: what runs calls, by wire name. Raises `HandlerNotFoundError` for one that nothing runs.
         load: this node's load, for the header of each batch.
         signer: signs what leaves; what comes in without a valid signature is dropped and counted.
     """
@@ -76,13 +77,13 @@ class Peer:
         prefix: str,
         listener: Listener,
         *,
-        endpoint: Callable[[str], Endpoint | None],
-        not_found: Callable[[str], CatgaError],
+        endpoints: Mapping[str, Endpoint],
         load: Callable[[], float],
         max_concurrency: int,
         max_queue: int,
         signer: Signer | None = None,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self.node_id = node.node_id
         self.incarnation = node.incarnation
         self.counters = Counter(garbage=0, undeliverable=0, not_sent=0, internal_errors=0, dropped_pongs=0, deaf=0)
@@ -115,8 +116,7 @@ class Peer:
         self.client = Client(self._outbox, partial(inbox, prefix), echo=self._ping_self, on_silent=listener.silent)
         self.server = Server(
             self._outbox,
-            endpoint=endpoint,
-            not_found=not_found,
+            endpoints=endpoints,
             max_concurrency=max_concurrency,
             max_queue=max_queue,
             max_payload=lambda: transport.max_payload,
@@ -300,15 +300,20 @@ class Peer:
 
     def _sort(self, batch: Batch) -> None:
         node_id, reply_to = batch.node_id, batch.reply_to
+        caller: Caller | None = None
+        if batch.oldest:
+            self.server.answers.ended(reply_to, batch.oldest)
         self._listener.heard(node_id, batch.incarnation, batch.load)
         self.client.on_alive(node_id, batch.incarnation, batch.epoch)
         on_reply, on_call = self.client.on_reply, self.server.on_call
+        now, started = self._loop.time(), perf_counter()
         for frame in batch.frames:
             kind = type(frame)
             if kind is Reply or kind is Fault:
                 on_reply(frame, node_id)  # type: ignore[arg-type]
             elif kind is Call:
-                on_call(frame, reply_to)  # type: ignore[arg-type]
+                caller = caller or self.server.answers.caller(reply_to)
+                on_call(frame, caller, now, started)  # type: ignore[arg-type]
             elif kind is Ping:
                 self._on_ping(batch, frame)  # type: ignore[arg-type]
             elif kind is Pong:
@@ -336,7 +341,8 @@ class Peer:
             waiting.set_result(None)
 
     def _wrap(self, frames: list[Frame]) -> Batch:
-        return Batch(VERSION, self.node_id, self.incarnation, self._load(), self._reply_box, frames, self._epoch)
+        load, oldest = self._load(), self.client.oldest
+        return Batch(VERSION, self.node_id, self.incarnation, load, self._reply_box, frames, self._epoch, oldest)
 
     def _on_sent(self, subject: str, token: int, frames: Sequence[Frame]) -> None:
         self.client.on_sent(subject, token, frames)

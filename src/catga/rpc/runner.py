@@ -11,8 +11,8 @@ import asyncio
 import contextvars
 import sys
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
 
 import msgspec
 
@@ -23,16 +23,18 @@ from catga.rpc.answers import CallKey
 from catga.rpc.tally import Tally
 
 
-class Endpoint(NamedTuple):
+class Endpoint(msgspec.Struct, frozen=True):
     """What runs a message type: its codec, its compiled pipeline, and the count of its calls.
 
+    ``direct`` and ``call`` are the pipeline's shorter forms, where it has them (`catga.mediator.pipeline.Pipeline`).
     ``receiving``, where something wants the headers of a call, makes the endpoint for one call of them.
     """
 
     codec: Codec
     run: Callable[[Any], Coroutine[Any, Any, CatgaResult[Any]]]
-    direct: Callable[[Any], CatgaResult[Any]] | None
     tally: Tally
+    direct: Callable[[Any], CatgaResult[Any]] | None = None
+    call: Callable[[Any], Awaitable[Any]] | None = None
     receiving: "Callable[[Mapping[str, str]], Endpoint] | None" = None
 
 

@@ -22,12 +22,14 @@ from catga.errors import (
     ClosedError,
     Execution,
     HandlerError,
+    HandlerNotFoundError,
     InvalidMessageError,
     MaybeExecutedError,
     OverloadedError,
 )
+from catga.mediator.pipeline import as_catga_error
 from catga.result import CatgaResult, Failure, Success
-from catga.rpc.answers import Answers, CallKey, Seen
+from catga.rpc.answers import Answers, Caller, CallKey, Seen
 from catga.rpc.deadlines import Deadlines
 from catga.rpc.outbox import Outbox
 from catga.rpc.runner import Admitted, Endpoint, Runner
@@ -51,8 +53,7 @@ class Server:
 
     Args:
         outbox: where replies leave.
-        endpoint: wire name → endpoint, None where nothing handles it.
-        not_found: the error for a wire name without an endpoint.
+        endpoints: by wire name. Raises `HandlerNotFoundError` for one that nothing handles.
         max_concurrency: coroutine handlers that run at once, local ones included.
         max_queue: admitted calls that wait for one of these places.
     """
@@ -61,15 +62,13 @@ class Server:
         self,
         outbox: Outbox,
         *,
-        endpoint: Callable[[str], Endpoint | None],
-        not_found: Callable[[str], CatgaError],
+        endpoints: Mapping[str, Endpoint],
         max_concurrency: int,
         max_queue: int,
         max_payload: Callable[[], int],
     ) -> None:
         self._outbox = outbox
-        self._endpoint = endpoint
-        self._not_found = not_found
+        self._endpoints = endpoints
         self._max_concurrency = max_concurrency
         self._max_queue = max_queue
         self._max_payload = max_payload
@@ -78,7 +77,8 @@ class Server:
         self._deadlines = Deadlines(self._calls, self._expired)
         self._busy = 0  # calls that have a place, local ones included
         self._queue: deque[Admitted | _Place] = deque()
-        self._answers = Answers()
+        self.answers = Answers()
+        """What it answered lately, and to whom."""
         self._starting = False
         self._runner = Runner(self._run, outbox.flush_soon)
         self._refusing: CatgaError | None = None
@@ -86,16 +86,17 @@ class Server:
         self.refused = 0
         """Calls answered with `OverloadedError`."""
         self.dropped = 0
-        """Calls whose deadline had passed before they ran."""
+        """Calls that nobody waited for any more before they ran."""
         self.repeated = 0
         """Calls that had been made before and were answered without running again."""
 
     def endpoint(self, name: str, headers: Mapping[str, str] | None) -> Endpoint | None:
         """What runs a message of this wire name that came with these headers; None if nothing does."""
-        endpoint = self._endpoint(name)
-        if endpoint is not None and endpoint.receiving is not None:
-            return endpoint.receiving(headers or {})
-        return endpoint
+        try:
+            endpoint = self._endpoints[name]
+        except HandlerNotFoundError:
+            return None
+        return endpoint if endpoint.receiving is None else endpoint.receiving(headers or {})
 
     @property
     def refusing(self) -> CatgaError | None:
@@ -114,11 +115,20 @@ class Server:
 
     # -- what comes over the bus ----------------------------------------------------------------------
 
-    def on_call(self, call: Call, reply_to: str) -> None:
-        """Admit, run or refuse one call. Never raises: its caller gets whatever goes wrong."""
+    def on_call(self, call: Call, caller: Caller, now: float, started: float) -> None:
+        """Admit, run or refuse one call. Never raises: its caller gets whatever goes wrong.
+
+        Args:
+            now: when it came, in the loop's time.
+            started: the same by `perf_counter`.
+        """
+        reply_to = caller.reply_to
         key = (reply_to, call.key or call.id)
+        is_newest = call.id > caller.newest
+        if is_newest:
+            caller.newest = call.id
         try:
-            if (call.key or key in self._calls or key in self._answers.kept) and self._came_before(key, call):
+            if (call.key or not is_newest) and self._came_before(key, call, caller):
                 return
             if call.ttl_ms <= 0:
                 self.dropped += 1
@@ -128,13 +138,12 @@ class Server:
         except CatgaError as error:
             self._put(reply_to, fault_of(call.id, error))
             return
-        started = perf_counter()
         if endpoint.direct is not None:
             result = endpoint.direct(message)
             endpoint.tally.add(perf_counter() - started, type(result) is Success)
             self._answer(key, call.id, result)
             return
-        admitted = Admitted(key, call.id, endpoint, message, started, self._loop.time() + call.ttl_ms / 1000)
+        admitted = Admitted(key, call.id, endpoint, message, started, now + call.ttl_ms / 1000)
         self._calls[key] = admitted
         if self._busy < self._max_concurrency:
             self._start(admitted)
@@ -234,27 +243,29 @@ class Server:
         """What runs the call. Raises what its caller gets instead."""
         if self._refusing is not None:
             raise self._refusal()
-        endpoint = self.endpoint(call.name, call.headers)
-        if endpoint is None:
-            raise self._not_found(call.name)
-        if endpoint.direct is None and self._busy >= self._max_concurrency and len(self._queue) >= self._max_queue:
+        endpoint = self._endpoints[call.name]
+        if endpoint.receiving is not None:
+            endpoint = endpoint.receiving(call.headers or {})
+        if self._busy >= self._max_concurrency and len(self._queue) >= self._max_queue and endpoint.direct is None:
             raise self._overloaded()
         return endpoint
 
-    def _came_before(self, key: CallKey, call: Call) -> bool:
-        """Whether a repeated call needs no run: it was answered, or will be with the first."""
+    def _came_before(self, key: CallKey, call: Call, caller: Caller) -> bool:
+        """Whether what may be a repeat needs no run: it was answered, or will be with the first, or nobody waits."""
+        if call.id < caller.oldest:  # it took its time on a link that has broken since
+            self.dropped += 1
+            return True
         first = self._calls.get(key)
         if first is not None:
             if call.id != first.call_id:
                 first.repeats = (*first.repeats, call.id)
             self.repeated += 1
             return True
-        seen = self._answers.look_up(key)
+        seen = self.answers.look_up(key)
         if seen is Seen.NEVER:
             return False
         if seen is Seen.FORGOTTEN:
-            endpoint = self._endpoint(call.name)
-            if endpoint is not None and endpoint.codec.idempotent:
+            if self._endpoints[call.name].codec.idempotent:
                 return False
             raise MaybeExecutedError("the request came again, too long after the first to tell whether it ran")
         self.repeated += 1
@@ -277,19 +288,26 @@ class Server:
 
     def _start(self, call: Admitted) -> None:
         self._busy += 1
-        self._deadlines.watch(call.deadline)
+        if call.deadline < self._deadlines.due:
+            self._deadlines.watch(call.deadline)
         self._runner.start(call)
 
     async def _run(self, call: Admitted) -> None:
         result: CatgaResult[Any] | None
+        endpoint = call.endpoint
         try:
-            result = await call.endpoint.run(call.message)
+            if endpoint.call is None:
+                result = await endpoint.run(call.message)
+            else:
+                result = Success(await endpoint.call(call.message))
         except asyncio.CancelledError:
             error = call.instead
             if not call.cancelled:
                 error = HandlerError("CancelledError: the handler was cancelled", details={"type": "CancelledError"})
             result = None if error is None else Failure(error)
-        call.endpoint.tally.add(perf_counter() - call.started, type(result) is Success)
+        except Exception as error:  # noqa: BLE001 - the border around a user's handler
+            result = Failure(as_catga_error(error))
+        endpoint.tally.add(perf_counter() - call.started, type(result) is Success)
         self._finish(call)
         if result is not None:
             self._answer(call.key, call.call_id, result, call.repeats)
@@ -343,7 +361,7 @@ class Server:
     def _answer(self, key: CallKey, call_id: int, result: CatgaResult[Any], repeats: tuple[int, ...] = ()) -> None:
         frame = self._frame(call_id, result)
         self._put(key[0], frame)
-        self._answers.keep(key, frame)
+        self.answers.keep(key, frame)
         for repeat in repeats:
             self._put(key[0], _addressed(frame, repeat))
 

@@ -4,7 +4,7 @@ A batch leaves a node for one subject. Its header says who sent it and how busy 
 reply and every pong is also a load report and a sign of life. Bodies are opaque bytes: one that is
 malformed harms only its own frame.
 
-    batch   [version, node_id, incarnation, load, reply_to, [frame, …], epoch]
+    batch   [version, node_id, incarnation, load, reply_to, [frame, …], epoch, oldest]
     call    [0, id, name, ttl_ms, body, key, headers]
     reply   [1, id, body]
     fault   [2, id, code, text, details, is_retryable, execution]
@@ -88,7 +88,12 @@ Frame: TypeAlias = Call | Reply | Fault | Ping | Pong | Cancel
 
 
 class Batch(msgspec.Struct, array_like=True):
-    """Frames from one node to one subject. ``epoch`` counts how often the node's link came back."""
+    """Frames from one node to one subject.
+
+    Attributes:
+        epoch: counts how often the node's link came back.
+        oldest: id of the oldest call of this node's that has not ended; 0 if it has none.
+    """
 
     version: int
     node_id: NodeId
@@ -97,6 +102,7 @@ class Batch(msgspec.Struct, array_like=True):
     reply_to: str
     frames: list[Frame]
     epoch: int = 0
+    oldest: int = 0
 
 
 _encoder = msgspec.msgpack.Encoder()
