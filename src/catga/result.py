@@ -9,7 +9,7 @@ from catga.errors import CatgaError
 T = TypeVar("T")
 
 
-class ResultMetadata(msgspec.Struct, frozen=True):
+class ResultMetadata(msgspec.Struct, frozen=True, gc=False):
     """Where a result comes from: the node that ran the handler, and how many attempts it took."""
 
     node_id: str = ""

@@ -57,6 +57,8 @@ class Delivery:
         failovers: Counter[str],
     ) -> None:
         self._peer = peer
+        self._client = peer.client
+        self._node_id = peer.node_id
         self._prefix = prefix
         self._link = link
         self._outliers = outliers
@@ -64,21 +66,18 @@ class Delivery:
         self._budget = RetryBudget()
         self._loop = asyncio.get_running_loop()
 
-    async def deliver(  # noqa: C901 - on the path of every request: one coroutine for all attempts
-        self, job: "Job", pool: Pool, strategy: RoutingStrategy, nobody: Callable[[str], CatgaError] | None = None
-    ) -> CatgaResult[Any]:
-        """Carry `job` to a node of `pool` that `strategy` picks, and to another where that is safe.
-
-        Args:
-            nobody: the error for a wire name, if the pool is empty from the start.
+    async def deliver(self, job: "Job") -> CatgaResult[Any]:  # noqa: C901 - on the path of every request
+        """Carry `job` to a node of its route's pool that the strategy picks, and to another where that is safe.
 
         Returns the handler's result, or the failure that ended the attempts; raises only CancelledError.
         """
+        route = job.route
+        pool, strategy = route.pool, route.strategy
         nodes = pool()
-        if not nodes and nobody is not None:
-            return Failure(nobody(job.codec.name))
-        job.deadline = self._loop.time() + job.timeout
-        self._budget.deposit()
+        if not nodes and route.nobody is not None:
+            return Failure(route.nobody(route.codec.name))
+        job.deadline = self._loop.time() + route.timeout
+        self._budget.deposits += 1
         outliers = self._outliers
         tried = NOBODY
         failure: Failure | None = None
@@ -104,7 +103,7 @@ class Delivery:
                 try:
                     result = _result(job, await self._begin(job, node), node.node_id)
                 except asyncio.CancelledError:
-                    self._peer.client.give_up(job.call_id)
+                    self._client.give_up(job.call_id)
                     raise
                 finally:
                     if type(result) is Success and not outliers.suspected:
@@ -116,16 +115,16 @@ class Delivery:
             if type(result) is Success:
                 return result
             failure = cast(Failure, result)
-            if judge(failure.error, idempotent=job.codec.idempotent, budget=self._budget) is Verdict.FINAL:
+            if judge(failure.error, idempotent=job.route.codec.idempotent, budget=self._budget) is Verdict.FINAL:
                 return _final(failure, job)
             job.in_doubt = job.in_doubt or failure.error.execution is Execution.MAYBE
             tried, nodes = tried | {node.node_id}, pool()
-            self._failovers[job.codec.name] += 1
+            self._failovers[job.route.codec.name] += 1
 
     async def deliver_queued(self, job: "Job") -> CatgaResult[Any]:
         """Carry `job` to a node that the broker picks, and to another where that is safe. Returns like `deliver`."""
-        job.deadline = self._loop.time() + job.timeout
-        self._budget.deposit()
+        job.deadline = self._loop.time() + job.route.timeout
+        self._budget.deposits += 1
         while True:
             if not await self._linked(job):
                 return Failure(_no_link(), ResultMetadata("", job.attempts))
@@ -135,24 +134,24 @@ class Delivery:
                 return Failure(error, ResultMetadata("", job.attempts))
             if isinstance(result, Success):
                 return result
-            verdict = judge(result.error, idempotent=job.codec.idempotent, budget=self._budget)
+            verdict = judge(result.error, idempotent=job.route.codec.idempotent, budget=self._budget)
             if verdict is Verdict.FINAL or job.attempts >= QUEUE_ATTEMPTS:
                 return _final(result, job)
             if type(result.error) is ClusterError and not await self._pause(result, job):
                 return _final(result, job)
             job.in_doubt = job.in_doubt or result.error.execution is Execution.MAYBE
-            self._failovers[job.codec.name] += 1
+            self._failovers[job.route.codec.name] += 1
 
     async def _attempt_queued(self, job: "Job") -> CatgaResult[Any]:
         job.attempts += 1
         now = self._loop.time()
         if job.deadline <= now:
             return Failure(_expired(), ResultMetadata("", job.attempts))
-        client = self._peer.client
-        to = client.queue(queue(self._prefix, job.codec.name))
+        client = self._client
+        to = client.queue(queue(self._prefix, job.route.codec.name))
         taker: list[str] = []
         call = self._call(job, now)
-        ending = client.begin(to, call, now, job.deadline, idempotent=job.codec.idempotent, taker=taker)
+        ending = client.begin(to, call, now, job.deadline, job.route.codec.idempotent, taker)
         try:
             outcome = await ending
         except asyncio.CancelledError:
@@ -163,16 +162,17 @@ class Delivery:
     def _begin(self, job: "Job", node: NodeInfo) -> Awaitable[Outcome | CatgaResult[Any]]:
         """Begin one attempt, here or there. Returns its end."""
         job.attempts += 1
-        peer, node_id, now = self._peer, node.node_id, self._loop.time()
-        if job.deadline <= now:
+        now, deadline = self._loop.time(), job.deadline
+        if deadline <= now:
             return _soon(_expired())
-        if node_id == peer.node_id:
-            endpoint = peer.server.endpoint(job.codec.name, job.headers)
+        codec, node_id, client = job.route.codec, node.node_id, self._client
+        if node_id == self._node_id:
+            server = self._peer.server
+            endpoint = server.endpoint(codec.name, job.headers)
             if endpoint is not None:
-                return peer.server.run_local(endpoint, job.message, job.deadline - now)
-        call = self._call(job, now)
-        to = peer.client.destination(node_id, node.incarnation)
-        return peer.client.begin(to, call, now, job.deadline, idempotent=job.codec.idempotent)
+                return server.run_local(endpoint, job.message, deadline - now)
+        to = client.nodes.get((node_id, node.incarnation)) or client.destination(node_id, node.incarnation)
+        return client.begin(to, self._call(job, now), now, deadline, codec.idempotent)
 
     def _call(self, job: "Job", now: float) -> Call:
         """The frame of one attempt."""
@@ -181,8 +181,8 @@ class Delivery:
             body = job.body = encode(job.message)
             if len(body) > SMALL:
                 self._check_size(job)
-        job.call_id = call_id = next(self._peer.client.ids)
-        call = Call(call_id, job.codec.name, int((job.deadline - now) * 1000) + 1, body, job.key, job.headers)
+        job.call_id = call_id = next(self._client.ids)
+        call = Call(call_id, job.route.codec.name, int((job.deadline - now) * 1000) + 1, body, job.key, job.headers)
         if not job.key:
             job.key = call_id
         return call
@@ -191,7 +191,7 @@ class Delivery:
         """All candidates were tried: whether another round makes sense, after a pause."""
         if failure is None or isinstance(failure.error, OverloadedError | HandlerNotFoundError):
             return False
-        if self._peer.client.closed:
+        if self._client.closed:
             return False
         left = job.deadline - self._loop.time()
         if left <= 0:
@@ -201,9 +201,9 @@ class Delivery:
 
     async def _without_link(self, pool: Pool, job: "Job") -> Candidates:
         """The link is down: this node itself, if it is a candidate; else wait for the link."""
-        me = self._peer.node_id
+        me = self._node_id
         here = pool().only(me, lambda node: node.node_id == me)
-        if here and self._peer.server.endpoint(job.codec.name, job.headers) is not None:
+        if here and self._peer.server.endpoint(job.route.codec.name, job.headers) is not None:
             return here
         return pool() if await self._linked(job) else Candidates()
 
@@ -226,11 +226,25 @@ class Delivery:
             )
 
 
+class Route(msgspec.Struct, frozen=True, eq=False):
+    """How messages of one type are carried.
+
+    Attributes:
+        timeout: seconds for all attempts, from the first on.
+        nobody: the error for a wire name, if the pool is empty from the start.
+    """
+
+    codec: Codec
+    pool: Pool
+    strategy: RoutingStrategy
+    timeout: float
+    nobody: Callable[[str], CatgaError] | None = None
+
+
 class Job(msgspec.Struct, eq=False):
     """One message on its way through its attempts.
 
     Attributes:
-        timeout: seconds for all attempts, from the first on.
         headers: travel with it.
         deadline: the loop's time at which they end.
         attempts: made so far.
@@ -241,8 +255,7 @@ class Job(msgspec.Struct, eq=False):
     """
 
     message: Any
-    codec: Codec
-    timeout: float
+    route: Route
     headers: dict[str, str] | None
     deadline: float = 0.0
     attempts: int = 0
@@ -255,7 +268,7 @@ class Job(msgspec.Struct, eq=False):
 def _result(job: Job, outcome: Outcome | CatgaResult[Any], node_id: str) -> CatgaResult[Any]:
     """What an attempt came to, with its metadata."""
     if type(outcome) is Reply:
-        value = job.codec.decode_response(outcome.body) if job.codec.answered else None
+        value = job.route.codec.decode_response(outcome.body) if job.route.codec.answered else None
         return Success(value, ResultMetadata(node_id, job.attempts))
     if isinstance(outcome, CatgaError):
         return Failure(outcome, ResultMetadata(node_id, job.attempts))

@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any, TypeAlias
 
 from catga.abc import RoutingStrategy
-from catga.cluster.delivery import Delivery, Job
+from catga.cluster.delivery import Delivery, Job, Route
 from catga.cluster.explain import Explanation, explain
 from catga.cluster.handlers import Codecs
 from catga.cluster.options import default_routing
@@ -75,21 +74,18 @@ class Dispatch:
         self._codecs = codecs
         self._routing = routing
         self._request_timeout = request_timeout
-        self._pools = _Pools(table)
+        self._routes: dict[type, Route] = {}  # of requests
 
     def to_one(self, request: Request[Any], headers: Headers = None) -> Coroutine[Any, Any, CatgaResult[Any]]:
         """To one of the nodes that handle it."""
-        codec = self._codecs.get(type(request))
-        if codec is None or not codec.answered:  # the first of its class, or no request
+        route = self._routes.get(type(request))
+        if route is None:
             try:
-                codec = self._request_codec(request)
+                route = self._routes[type(request)] = self._route(request)
             except CatgaError as error:
                 return _failed(error)
-        strategy = self._routing[codec.cls]
-        job = Job(request, codec, codec.timeout or self._request_timeout, headers)
-        if isinstance(strategy, Queue):
-            return self._delivery.deliver_queued(job)
-        return self._delivery.deliver(job, self._pools[codec.name], strategy, self._nobody)
+        job = Job(request, route, headers)
+        return self._delivery.deliver_queued(job) if isinstance(route.strategy, Queue) else self._delivery.deliver(job)
 
     async def to_node(self, request: Request[Any], node_id: str, headers: Headers = None) -> CatgaResult[Any]:
         """To that node."""
@@ -135,6 +131,15 @@ class Dispatch:
         nodes = self._table.routes(name).nodes
         return explain(request, name, self._view.nodes(), nodes, self._routing[type(request)], self._outliers)
 
+    def forget_routes(self) -> None:
+        """The strategies have changed."""
+        self._routes.clear()
+
+    def _route(self, request: object) -> Route:
+        codec = self._request_codec(request)
+        timeout = codec.timeout or self._request_timeout
+        return Route(codec, self._table.pool(codec.name), self._routing[codec.cls], timeout, self._nobody)
+
     def _request_codec(self, request: object) -> Codec:
         if not is_request(type(request)):
             raise no_message(request, "request")
@@ -172,26 +177,13 @@ class Dispatch:
         headers: Headers,
         timeout: float | None = None,
     ) -> Coroutine[Any, Any, CatgaResult[Any]]:
-        return self._delivery.deliver(
-            Job(message, codec, timeout or codec.timeout or self._request_timeout, headers), pool, strategy
-        )
+        route = Route(codec, pool, strategy, timeout or codec.timeout or self._request_timeout)
+        return self._delivery.deliver(Job(message, route, headers))
 
     def _nobody(self, name: str) -> CatgaError:
         if self._table.was_handled(name):
             return NoNodeAvailableError(f"no node that handles {name} is available any more")
         return handler_not_found(name, {n: tuple(ids) for n, ids in self._table.handled().items()})
-
-
-class _Pools(dict[str, Pool]):
-    """Wire name → the nodes to choose from."""
-
-    def __init__(self, table: RoutingTable) -> None:
-        super().__init__()
-        self._table = table
-
-    def __missing__(self, name: str) -> Pool:
-        pool = self[name] = partial(self._table.nodes, name)
-        return pool
 
 
 async def _failed(error: CatgaError) -> CatgaResult[Any]:

@@ -21,20 +21,19 @@ class RetryBudget:
     at the start, for a system with little traffic. As in Finagle's ``RetryBudget``.
     """
 
-    __slots__ = ("_balance", "_reserve", "_share")
+    __slots__ = ("_balance", "_reserve", "_share", "deposits")
 
     def __init__(self, share: float = 0.2, reserve: float = 100.0) -> None:
         self._share = share
         self._reserve = reserve
         self._balance = reserve
-
-    def deposit(self) -> None:
-        """A new request was made."""
-        if self._balance < self._reserve:
-            self._balance += self._share
+        self.deposits = 0
+        """Requests since the last retry: add one for each."""
 
     def withdraw(self) -> bool:
         """Whether one more retry is affordable; takes it if so."""
+        self._balance = min(self._balance + self.deposits * self._share, self._reserve)
+        self.deposits = 0
         if self._balance < 1:
             return False
         self._balance -= 1

@@ -122,6 +122,8 @@ class DistributedMediator(Mediator):
             InvalidMessageError: it cannot route this class, e.g. `ConsistentHash` without a ``key``.
         """
         self._routing.set(message_type, strategy)
+        if self._node is not None:
+            self._node.dispatch.forget_routes()
 
     def explain(self, request: Request[Any]) -> Explanation:
         """Why `request` would go where it goes if it was sent now. Nothing is sent, and no turn is used up.

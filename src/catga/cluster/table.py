@@ -1,14 +1,15 @@
 """Who can take a message: the candidates of each type, worked out when the membership changes."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from catga.membership import View
 from catga.node import NodeInfo, NodeState
 from catga.routing import Candidates, Stats
 
 
-class Routes(NamedTuple):
+class Routes(msgspec.Struct, frozen=True):
     """The nodes that handle one message type, as of one version of the view."""
 
     version: int
@@ -35,12 +36,16 @@ class RoutingTable:
             cached = self._cached[name] = self._work_out(name, cached)
         return cached
 
-    def nodes(self, name: str) -> Candidates:
-        """The same, whatever their service."""
-        cached = self._cached.get(name)  # once more what `routes` does: on the path of every request
-        if cached is not None and cached.version == self._view.version:
-            return cached.nodes
-        return self.routes(name).nodes
+    def pool(self, name: str) -> "Pool":
+        """What gives the same, whatever their service."""
+
+        def nodes() -> Candidates:
+            cached = self._cached.get(name)  # once more what `routes` does: on the path of every request
+            if cached is not None and cached.version == self._view.version:
+                return cached.nodes
+            return self.routes(name).nodes
+
+        return nodes
 
     def alone(self, node: NodeInfo) -> Candidates:
         """One node to choose from."""

@@ -59,7 +59,7 @@ class NodeStats:
         self.inflight += 1
         return now
 
-    def ended(self, started: float | None, *, answered: bool = True, at_least: bool = False) -> None:
+    def ended(self, started: float | None, answered: bool = True, at_least: bool = False) -> None:
         """A call to the node ended.
 
         Args:

@@ -110,7 +110,8 @@ class Client:
         self._heard_at = 0.0
         self._loop = asyncio.get_running_loop()
         self._destinations: dict[str, Destination] = {}  # by subject
-        self._nodes: dict[tuple[str, int], Destination] = {}  # the same, by (node_id, incarnation)
+        self.nodes: dict[tuple[str, int], Destination] = {}
+        """The destinations that are nodes, by (node_id, incarnation)."""
         self._pending: dict[int, Pending] = {}
         self._deadlines = Deadlines(self._pending, self._timed_out)
         self.ids = itertools.count(1)
@@ -139,10 +140,10 @@ class Client:
 
     def destination(self, node_id: str, incarnation: int) -> Destination:
         """A life of a node, as a destination."""
-        found = self._nodes.get((node_id, incarnation))
+        found = self.nodes.get((node_id, incarnation))
         if found is None:
             found = Destination(node_id, incarnation, self._inbox(node_id, incarnation))
-            self._destinations[found.subject] = self._nodes[node_id, incarnation] = found
+            self._destinations[found.subject] = self.nodes[node_id, incarnation] = found
         return found
 
     def queue(self, subject: str) -> Destination:
@@ -160,7 +161,6 @@ class Client:
         call: Call,
         now: float,
         deadline: float,
-        *,
         idempotent: bool,
         taker: list[str] | None = None,
     ) -> "asyncio.Future[Outcome]":
@@ -179,12 +179,13 @@ class Client:
             text = f"{len(self._pending)} calls wait for replies, the limit is {self._max_pending}"
             future.set_result(OverloadedError(text))
             return future
-        call_id = call.id
-        if not to.pending:
+        call_id, owed = call.id, to.pending
+        if not owed:
             self._begin_to_watch(to, now)
-        self._pending[call_id] = to.pending[call_id] = Pending(call, to, future, deadline, now, idempotent, taker)
-        self._deadlines.watch(deadline)
-        half = len(to.pending) >> 1
+        self._pending[call_id] = owed[call_id] = Pending(call, to, future, deadline, now, idempotent, taker)
+        if deadline < self._deadlines.due:
+            self._deadlines.watch(deadline)
+        half = len(owed) >> 1
         try:
             self._outbox.put(to.subject, call, SPLIT if half < SPLIT else half if half < FULL else FULL)
         except OverloadedError as error:
@@ -225,7 +226,7 @@ class Client:
     def on_alive(self, node_id: str, incarnation: int, epoch: int) -> None:
         """The node gave a sign of life. A new `epoch` tells that its link was down since the last one."""
         self._hear()
-        destination = self._nodes.get((node_id, incarnation))
+        destination = self.nodes.get((node_id, incarnation))
         if destination is None:
             return
         destination.heard_at, destination.pinged_at = self._heard_at, None
@@ -282,11 +283,11 @@ class Client:
         for subject, destination in list(self._destinations.items()):
             if destination.node_id == node_id and destination.incarnation <= incarnation:
                 self._lose(destination, f"node {node_id} left before it answered", only_idempotent=False)
-                del self._destinations[subject], self._nodes[node_id, destination.incarnation]
+                del self._destinations[subject], self.nodes[node_id, destination.incarnation]
 
     def node_silent(self, node_id: str, incarnation: int) -> None:
         """The node does not answer: calls that may run twice need not wait for it."""
-        destination = self._nodes.get((node_id, incarnation))
+        destination = self.nodes.get((node_id, incarnation))
         if destination is not None:
             self._lose(destination, f"node {node_id} does not answer", only_idempotent=True)
 

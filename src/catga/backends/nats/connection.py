@@ -20,6 +20,7 @@ from nats.aio.transport import TcpTransport
 from nats.protocol import command
 
 from catga.backends import redact
+from catga.backends.nats.direct import DirectClient, OnPayload
 from catga.errors import ClusterError
 
 logger = logging.getLogger("catga.backends.nats")
@@ -47,14 +48,16 @@ Publication: TypeAlias = tuple[str, bytes, str]
 
 
 class Listening:
-    """A subscription that outlives the client it was made with."""
+    """A subscription that outlives the client it was made with. ``on_payload``, if it has one, may be called instead
+    of ``on_message``."""
 
-    __slots__ = ("on_message", "queue", "subject", "subscription")
+    __slots__ = ("on_message", "on_payload", "queue", "subject", "subscription")
 
-    def __init__(self, subject: str, on_message: OnMessage, queue: str) -> None:
+    def __init__(self, subject: str, on_message: OnMessage, queue: str, on_payload: OnPayload | None) -> None:
         self.subject = subject
         self.on_message = on_message
         self.queue = queue
+        self.on_payload = on_payload
         self.subscription: Subscription | None = None
 
 
@@ -137,12 +140,22 @@ class NatsConnection:
                 await listening.subscription.unsubscribe()
         await _flush(self.client, 1)
 
-    async def subscribe(self, subject: str, on_message: OnMessage, queue: str = "") -> "Listening":
+    async def receive(self, subject: str, on_payload: OnPayload, queue: str = "") -> "Listening":
+        """Subscribe to a subject without wildcards, for its payloads. Returns when the server knows."""
+
+        async def on_message(message: Msg) -> None:  # of a client that was handed in
+            on_payload(message.data)
+
+        return await self.subscribe(subject, on_message, queue, on_payload)
+
+    async def subscribe(
+        self, subject: str, on_message: OnMessage, queue: str = "", on_payload: OnPayload | None = None
+    ) -> "Listening":
         """Subscribe, and return when the server knows."""
-        listening = Listening(subject, on_message, queue)
-        await self._listen(listening)
-        self._listening.append(listening)
+        listening = Listening(subject, on_message, queue, on_payload)
         try:
+            await self._listen(listening)
+            self._listening.append(listening)
             await self.flush()
         except BaseException:
             self._drop(listening)
@@ -165,6 +178,8 @@ class NatsConnection:
         if subscription is not None and self._client is not None:
             subscription._stop_processing()
             cast(Any, self._client)._remove_sub(subscription._id)
+        if isinstance(self._client, DirectClient):
+            self._client.direct.pop(listening.subject.encode(), None)
 
     def publish(self, messages: Sequence[Publication]) -> bool:
         """Write messages to the server. Returns whether there is room for more.
@@ -227,7 +242,7 @@ class NatsConnection:
 
     async def _new_client(self) -> Client:
         """A connected client. Raises `ClusterError` within the connect timeout."""
-        client = Client()
+        client = DirectClient()
         refused = self._refused = asyncio.get_running_loop().create_future()
         self._last_problem = ""
         settings: dict[str, Any] = {
@@ -282,6 +297,8 @@ class NatsConnection:
                 return
 
     async def _listen(self, listening: "Listening") -> None:
+        if listening.on_payload is not None and isinstance(self.client, DirectClient):
+            self.client.direct[listening.subject.encode()] = listening.on_payload
         client: Any = self.client  # nats-py's own annotation of `subscribe` is incomplete
         subscribing = client.subscribe(listening.subject, queue=listening.queue, cb=listening.on_message)
         listening.subscription = await self._bounded(subscribing, "subscribe")

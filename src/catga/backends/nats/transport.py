@@ -40,7 +40,7 @@ class NatsTransport:
 
     async def subscribe(self, subject: str, *, shared: bool = False) -> None:
         queue = QUEUE_GROUP if shared else ""
-        self._subscriptions[subject] = await self._connection.subscribe(subject, self._on_message, queue)
+        self._subscriptions[subject] = await self._connection.receive(subject, self._on_payload, queue)
 
     async def unsubscribe(self, subject: str) -> None:
         subscription = self._subscriptions.pop(subject, None)
@@ -62,9 +62,9 @@ class NatsTransport:
         self._listener = None
         await self._connection.close(self._subscriptions.values())
 
-    async def _on_message(self, message: Msg) -> None:
+    def _on_payload(self, payload: bytes) -> None:
         if self._listener is not None:
-            self._listener.on_message(message.data)
+            self._listener.on_message(payload)
 
     async def _on_bounce(self, message: Msg) -> None:
         if self._listener is not None and nobody(message):
