@@ -16,10 +16,8 @@ class LoadMeter:
         self._timer = self._loop.call_at(self._due, self._tick)
         self.lag = 0.0
         """Seconds, smoothed."""
-
-    def read(self, occupancy: float) -> float:
-        """The load, from calls in flight over capacity and the lag."""
-        return max(occupancy, min(self.lag / LATE, 1.0))
+        self.load = 0.0
+        """The lag as a load: 0 none, 1 full."""
 
     def close(self) -> None:
         """Stop measuring."""
@@ -30,5 +28,6 @@ class LoadMeter:
         self.lag += 0.5 * (max(now - self._due, 0.0) - self.lag)
         if self.lag < 0.001:
             self.lag = 0.0
+        self.load = min(self.lag / LATE, 1.0)
         self._due = now + self._interval
         self._timer = self._loop.call_at(self._due, self._tick)

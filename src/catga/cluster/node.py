@@ -266,7 +266,7 @@ class Node:
     def _load(self) -> float:
         if self._options.load is not None:
             return self._given_load(self._options.load)
-        return round(self._meter.read(self.peer.server.load), 3)
+        return round(max(self.peer.server.load, self._meter.load), 3)
 
     def _given_load(self, load: Callable[[], float]) -> float:
         """What the user's function says; its last good word if it raises, or says what no number for a load is."""

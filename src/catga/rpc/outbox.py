@@ -20,7 +20,7 @@ logger = logging.getLogger("catga.rpc")
 FULL = 64
 """Frames to one subject that leave without waiting for the end of the turn: the cost of a message is small for each of
 so many, and the other side begins with them while this one goes on."""
-MAX_BATCH = 32 * 1024
+MAX_BATCH = 64 * 1024
 """Bytes of a batch of several frames: larger messages outgrow the buffers of client and broker, and cost more."""
 
 Wrap = Callable[[list[Frame]], Batch]
@@ -185,31 +185,32 @@ class Outbox:
             data = encode_batch(self._wrap(frames))
         except (ValueError, TypeError, OverflowError, RecursionError) as failed:
             # A header or text that cannot be encoded (a lone surrogate) fails its own frame, and no other.
-            self._halve(subject, frames, batches, InvalidMessageError(f"a message cannot be encoded: {failed}"))
+            self._split(subject, frames, 2, batches, InvalidMessageError(f"a message cannot be encoded: {failed}"))
             return
         if self._seal is not None:
             data = self._seal(subject, data)
         if len(data) > SMALL:
-            limit = self._transport.max_payload
-            if len(data) > (limit if len(frames) == 1 else min(limit, MAX_BATCH)):
+            limit = self._transport.max_payload if len(frames) == 1 else min(self._transport.max_payload, MAX_BATCH)
+            if len(data) > limit:
                 text = f"a message of {len(data)} bytes, the broker's limit is {limit}"
-                self._halve(subject, frames, batches, InvalidMessageError(text))
+                self._split(subject, frames, -(-len(data) // limit), batches, InvalidMessageError(text))
                 return
         self._token += 1
         self._on_sent(subject, self._token, frames)
         batches.append((Outgoing(subject, data, self._token, is_shared), frames))
 
-    def _halve(
+    def _split(
         self,
         subject: str,
         frames: list[Frame],
+        parts: int,
         batches: list[tuple[Outgoing, list[Frame]]],
         error: InvalidMessageError,
     ) -> None:
-        """Pack each half by itself; one frame alone fails."""
+        """Pack each part by itself; one frame alone fails."""
         if len(frames) == 1:
             self._on_failed(subject, frames, error)
             return
-        half = len(frames) // 2
-        self._pack(subject, frames[:half], batches)
-        self._pack(subject, frames[half:], batches)
+        count = -(-len(frames) // parts)
+        for start in range(0, len(frames), count):
+            self._pack(subject, frames[start : start + count], batches)

@@ -111,7 +111,7 @@ class Server:
     @property
     def load(self) -> float:
         """`inflight` over the capacity."""
-        return self.inflight / self._max_concurrency
+        return (self._busy + len(self._queue)) / self._max_concurrency
 
     # -- what comes over the bus ----------------------------------------------------------------------
 
