@@ -4,15 +4,17 @@ Strategies stay pure functions of their arguments: all they know beyond the memb
 sequence that they get.
 """
 
-import math
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence, Set
+from math import exp, log
 from typing import Any
 
 from catga.node import NodeInfo
 
 TAU = 10.0
 """Seconds after which a latency counts for 1/e."""
+HUNDREDTH = -TAU * log(0.99)
+"""Seconds after which it counts for a hundredth less."""
 
 
 class NodeStats:
@@ -48,7 +50,7 @@ class NodeStats:
         if not self._latency:
             return 0.0
         now = self._clock()
-        average = self._latency * math.exp((self._stamp - now) / TAU)
+        average = self._latency * exp((self._stamp - now) / TAU)
         return max(average, now - self._quiet_since) if self.inflight else average
 
     def started(self) -> float:
@@ -73,16 +75,14 @@ class NodeStats:
             self._quiet_since = now
         if started is None:
             return
-        seconds = now - started
-        weight = math.exp((self._stamp - now) / TAU)
+        seconds, age = now - started, now - self._stamp
+        # A busy node's samples are close together: each counts for a hundredth at least.
+        weight = exp(-age / TAU) if age > HUNDREDTH else 0.99
         if seconds >= self._latency * weight:
             self._latency = seconds
         elif at_least:
             return
         else:
-            # A busy node's samples are close together: each counts for a hundredth at least.
-            if weight > 0.99:
-                weight = 0.99
             self._latency = self._latency * weight + seconds * (1 - weight)
         self._stamp = now
 

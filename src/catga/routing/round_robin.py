@@ -14,10 +14,12 @@ class RoundRobin:
 
     def select(self, nodes: Sequence[NodeInfo], message: object) -> NodeInfo:
         """The next one."""
+        count = len(nodes)
+        if count == 1:
+            return nodes[0]
         key = (type(message), nodes[0].service)
-        turn = self._turns.get(key, 0)
-        self._turns[key] = turn + 1
-        return nodes[turn % len(nodes)]
+        turn = self._turns[key] = self._turns.get(key, -1) + 1
+        return nodes[turn % count]
 
     def __repr__(self) -> str:
         return "RoundRobin()"
