@@ -48,7 +48,10 @@ def run_system(name: str, interpreter: Path, version: str, rounds: int, calls: i
 def run(*, quick: bool = False) -> list[Result]:
     """All systems."""
     rounds, calls = (7, 20_000) if quick else (25, 40_000)
-    results = [run_system("catga", Path(sys.executable), "this tree", rounds, calls)]
+    results = [
+        run_system("catga", Path(sys.executable), "this tree", rounds, calls),
+        run_system("floor", Path(sys.executable), "", rounds, calls),
+    ]
     for name in PEERS:
         interpreter = envs.python(name)
         say("in process:", name, "" if interpreter else "(not installable)")
@@ -63,14 +66,15 @@ def report(results: list[Result]) -> str:
     """The section of the page."""
     rows: list[list[object]] = []
     for result in results:
-        cells: list[object] = [f"{result.name} {result.version}"]
+        cells: list[object] = [f"{result.name} {result.version}".strip()]
         if result.rounds is None:
             cells += [result.note, "", ""]
         else:
             cells += [_cell(result.rounds, case) for case in CASES]
         rows.append(cells)
     catga = results[0].rounds
-    text = "CPU time of a call over plain awaits of the same handlers: median of the ratios (least–greatest).\n\n"
+    text = "CPU time of a call over plain awaits of the same handlers: median of the ratios (least–greatest).\n"
+    text += "`floor` is a look-up, a coroutine and a result, the behaviors nested by hand.\n\n"
     text += table(["system", *CASES], rows)
     if catga is not None:
         text += f"\n`await handler(x)` here: {median(catga['await']):.0f} ns.\n\n"

@@ -269,6 +269,8 @@ def report(results: Results) -> str:
     text = "Caller and worker are processes of their own, all on uvloop (Moleculer on Node); an echo of the payload.\n"
     text += (
         f"`×` is calls per second over raw nats-py in the same round. `{BASE}` and `redis-py` are the raw clients.\n"
+        "`floor` is futures and batches on catga's own transport, and nothing else: no routing, failover, deadlines,\n"
+        "types, results, statistics, bounds or tasks, so what a broker, its client and the event loop cost alone.\n"
     )
     for size in sorted({size for _, size in results.samples}):
         text += f"\n### Payload {size} B\n\n" + _cells(results, size)

@@ -72,7 +72,7 @@ async def load(call, payload, concurrency, seconds):
 
 
 def sample_cpu(path):
-    """Count the files in which CPU time is spent; SIGUSR1 writes the counts (JSON) to `path`."""
+    """Count the functions in which CPU time is spent; SIGUSR1 writes the counts (JSON) to `path`."""
     counts = {}
 
     def count(_, frame):

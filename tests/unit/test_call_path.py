@@ -11,7 +11,7 @@ import pytest
 from catga import DistributedMediator, Mediator, Request, Success, add_cluster
 from catga.abc import Outgoing
 from catga.errors import CatgaTimeoutError, ClosedError, ClusterError, Execution
-from catga.rpc.answers import Answers, Seen
+from catga.rpc.answers import GENERATION, Answers, Seen
 from catga.rpc.wire import Reply
 from catga.testing import eventually
 
@@ -180,12 +180,12 @@ def test_the_window_of_answers_is_bounded_and_knows_what_it_forgot(size: int) ->
     answers.caller("box")
     for number in range(1, 10_001):
         answers.keep(("box", number), Reply(number, b"x" * size))
-        assert len(answers) <= 1024
-        assert len(answers) * size <= 512 * 1024
+        assert len(answers) <= 1024 + 2 * GENERATION
+        assert len(answers) * size <= 512 * 1024 + 2 * GENERATION * size
     assert answers.look_up(("box", 10_000)) == Reply(10_000, b"x" * size)
     kept = [number for number in range(1, 10_001) if isinstance(answers.look_up(("box", number)), Reply)]
     assert kept == list(range(kept[0], 10_001))
-    assert len(kept) == len(answers) > 200
+    assert len(kept) == len(answers) > 300
     assert answers.look_up(("box", kept[0] - 1)) is Seen.FORGOTTEN
     assert answers.look_up(("box", 10_001)) is Seen.NEVER
     assert answers.look_up(("other", 1)) is Seen.NEVER
@@ -199,14 +199,24 @@ def test_answers_that_nobody_asks_for_leave_the_window_first() -> None:
     for number in range(2, 5000):
         answers.ended("one", number)
         answers.keep(("one", number), Reply(number, b""))
-    assert len(answers) == 4999, "one that is asked for keeps those behind it"
+        assert len(answers) <= 3 * GENERATION
+    assert answers.look_up(("one", 4999)) == Reply(4999, b"")
+    assert answers.look_up(("slow", 1)) == Reply(1, b"")
     answers.ended("slow", 2)
-    for number in range(5000, 6000):
-        answers.ended("one", number)
-        answers.keep(("one", number), Reply(number, b""))
-    assert len(answers) < 1000
-    assert answers.look_up(("one", 5999)) == Reply(5999, b"")
+    for number in range(5000, 10_000):
+        answers.keep(("one", number), Reply(number, b""))  # it ends none of them
+    assert answers.look_up(("one", 5000)) == Reply(5000, b"")
     assert answers.look_up(("slow", 1)) is Seen.NEVER, "its caller had the answer: nothing was forgotten"
+
+
+def test_an_answer_is_kept_for_the_newest_attempt_that_asked_for_it() -> None:
+    answers = Answers()
+    answers.caller("box")
+    answers.keep(("box", 5), Reply(12, b"x"))  # the key of a first attempt that was refused elsewhere
+    answers.ended("box", 12)
+    for number in range(20, 20 + 4 * GENERATION):
+        answers.keep(("box", number), Reply(number, b""))
+    assert answers.look_up(("box", 5)) == Reply(12, b"x")
 
 
 def test_the_callers_that_are_remembered_are_bounded() -> None:

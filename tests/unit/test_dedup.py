@@ -15,6 +15,7 @@ from catga.rpc.wire import VERSION, Batch, Call, Fault, Frame, Reply, decode_bat
 from catga.testing import eventually
 
 URL = "memory://dedup"
+LIMIT = 50
 
 
 class Book(msgspec.Struct, Request[int], frozen=True):
@@ -37,7 +38,7 @@ class Desk:
             await self.gate.wait()
             return len(self.ran)
 
-        self.node = add_cluster(app, URL, node_id="desk", max_concurrency=2, max_queue=0)
+        self.node = add_cluster(app, URL, node_id="desk", max_concurrency=LIMIT, max_queue=0)
         self._transport = open_backend(BackendSettings(url=URL)).transport
 
     async def open(self) -> None:
@@ -105,31 +106,45 @@ async def test_a_repeat_that_overtakes_the_first_is_the_one_that_runs(desk: Desk
 async def test_a_call_that_comes_after_its_caller_had_the_answer_does_not_run(desk: Desk) -> None:
     desk.say(a_call(1, 10, key=1), oldest=1)
     await desk.hear(1)
-    for number in range(2, 1500, 2):
-        desk.say(a_call(number, number), a_call(number + 1, number + 1), oldest=number)
-        await desk.hear(2)
+    for start in range(2, 1502, LIMIT):
+        desk.say(*(a_call(number, number) for number in range(start, start + LIMIT)), oldest=start)
+        await desk.hear(LIMIT)
     server = desk.node._node.peer.server  # type: ignore[union-attr]
     assert len(server.answers) < 600, "the window holds what may still be asked for, and little more"
     ran = len(desk.ran)
-    desk.say(a_call(1, 10), oldest=1500)
+    desk.say(a_call(1, 10), oldest=1502)
     await eventually(lambda: desk.node.counters["dropped_expired"] == 1)
     assert len(desk.ran) == ran
     assert not desk.answers
 
 
+async def test_an_answer_is_kept_as_long_as_its_newest_repeat_is_under_way(desk: Desk) -> None:
+    desk.say(a_call(1, 10), oldest=1)
+    await desk.hear(1)
+    desk.say(a_call(4, 10, key=1), oldest=4)
+    await desk.hear(1)
+    for start in range(5, 1505, LIMIT):
+        desk.say(*(a_call(number, number) for number in range(start, start + LIMIT)), oldest=4)
+        await desk.hear(LIMIT)
+    desk.say(a_call(4, 10, key=1), oldest=4)
+    assert [value(frame) for frame in await desk.hear(1)] == [1]
+    assert desk.ran.count(10) == 2, "number 10 was also one of the others"
+
+
 async def test_what_was_refused_runs_when_it_comes_again(desk: Desk) -> None:
     """Its first attempt has ended, and was no run: the key that both have must not count as one."""
     desk.gate.clear()
-    desk.say(a_call(1, 10), a_call(2, 11), a_call(3, 12), oldest=1)
+    last = LIMIT + 1
+    desk.say(*(a_call(number, number) for number in range(1, last + 1)), oldest=1)
     [refused] = await desk.hear(1)
     assert isinstance(refused, Fault)
-    assert (refused.id, refused.execution) == (3, Execution.NO)
+    assert (refused.id, refused.execution) == (last, Execution.NO)
     desk.gate.set()
-    await desk.hear(2)
-    desk.say(a_call(4, 12, key=3), oldest=4)
+    await desk.hear(LIMIT)
+    desk.say(a_call(last + 1, last, key=last), oldest=last + 1)
     [frame] = await desk.hear(1)
-    assert value(frame) == 3
-    assert desk.ran == [10, 11, 12]
+    assert value(frame) == last
+    assert desk.ran == [*range(1, last + 1)]
 
 
 async def test_calls_of_two_ways_may_come_out_of_order(desk: Desk) -> None:

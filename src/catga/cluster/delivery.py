@@ -181,7 +181,8 @@ class Delivery:
             body = job.body = encode(job.message)
             if len(body) > SMALL:
                 self._check_size(job)
-        job.call_id = call_id = next(self._client.ids)
+        client = self._client
+        client.newest = job.call_id = call_id = client.newest + 1
         call = Call(call_id, job.route.codec.name, int((job.deadline - now) * 1000) + 1, body, job.key, job.headers)
         if not job.key:
             job.key = call_id

@@ -8,11 +8,12 @@ Each batch of a caller names the oldest of its calls that has not ended. Nobody 
 it, so they leave first: as long as callers get their answers the window holds little more than what is under way.
 """
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from enum import Enum
 
 from catga.rpc.wire import Fault, Reply
 
+Answer = Reply | Fault
 CallKey = tuple[str, int]
 """(reply_to, id of the first attempt): one request of one caller."""
 
@@ -21,6 +22,8 @@ ENTRY = 128
 """Bytes of an answer besides its body; a fault counts as two."""
 GENERATION = 256
 """Answers that leave the window together: to forget costs a call next to nothing."""
+GENERATION_SIZE = 1024 * 1024
+"""Bytes of them, at most; and one answer."""
 
 
 class Seen(Enum):
@@ -45,7 +48,7 @@ class Caller:
         """The greatest id whose answer left the window although the caller might ask for it."""
 
 
-class _Generation(dict[CallKey, Reply | Fault]):
+class _Generation(dict[CallKey, Answer]):
     __slots__ = ("size",)
 
     def __init__(self) -> None:
@@ -56,21 +59,26 @@ class _Generation(dict[CallKey, Reply | Fault]):
 class Answers:
     """The answers of the last calls, bounded by their number and their bytes.
 
+    Most have been received by the time that a few hundred more were given. So they pass through two generations, which
+    leave as a whole; what somebody may still ask for then is kept beside them.
+
     Args:
-        entries: answers kept.
-        size: bytes kept, in total.
+        entries: answers kept, of these.
+        size: bytes kept, of these.
     """
 
     def __init__(self, entries: int = 16_384, size: int = 16 * 1024 * 1024) -> None:
-        self._generations = max(entries // GENERATION, 2)
+        self._entries = entries
         self._size = size
-        self._bytes = 0  # in all but the youngest generation
-        self._youngest = _Generation()
-        self._older: deque[_Generation] = deque()
+        self._young = _Generation()
+        self._old = _Generation()
+        self._kept: OrderedDict[CallKey, Answer] = OrderedDict()
+        self._bytes = 0  # of what is kept
+        self._sweep_at = GENERATION
         self._callers: OrderedDict[str, Caller] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._youngest) + sum(map(len, self._older))
+        return len(self._young) + len(self._old) + len(self._kept)
 
     def caller(self, reply_to: str) -> Caller:
         """What is remembered of this caller, who calls now. The callers that called last are remembered."""
@@ -90,36 +98,43 @@ class Answers:
         if caller is not None:
             caller.oldest = oldest
 
-    def look_up(self, key: CallKey) -> Reply | Fault | Seen:
+    def look_up(self, key: CallKey) -> Answer | Seen:
         """What is known of a repeated request."""
-        for generation in (self._youngest, *reversed(self._older)):
-            if key in generation:
-                return generation[key]
+        for answers in (self._young, self._old, self._kept):
+            if key in answers:
+                return answers[key]
         caller = self._callers.get(key[0])
         return Seen.FORGOTTEN if caller is not None and key[1] <= caller.forgotten else Seen.NEVER
 
-    def keep(self, key: CallKey, answer: Reply | Fault) -> None:
-        """The request `key` has its answer."""
-        youngest = self._youngest
-        youngest[key] = answer
-        youngest.size += ENTRY + (len(answer.body) if type(answer) is Reply else ENTRY)
-        if len(youngest) >= GENERATION or self._bytes + youngest.size > self._size:
+    def keep(self, key: CallKey, answer: Answer) -> None:
+        """The request `key` has its answer, which is addressed to the newest of its attempts."""
+        young = self._young
+        young[key] = answer
+        young.size += _size(answer)
+        if len(young) >= GENERATION or young.size > GENERATION_SIZE:
             self._begin_generation()
 
     def _begin_generation(self) -> None:
-        older, callers = self._older, self._callers
-        older.append(self._youngest)
-        self._bytes += self._youngest.size
-        self._youngest = _Generation()
-        while older:
-            oldest = older[0]
-            is_over = len(older) >= self._generations or self._bytes > self._size
-            for reply_to, call_id in oldest:
-                caller = callers.get(reply_to)
-                if caller is None or call_id < caller.oldest:
-                    continue
-                if not is_over:
-                    return
+        leaving, self._old, self._young = self._old, self._young, _Generation()
+        for key, answer in leaving.items():
+            if self._is_wanted(key, answer):
+                self._bytes += _size(answer) - (_size(self._kept[key]) if key in self._kept else 0)
+                self._kept[key] = answer
+        if len(self._kept) >= self._sweep_at:  # twice what was wanted the last time
+            for key in [key for key, answer in self._kept.items() if not self._is_wanted(key, answer)]:
+                self._bytes -= _size(self._kept.pop(key))
+            self._sweep_at = max(2 * len(self._kept), GENERATION)
+        while len(self._kept) > self._entries or self._bytes > self._size:
+            (reply_to, call_id), answer = self._kept.popitem(last=False)
+            self._bytes -= _size(answer)
+            caller = self._callers.get(reply_to)
+            if caller is not None:
                 caller.forgotten = max(caller.forgotten, call_id)
-            older.popleft()
-            self._bytes -= oldest.size
+
+    def _is_wanted(self, key: CallKey, answer: Answer) -> bool:
+        caller = self._callers.get(key[0])
+        return caller is not None and answer.id >= caller.oldest
+
+
+def _size(answer: Answer) -> int:
+    return ENTRY + (len(answer.body) if type(answer) is Reply else ENTRY)

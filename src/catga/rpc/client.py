@@ -6,7 +6,6 @@ value (a `Reply` or a `CatgaError` with its `Execution`), so that the failover a
 """
 
 import asyncio
-import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -114,8 +113,8 @@ class Client:
         """The destinations that are nodes, by (node_id, incarnation)."""
         self._pending: dict[int, Pending] = {}
         self._deadlines = Deadlines(self._pending, self._timed_out)
-        self.ids = itertools.count(1)
-        """Each call takes the next for its id."""
+        self.newest = 0
+        """Id of the newest call: the next one takes the next."""
         self._watch: asyncio.TimerHandle | None = None
         self._closed = False
         self.late = 0
@@ -130,8 +129,8 @@ class Client:
 
     @property
     def oldest(self) -> int:
-        """Id of the oldest call without a reply; 0 if there is none."""
-        return next(iter(self._pending), 0)
+        """Calls with smaller ids have ended."""
+        return next(iter(self._pending), self.newest + 1)
 
     @property
     def closed(self) -> bool:
@@ -164,7 +163,7 @@ class Client:
         idempotent: bool,
         taker: list[str] | None = None,
     ) -> "asyncio.Future[Outcome]":
-        """Send `call`, whose id is the next of `ids`. Returns its end. Who stops waiting for it says so by `give_up`.
+        """Send `call`, whose id is `newest`. Returns its end. Who stops waiting for it says so by `give_up`.
 
         Args:
             now: the loop's time.

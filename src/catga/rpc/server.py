@@ -269,7 +269,9 @@ class Server:
                 return False
             raise MaybeExecutedError("the request came again, too long after the first to tell whether it ran")
         self.repeated += 1
-        self._put(key[0], _addressed(seen, call.id))
+        answer = _addressed(seen, call.id)
+        self._put(key[0], answer)
+        self.answers.keep(key, answer)
         return True
 
     async def _place(self, deadline: float) -> None:
@@ -361,9 +363,10 @@ class Server:
     def _answer(self, key: CallKey, call_id: int, result: CatgaResult[Any], repeats: tuple[int, ...] = ()) -> None:
         frame = self._frame(call_id, result)
         self._put(key[0], frame)
-        self.answers.keep(key, frame)
         for repeat in repeats:
-            self._put(key[0], _addressed(frame, repeat))
+            frame = _addressed(frame, repeat)
+            self._put(key[0], frame)
+        self.answers.keep(key, frame)
 
     def _put(self, reply_to: str, frame: Reply | Fault) -> None:
         try:

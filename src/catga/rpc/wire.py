@@ -92,7 +92,7 @@ class Batch(msgspec.Struct, array_like=True):
 
     Attributes:
         epoch: counts how often the node's link came back.
-        oldest: id of the oldest call of this node's that has not ended; 0 if it has none.
+        oldest: of this node's calls, those with smaller ids have ended; 0 from who does not tell.
     """
 
     version: int

@@ -1,0 +1,83 @@
+"""The floor: what no mediator with catga's results can do without.
+
+A look-up by class, a coroutine that catches what is raised, and a result; the behaviors nested by hand; for an event a
+loop over its handlers.
+"""
+
+from timing import main
+
+from catga import Failure, Success
+
+
+class Ask:
+    """A request."""
+
+
+class Told:
+    """An event."""
+
+
+async def ask(request):
+    return request
+
+
+async def told(event):
+    return None
+
+
+async def inner(request):
+    return await ask(request)
+
+
+async def middle(request):
+    return await inner(request)
+
+
+async def outer(request):
+    return await middle(request)
+
+
+class Floor:
+    """Both verbs. Args: handler: of `Ask`."""
+
+    def __init__(self, handler):
+        self.handlers = {Ask: handler}
+        self.listeners = {Told: (told, told, told)}
+
+    async def send(self, request):
+        try:
+            return Success(await self.handlers[type(request)](request))
+        except Exception as error:
+            return Failure(error)
+
+    async def publish(self, event):
+        for listener in self.listeners[type(event)]:
+            try:
+                await listener(event)
+            except Exception as error:
+                return Failure(error)
+        return None
+
+
+bare, wrapped = Floor(ask), Floor(outer)
+
+
+async def send(n):
+    message, call = Ask(), bare.send
+    for _ in range(n):
+        await call(message)
+
+
+async def send_through_behaviors(n):
+    message, call = Ask(), wrapped.send
+    for _ in range(n):
+        await call(message)
+
+
+async def publish(n):
+    message, call = Told(), bare.publish
+    for _ in range(n):
+        await call(message)
+
+
+main({"send": send, "send, 3 behaviors": send_through_behaviors, "publish, 3 handlers": publish})
