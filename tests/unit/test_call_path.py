@@ -12,7 +12,8 @@ from catga import DistributedMediator, Mediator, Request, Success, add_cluster
 from catga.abc import Outgoing
 from catga.errors import CatgaTimeoutError, ClosedError, ClusterError, Execution
 from catga.rpc.answers import GENERATION, Answers, Seen
-from catga.rpc.wire import Reply
+from catga.rpc.outbox import Outbox
+from catga.rpc.wire import VERSION, Batch, Call, Reply, decode_batch
 from catga.testing import eventually
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="-")
@@ -209,6 +210,17 @@ def test_answers_that_nobody_asks_for_leave_the_window_first() -> None:
     assert answers.look_up(("slow", 1)) is Seen.NEVER, "its caller had the answer: nothing was forgotten"
 
 
+@pytest.mark.parametrize("size", [64 * 1024, 1024 * 1024])
+def test_large_answers_leave_one_after_the_other(size: int) -> None:
+    answers = Answers(size=4 * 1024 * 1024)
+    answers.caller("box")
+    for number in range(1, 200):
+        answers.keep(("box", number), Reply(number, bytes(size)))
+        for last in range(max(1, number - 2), number + 1):
+            assert answers.look_up(("box", last)) == Reply(last, bytes(size))
+        assert len(answers) * size < 8 * 1024 * 1024
+
+
 def test_an_answer_is_kept_for_the_newest_attempt_that_asked_for_it() -> None:
     answers = Answers()
     answers.caller("box")
@@ -229,3 +241,49 @@ def test_the_callers_that_are_remembered_are_bounded() -> None:
     assert answers.caller("box0").oldest == 0
     answers.keep(("nobody", 1), Reply(1, b""))
     assert answers.look_up(("nobody", 1)) == Reply(1, b"")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "messages"),
+    [([1000] * 400, 7), ([50] * 64 + [1_000_000], 2), ([50] * 32 + [1_000_000] + [50] * 32, 3), ([4096] * 16, 2)],
+)
+async def test_what_is_too_large_for_one_batch_leaves_in_few_and_in_order(sizes: list[int], messages: int) -> None:
+    sent: list[Outgoing] = []
+    outbox = an_outbox(sent)
+    for number, size in enumerate(sizes):
+        outbox.put("s", Reply(number, bytes(size)), full=len(sizes))
+    frames = [frame for outgoing in sent for frame in decode_batch(outgoing.payload).frames]
+    assert [frame.id for frame in frames] == list(range(len(sizes)))  # type: ignore[union-attr]
+    assert len(sent) == messages
+
+
+async def test_headers_that_are_too_large_for_one_batch_leave_in_halves() -> None:
+    sent: list[Outgoing] = []
+    outbox = an_outbox(sent)
+    for number in range(8):
+        outbox.put("s", Call(number, "x", 1000, b"", 0, {"h": "v" * 20_000}), full=8)
+    frames = [frame for outgoing in sent for frame in decode_batch(outgoing.payload).frames]
+    assert [frame.id for frame in frames] == list(range(8))  # type: ignore[union-attr]
+    assert len(sent) == 4
+
+
+def an_outbox(sent: list[Outgoing]) -> Outbox:
+    """One that notes what leaves it."""
+
+    class Noting:
+        max_payload = 8 * 1024 * 1024
+
+        def publish(self, messages: Sequence[Outgoing]) -> bool:
+            sent.extend(messages)
+            return True
+
+    def on_failed(subject: str, frames: object, error: Exception) -> None:
+        raise error
+
+    transport: Any = Noting()
+    return Outbox(
+        transport,
+        lambda frames: Batch(VERSION, "me", 1, 0.0, "p.reply.me", frames),
+        on_sent=lambda subject, token, frames: None,
+        on_failed=on_failed,
+    )

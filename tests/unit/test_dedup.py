@@ -9,7 +9,8 @@ import pytest
 from catga import Mediator, Request, add_cluster
 from catga.abc import BackendSettings, Outgoing
 from catga.backends import open_backend
-from catga.errors import Execution
+from catga.errors import Execution, MaybeExecutedError
+from catga.rpc.answers import Answers, Seen
 from catga.rpc.subjects import inbox
 from catga.rpc.wire import VERSION, Batch, Call, Fault, Frame, Reply, decode_batch, encode_batch
 from catga.testing import eventually
@@ -50,11 +51,18 @@ class Desk:
         await self._transport.aclose()
         await self.node.stop()
 
-    def say(self, *calls: Call, oldest: int = 0) -> None:
+    def say(self, *calls: Call, oldest: int = 0, reply_to: str = "catga.reply.hand") -> None:
         """One batch."""
-        batch = Batch(VERSION, "hand", 1, 0.0, "catga.reply.hand", list(calls), 0, oldest)
+        batch = Batch(VERSION, "hand", 1, 0.0, reply_to, list(calls), 0, oldest)
         me = self.node.current_node
         self._transport.publish([Outgoing(inbox("catga", "desk", me.incarnation), encode_batch(batch), 1, False)])
+
+    async def go_on(self, first: int, oldest: int | None = None) -> None:
+        """Calls enough to push others out of the window. `oldest` of them all, else each ends those before it."""
+        for start in range(first, first + 1500, LIMIT):
+            calls = [a_call(number, number) for number in range(start, start + LIMIT)]
+            self.say(*calls, oldest=start if oldest is None else oldest)
+            await self.hear(LIMIT)
 
     async def hear(self, count: int) -> list[Frame]:
         """The next answers."""
@@ -104,31 +112,72 @@ async def test_a_repeat_that_overtakes_the_first_is_the_one_that_runs(desk: Desk
 
 
 async def test_a_call_that_comes_after_its_caller_had_the_answer_does_not_run(desk: Desk) -> None:
-    desk.say(a_call(1, 10, key=1), oldest=1)
+    desk.say(a_call(1, -1, key=1), oldest=1)
     await desk.hear(1)
-    for start in range(2, 1502, LIMIT):
-        desk.say(*(a_call(number, number) for number in range(start, start + LIMIT)), oldest=start)
-        await desk.hear(LIMIT)
+    await desk.go_on(2)
     server = desk.node._node.peer.server  # type: ignore[union-attr]
     assert len(server.answers) < 600, "the window holds what may still be asked for, and little more"
-    ran = len(desk.ran)
-    desk.say(a_call(1, 10), oldest=1502)
+    desk.say(a_call(1, -1), oldest=1)  # as its batch was packed, long ago
     await eventually(lambda: desk.node.counters["dropped_expired"] == 1)
-    assert len(desk.ran) == ran
+    assert desk.ran.count(-1) == 1
     assert not desk.answers
 
 
 async def test_an_answer_is_kept_as_long_as_its_newest_repeat_is_under_way(desk: Desk) -> None:
-    desk.say(a_call(1, 10), oldest=1)
+    desk.say(a_call(1, -1), oldest=1)
     await desk.hear(1)
-    desk.say(a_call(4, 10, key=1), oldest=4)
+    desk.say(a_call(4, -1, key=1), oldest=4)
     await desk.hear(1)
-    for start in range(5, 1505, LIMIT):
-        desk.say(*(a_call(number, number) for number in range(start, start + LIMIT)), oldest=4)
-        await desk.hear(LIMIT)
-    desk.say(a_call(4, 10, key=1), oldest=4)
+    await desk.go_on(5, oldest=4)
+    desk.say(a_call(4, -1, key=1), oldest=4)
     assert [value(frame) for frame in await desk.hear(1)] == [1]
-    assert desk.ran.count(10) == 2, "number 10 was also one of the others"
+    assert desk.ran.count(-1) == 1
+
+
+async def test_another_attempt_is_kept_under_the_key_of_the_first(desk: Desk) -> None:
+    """The first was refused by another node, and has ended."""
+    desk.say(a_call(20, -1, key=5), oldest=20)
+    await desk.hear(1)
+    await desk.go_on(21, oldest=20)
+    desk.say(a_call(20, -1, key=5), oldest=20)
+    await desk.hear(1)
+    assert desk.ran.count(-1) == 1
+
+
+async def test_a_first_attempt_that_others_overtook_runs_whatever_was_forgotten(desk: Desk) -> None:
+    server = desk.node._node.peer.server  # type: ignore[union-attr]
+    server.answers = Answers(entries=10)
+    await desk.go_on(4, oldest=3)
+    assert server.answers.look_up(("catga.reply.hand", 4)) is Seen.FORGOTTEN
+    desk.say(a_call(3, -1), oldest=3)
+    assert isinstance((await desk.hear(1))[0], Reply)
+    desk.say(a_call(2000, -2, key=2), oldest=3)  # refused elsewhere: not a repeat of what was forgotten
+    assert isinstance((await desk.hear(1))[0], Reply)
+    desk.say(a_call(4, 4, key=4), oldest=3)
+    [frame] = await desk.hear(1)
+    assert isinstance(frame, Fault)
+    assert frame.code == MaybeExecutedError.code
+    assert desk.ran.count(-1) == desk.ran.count(-2) == desk.ran.count(4) == 1
+
+
+async def test_nothing_of_a_caller_that_was_forgotten_is_taken_for_new(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catga.rpc.answers.MAX_CALLERS", 10)
+    desk.gate.clear()
+    desk.say(a_call(1, -1, key=1), a_call(2, -2), oldest=1)
+    await eventually(lambda: desk.ran == [-1, -2])
+    for number in range(20):
+        desk.say(a_call(1, number), oldest=1, reply_to=f"catga.reply.other{number}")
+    desk.say(a_call(1, -1), oldest=1)  # the first copy, from the buffer of an old link
+    await eventually(lambda: desk.node.counters["repeated"] == 1)
+    desk.gate.set()
+    assert {frame.id for frame in await desk.hear(2)} == {1, 2}  # type: ignore[union-attr]
+    desk.say(a_call(2, -2, key=2), oldest=1)
+    await desk.hear(1)
+    desk.say(a_call(3, -3), oldest=1)
+    await desk.hear(1)
+    assert (desk.ran.count(-1), desk.ran.count(-2), desk.ran.count(-3)) == (1, 1, 1)
 
 
 async def test_what_was_refused_runs_when_it_comes_again(desk: Desk) -> None:

@@ -121,6 +121,16 @@ def test_latency_rises_at_once_comes_down_slowly_and_is_forgotten() -> None:
     assert stats.latency < 0.001
 
 
+def test_calls_that_were_given_up_never_make_a_node_look_faster() -> None:
+    clock = Clock()
+    stats = Stats(clock=clock)["a"]
+    took(stats, 1.0)
+    for _ in range(100):
+        clock.now += 0.0001
+        took(stats, 0.9905 * stats.latency, at_least=True)
+    assert stats.latency > 0.98
+
+
 def test_local_first_stays_at_home_until_home_is_overloaded_or_left_out() -> None:
     load = 0.0
     nodes = Candidates([node("a"), node("b"), node("c")], Stats(lambda _: load), local_id="b")

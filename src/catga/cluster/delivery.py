@@ -171,7 +171,7 @@ class Delivery:
             endpoint = server.endpoint(codec.name, job.headers)
             if endpoint is not None:
                 return server.run_local(endpoint, job.message, deadline - now)
-        to = client.nodes.get((node_id, node.incarnation)) or client.destination(node_id, node.incarnation)
+        to = client.destination(node_id, node.incarnation)
         return client.begin(to, self._call(job, now), now, deadline, codec.idempotent)
 
     def _call(self, job: "Job", now: float) -> Call:
@@ -181,8 +181,7 @@ class Delivery:
             body = job.body = encode(job.message)
             if len(body) > SMALL:
                 self._check_size(job)
-        client = self._client
-        client.newest = job.call_id = call_id = client.newest + 1
+        job.call_id = call_id = next(self._client.ids)
         call = Call(call_id, job.route.codec.name, int((job.deadline - now) * 1000) + 1, body, job.key, job.headers)
         if not job.key:
             job.key = call_id

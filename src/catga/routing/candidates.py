@@ -78,7 +78,7 @@ class NodeStats:
         seconds, age = now - started, now - self._stamp
         # A busy node's samples are close together: each counts for a hundredth at least.
         weight = exp(-age / TAU) if age > HUNDREDTH else 0.99
-        if seconds >= self._latency * weight:
+        if seconds >= self._latency or (age > HUNDREDTH and seconds >= self._latency * weight):
             self._latency = seconds
         elif at_least:
             return

@@ -10,6 +10,7 @@ it, so they leave first: as long as callers get their answers the window holds l
 
 from collections import OrderedDict
 from enum import Enum
+from math import inf
 
 from catga.rpc.wire import Fault, Reply
 
@@ -38,14 +39,14 @@ class Caller:
 
     __slots__ = ("forgotten", "newest", "oldest", "reply_to")
 
-    def __init__(self, reply_to: str) -> None:
+    def __init__(self, reply_to: str, *, known_before: bool) -> None:
         self.reply_to = reply_to
-        self.newest = 0
+        self.newest: float = inf if known_before else 0
         """Id of the newest of its calls that came: one with a greater id came never before."""
         self.oldest = 0
         """Its calls with smaller ids have ended."""
-        self.forgotten = 0
-        """The greatest id whose answer left the window although the caller might ask for it."""
+        self.forgotten: float = inf if known_before else 0
+        """The greatest key whose answer left the window although the caller might ask for it."""
 
 
 class _Generation(dict[CallKey, Answer]):
@@ -76,26 +77,31 @@ class Answers:
         self._bytes = 0  # of what is kept
         self._sweep_at = GENERATION
         self._callers: OrderedDict[str, Caller] = OrderedDict()
+        self._forgot_callers = False
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old) + len(self._kept)
 
     def caller(self, reply_to: str) -> Caller:
-        """What is remembered of this caller, who calls now. The callers that called last are remembered."""
+        """What is remembered of this caller, who calls now.
+
+        Those that called last are remembered. Of one that may be forgotten nothing is taken for new.
+        """
         callers = self._callers
         caller = callers.get(reply_to)
         if caller is None:
-            caller = callers[reply_to] = Caller(reply_to)
+            caller = callers[reply_to] = Caller(reply_to, known_before=self._forgot_callers)
             if len(callers) > MAX_CALLERS:
                 callers.popitem(last=False)
+                self._forgot_callers = True
         else:
             callers.move_to_end(reply_to)
         return caller
 
     def ended(self, reply_to: str, oldest: int) -> None:
-        """Of this caller's calls, those with ids below `oldest` have ended."""
+        """Of this caller's calls, those with ids below `oldest` have ended. A late batch says less than is known."""
         caller = self._callers.get(reply_to)
-        if caller is not None:
+        if caller is not None and caller.oldest < oldest:
             caller.oldest = oldest
 
     def look_up(self, key: CallKey) -> Answer | Seen:
@@ -133,7 +139,7 @@ class Answers:
 
     def _is_wanted(self, key: CallKey, answer: Answer) -> bool:
         caller = self._callers.get(key[0])
-        return caller is not None and answer.id >= caller.oldest
+        return caller is None or answer.id >= caller.oldest
 
 
 def _size(answer: Answer) -> int:

@@ -6,6 +6,7 @@ value (a `Reply` or a `CatgaError` with its `Execution`), so that the failover a
 """
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -109,12 +110,13 @@ class Client:
         self._heard_at = 0.0
         self._loop = asyncio.get_running_loop()
         self._destinations: dict[str, Destination] = {}  # by subject
-        self.nodes: dict[tuple[str, int], Destination] = {}
-        """The destinations that are nodes, by (node_id, incarnation)."""
+        self._nodes: dict[tuple[str, int], Destination] = {}  # the same, by (node_id, incarnation)
         self._pending: dict[int, Pending] = {}
         self._deadlines = Deadlines(self._pending, self._timed_out)
-        self.newest = 0
-        """Id of the newest call: the next one takes the next."""
+        self.ids = itertools.count(1)
+        """Each call takes the next for its id."""
+        self._newest = 0  # the last that a call took
+        self._oldest = 1  # where `ended_before` looked last
         self._watch: asyncio.TimerHandle | None = None
         self._closed = False
         self.late = 0
@@ -127,10 +129,13 @@ class Client:
         """Calls without a reply."""
         return len(self._pending)
 
-    @property
-    def oldest(self) -> int:
-        """Calls with smaller ids have ended."""
-        return next(iter(self._pending), self.newest + 1)
+    def ended_before(self) -> int:
+        """An id: the calls before it have ended, this one has not."""
+        pending, newest, oldest = self._pending, self._newest, self._oldest
+        while oldest <= newest and oldest not in pending:  # a dictionary's front is slow to find after many removals
+            oldest += 1
+        self._oldest = oldest
+        return oldest
 
     @property
     def closed(self) -> bool:
@@ -139,10 +144,10 @@ class Client:
 
     def destination(self, node_id: str, incarnation: int) -> Destination:
         """A life of a node, as a destination."""
-        found = self.nodes.get((node_id, incarnation))
+        found = self._nodes.get((node_id, incarnation))
         if found is None:
             found = Destination(node_id, incarnation, self._inbox(node_id, incarnation))
-            self._destinations[found.subject] = self.nodes[node_id, incarnation] = found
+            self._destinations[found.subject] = self._nodes[node_id, incarnation] = found
         return found
 
     def queue(self, subject: str) -> Destination:
@@ -163,7 +168,7 @@ class Client:
         idempotent: bool,
         taker: list[str] | None = None,
     ) -> "asyncio.Future[Outcome]":
-        """Send `call`, whose id is `newest`. Returns its end. Who stops waiting for it says so by `give_up`.
+        """Send `call`, whose id is the next of `ids`. Returns its end. Who stops waiting for it says so by `give_up`.
 
         Args:
             now: the loop's time.
@@ -178,7 +183,8 @@ class Client:
             text = f"{len(self._pending)} calls wait for replies, the limit is {self._max_pending}"
             future.set_result(OverloadedError(text))
             return future
-        call_id, owed = call.id, to.pending
+        self._newest = call_id = call.id
+        owed = to.pending
         if not owed:
             self._begin_to_watch(to, now)
         self._pending[call_id] = owed[call_id] = Pending(call, to, future, deadline, now, idempotent, taker)
@@ -225,7 +231,7 @@ class Client:
     def on_alive(self, node_id: str, incarnation: int, epoch: int) -> None:
         """The node gave a sign of life. A new `epoch` tells that its link was down since the last one."""
         self._hear()
-        destination = self.nodes.get((node_id, incarnation))
+        destination = self._nodes.get((node_id, incarnation))
         if destination is None:
             return
         destination.heard_at, destination.pinged_at = self._heard_at, None
@@ -282,11 +288,11 @@ class Client:
         for subject, destination in list(self._destinations.items()):
             if destination.node_id == node_id and destination.incarnation <= incarnation:
                 self._lose(destination, f"node {node_id} left before it answered", only_idempotent=False)
-                del self._destinations[subject], self.nodes[node_id, destination.incarnation]
+                del self._destinations[subject], self._nodes[node_id, destination.incarnation]
 
     def node_silent(self, node_id: str, incarnation: int) -> None:
         """The node does not answer: calls that may run twice need not wait for it."""
-        destination = self.nodes.get((node_id, incarnation))
+        destination = self._nodes.get((node_id, incarnation))
         if destination is not None:
             self._lose(destination, f"node {node_id} does not answer", only_idempotent=True)
 

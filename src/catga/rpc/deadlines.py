@@ -44,7 +44,7 @@ class Deadlines(Generic[K, E]):
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, deadline: float) -> None:
-        """Something with this deadline, the earliest, is held now."""
+        """Something is held now whose deadline is before `due`."""
         if deadline < self.due:
             self._arm(deadline)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from catga.abc import Outgoing, Transport
 from catga.errors import CatgaError, ClusterError, Execution, InvalidMessageError, OverloadedError
-from catga.rpc.wire import SMALL, Batch, Frame, encode_batch
+from catga.rpc.wire import OVERHEAD, SMALL, Batch, Call, Frame, Reply, encode_batch
 
 logger = logging.getLogger("catga.rpc")
 
@@ -22,6 +22,9 @@ FULL = 64
 so many, and the other side begins with them while this one goes on."""
 MAX_BATCH = 64 * 1024
 """Bytes of a batch of several frames: larger messages outgrow the buffers of client and broker, and cost more."""
+
+FRAME = 64
+"""Bytes of a frame besides its body, about."""
 
 Wrap = Callable[[list[Frame]], Batch]
 
@@ -185,15 +188,16 @@ class Outbox:
             data = encode_batch(self._wrap(frames))
         except (ValueError, TypeError, OverflowError, RecursionError) as failed:
             # A header or text that cannot be encoded (a lone surrogate) fails its own frame, and no other.
-            self._split(subject, frames, 2, batches, InvalidMessageError(f"a message cannot be encoded: {failed}"))
+            error = InvalidMessageError(f"a message cannot be encoded: {failed}")
+            self._split(subject, frames, _halves(frames), batches, error)
             return
         if self._seal is not None:
             data = self._seal(subject, data)
         if len(data) > SMALL:
             limit = self._transport.max_payload if len(frames) == 1 else min(self._transport.max_payload, MAX_BATCH)
             if len(data) > limit:
-                text = f"a message of {len(data)} bytes, the broker's limit is {limit}"
-                self._split(subject, frames, -(-len(data) // limit), batches, InvalidMessageError(text))
+                error = InvalidMessageError(f"a message of {len(data)} bytes, the broker's limit is {limit}")
+                self._split(subject, frames, _portions(frames, limit), batches, error)
                 return
         self._token += 1
         self._on_sent(subject, self._token, frames)
@@ -203,7 +207,7 @@ class Outbox:
         self,
         subject: str,
         frames: list[Frame],
-        parts: int,
+        parts: list[list[Frame]],
         batches: list[tuple[Outgoing, list[Frame]]],
         error: InvalidMessageError,
     ) -> None:
@@ -211,6 +215,24 @@ class Outbox:
         if len(frames) == 1:
             self._on_failed(subject, frames, error)
             return
-        count = -(-len(frames) // parts)
-        for start in range(0, len(frames), count):
-            self._pack(subject, frames[start : start + count], batches)
+        for part in parts:
+            self._pack(subject, part, batches)
+
+
+def _halves(frames: list[Frame]) -> list[list[Frame]]:
+    half = len(frames) // 2
+    return [frames[:half], frames[half:]]
+
+
+def _portions(frames: list[Frame], limit: int) -> list[list[Frame]]:
+    """`frames` in their order, in lists whose bodies have less than `limit` bytes, as far as that can be."""
+    portions: list[list[Frame]] = [[]]
+    left = limit - OVERHEAD
+    for frame in frames:
+        size = FRAME + (len(frame.body) if isinstance(frame, Call | Reply) else 0)
+        if portions[-1] and size > left:
+            portions.append([])
+            left = limit - OVERHEAD
+        portions[-1].append(frame)
+        left -= size
+    return portions if len(portions) > 1 else _halves(frames)  # what makes it so large is in their headers or texts

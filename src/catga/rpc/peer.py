@@ -341,7 +341,7 @@ class Peer:
             waiting.set_result(None)
 
     def _wrap(self, frames: list[Frame]) -> Batch:
-        load, oldest = self._load(), self.client.oldest
+        load, oldest = self._load(), self.client.ended_before()
         return Batch(VERSION, self.node_id, self.incarnation, load, self._reply_box, frames, self._epoch, oldest)
 
     def _on_sent(self, subject: str, token: int, frames: Sequence[Frame]) -> None:

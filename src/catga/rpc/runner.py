@@ -26,7 +26,8 @@ from catga.rpc.tally import Tally
 class Endpoint(msgspec.Struct, frozen=True):
     """What runs a message type: its codec, its compiled pipeline, and the count of its calls.
 
-    ``direct`` and ``call`` are the pipeline's shorter forms, where it has them (`catga.mediator.pipeline.Pipeline`).
+    ``direct`` and ``call`` are shorter forms of its pipeline, where it has them: without a coroutine, and without the
+    outermost one, which catches what is raised.
     ``receiving``, where something wants the headers of a call, makes the endpoint for one call of them.
     """
 

@@ -6,6 +6,7 @@ runs as a task, which its deadline or its caller may cancel.
 """
 
 import asyncio
+import contextvars
 import logging
 import math
 from collections import deque
@@ -73,6 +74,7 @@ class Server:
         self._max_queue = max_queue
         self._max_payload = max_payload
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
         self._calls: dict[CallKey, Admitted] = {}  # those that run or wait
         self._deadlines = Deadlines(self._calls, self._expired)
         self._busy = 0  # calls that have a place, local ones included
@@ -128,7 +130,7 @@ class Server:
         if is_newest:
             caller.newest = call.id
         try:
-            if (call.key or not is_newest) and self._came_before(key, call, caller):
+            if (call.key or not is_newest) and self._came_before(key, call, caller, is_newest):
                 return
             if call.ttl_ms <= 0:
                 self.dropped += 1
@@ -139,7 +141,7 @@ class Server:
             self._put(reply_to, fault_of(call.id, error))
             return
         if endpoint.direct is not None:
-            result = endpoint.direct(message)
+            result = self._context.copy().run(endpoint.direct, message)
             endpoint.tally.add(perf_counter() - started, type(result) is Success)
             self._answer(key, call.id, result)
             return
@@ -250,7 +252,7 @@ class Server:
             raise self._overloaded()
         return endpoint
 
-    def _came_before(self, key: CallKey, call: Call, caller: Caller) -> bool:
+    def _came_before(self, key: CallKey, call: Call, caller: Caller, is_newest: bool) -> bool:
         """Whether what may be a repeat needs no run: it was answered, or will be with the first, or nobody waits."""
         if call.id < caller.oldest:  # it took its time on a link that has broken since
             self.dropped += 1
@@ -265,6 +267,8 @@ class Server:
         if seen is Seen.NEVER:
             return False
         if seen is Seen.FORGOTTEN:
+            if is_newest or not call.key:  # another attempt after refusals, or a first one that others overtook
+                return False
             if self._endpoints[call.name].codec.idempotent:
                 return False
             raise MaybeExecutedError("the request came again, too long after the first to tell whether it ran")

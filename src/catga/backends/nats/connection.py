@@ -179,7 +179,7 @@ class NatsConnection:
             subscription._stop_processing()
             cast(Any, self._client)._remove_sub(subscription._id)
         if isinstance(self._client, DirectClient):
-            self._client.direct.pop(listening.subject.encode(), None)
+            self._client.leave(listening.subject, listening)
 
     def publish(self, messages: Sequence[Publication]) -> bool:
         """Write messages to the server. Returns whether there is room for more.
@@ -298,7 +298,7 @@ class NatsConnection:
 
     async def _listen(self, listening: "Listening") -> None:
         if listening.on_payload is not None and isinstance(self.client, DirectClient):
-            self.client.direct[listening.subject.encode()] = listening.on_payload
+            self.client.take(listening.subject, listening, listening.on_payload)
         client: Any = self.client  # nats-py's own annotation of `subscribe` is incomplete
         subscribing = client.subscribe(listening.subject, queue=listening.queue, cb=listening.on_message)
         listening.subscription = await self._bounded(subscribing, "subscribe")
