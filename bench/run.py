@@ -17,9 +17,13 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 
 HEAD = """# Benchmarks
 
-Written by `{command}` on {date}, in {minutes:.0f} minutes; the load of the machine was {load:.1f} at the start and
-{load_after:.1f} at the end. Rounds are interleaved: each round measures everything once, a ratio is taken within a
-round, and the figures are medians over the rounds. Absolute figures are this machine's; compare ratios.
+Written by `python -m bench`, each section by the command that it names. Rounds are interleaved: each round measures
+everything once, a ratio is taken within a round, and the figures are medians over the rounds. Absolute figures are this
+machine's; compare ratios.
+"""
+
+NOTE = """By `{command}` on {date}, in {minutes:.0f} minutes; the load of the machine was {load:.1f} at the start and
+{load_after:.1f} at the end.
 """
 
 SECTIONS: tuple[tuple[str, str, Callable[[bool], str]], ...] = (
@@ -31,27 +35,44 @@ SECTIONS: tuple[tuple[str, str, Callable[[bool], str]], ...] = (
 )
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few minutes: fewer, shorter rounds, small clusters")
-    parser.add_argument("--only", default="", help="sections, by comma: " + ", ".join(name for name, _, _ in SECTIONS))
-    parser.add_argument("--output", type=Path, default=PAGE)
-    given = parser.parse_args()
+def _sections(page: Path) -> dict[str, str]:
+    """The sections that the page has, by title: those that are not run anew stay."""
+    parts = page.read_text().split("\n## ")[1:] if page.exists() else []
+    return {title: text for title, _, text in (part.partition("\n\n") for part in parts)}
+
+
+def _run(name: str, run: Callable[[bool], str], *, quick: bool) -> str:
+    """One section, with the command that writes it."""
     start, load = time.monotonic(), os.getloadavg()[0]
-    chosen = given.only.split(",") if given.only else [name for name, _, _ in SECTIONS]
-    parts = [f"\n## {title}\n\n{run(given.quick)}" for name, title, run in SECTIONS if name in chosen]
-    command = "python -m bench" + (" --quick" if given.quick else "") + (f" --only {given.only}" if given.only else "")
-    head = HEAD.format(
-        command=command,
+    text = run(quick)
+    note = NOTE.format(
+        command=f"python -m bench --only {name}" + (" --quick" if quick else ""),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         minutes=(time.monotonic() - start) / 60,
         load=load,
         load_after=os.getloadavg()[0],
     )
-    used = "\n## Versions\n\n" + table(["what", "version"], list(versions().items()))
+    return f"{note}\n{text}"
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few minutes: fewer, shorter rounds, small clusters")
+    parser.add_argument(
+        "--only", default="", help="sections, by comma; the others stay: " + ", ".join(name for name, _, _ in SECTIONS)
+    )
+    parser.add_argument("--output", type=Path, default=PAGE)
+    given = parser.parse_args()
+    chosen = given.only.split(",") if given.only else [name for name, _, _ in SECTIONS]
+    sections = _sections(given.output)
+    for name, title, run in SECTIONS:
+        if name in chosen:
+            sections[title] = _run(name, run, quick=given.quick)
+    sections["Versions"] = table(["what", "version"], list(versions().items()))
     given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(head + "".join(parts) + used)
+    titles = [title for _, title, _ in SECTIONS if title in sections]
+    given.output.write_text(HEAD + "".join(f"\n## {title}\n\n{sections[title]}" for title in [*titles, "Versions"]))
     say("written:", given.output)
 
 

@@ -51,6 +51,7 @@ async def observe(nodes, order):
 
 
 async def main(url, first, count):
+    gc.disable()  # it would look through the views of 150 nodes again and again: a process has one, outside of here
     nodes = [make(url, f"n{number:04}") for number in range(first, first + count)]
     gate = asyncio.Semaphore(AT_ONCE)
 
@@ -61,6 +62,7 @@ async def main(url, first, count):
     await asyncio.gather(*(join(node) for node in nodes))
     gc.collect()
     gc.freeze()
+    gc.enable()
     print("ready", flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
         order = json.loads(line)
