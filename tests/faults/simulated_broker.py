@@ -222,6 +222,12 @@ class Link:
         await self.flush()
         return sub
 
+    async def receive(self, subject: str, on_payload: Callable[[bytes], None], queue: str = "") -> Sub:
+        async def on_message(message: Msg) -> None:
+            on_payload(message.data)
+
+        return await self.subscribe(subject, on_message, queue)
+
     async def unsubscribe(self, sub: Sub) -> None:
         sub.open = False
         self._subs.pop(sub, None)
