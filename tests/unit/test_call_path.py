@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import math
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -178,7 +179,7 @@ async def test_the_time_of_a_call_runs_from_its_await() -> None:
 @pytest.mark.parametrize("size", [10, 1500])
 def test_the_window_of_answers_is_bounded_and_knows_what_it_forgot(size: int) -> None:
     answers = Answers(entries=1024, size=512 * 1024)
-    answers.caller("box")
+    answers.caller("box", 0.0)
     for number in range(1, 10_001):
         answers.keep(("box", number), Reply(number, b"x" * size))
         assert len(answers) <= 1024 + 2 * GENERATION
@@ -195,7 +196,7 @@ def test_the_window_of_answers_is_bounded_and_knows_what_it_forgot(size: int) ->
 def test_answers_that_nobody_asks_for_leave_the_window_first() -> None:
     answers = Answers()
     for reply_to in ("one", "slow"):
-        answers.caller(reply_to)
+        answers.caller(reply_to, 0.0)
     answers.keep(("slow", 1), Reply(1, b""))
     for number in range(2, 5000):
         answers.ended("one", number)
@@ -213,7 +214,7 @@ def test_answers_that_nobody_asks_for_leave_the_window_first() -> None:
 @pytest.mark.parametrize("size", [64 * 1024, 1024 * 1024])
 def test_large_answers_leave_one_after_the_other(size: int) -> None:
     answers = Answers(size=4 * 1024 * 1024)
-    answers.caller("box")
+    answers.caller("box", 0.0)
     for number in range(1, 200):
         answers.keep(("box", number), Reply(number, bytes(size)))
         for last in range(max(1, number - 2), number + 1):
@@ -223,7 +224,7 @@ def test_large_answers_leave_one_after_the_other(size: int) -> None:
 
 def test_an_answer_is_kept_for_the_newest_attempt_that_asked_for_it() -> None:
     answers = Answers()
-    answers.caller("box")
+    answers.caller("box", 0.0)
     answers.keep(("box", 5), Reply(12, b"x"))  # the key of a first attempt that was refused elsewhere
     answers.ended("box", 12)
     for number in range(20, 20 + 4 * GENERATION):
@@ -231,16 +232,37 @@ def test_an_answer_is_kept_for_the_newest_attempt_that_asked_for_it() -> None:
     assert answers.look_up(("box", 5)) == Reply(12, b"x")
 
 
-def test_the_callers_that_are_remembered_are_bounded() -> None:
+def test_callers_are_bounded_and_doubted_only_while_one_may_be_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("catga.rpc.answers.MAX_CALLERS", 100)
     answers = Answers()
-    first = answers.caller("first")
-    for number in range(5000):
-        answers.caller(f"box{number}")
-        assert answers.caller("first") is first, "it calls all the time"
-    answers.ended("box0", 7)
-    assert answers.caller("box0").oldest == 0
-    answers.keep(("nobody", 1), Reply(1, b""))
-    assert answers.look_up(("nobody", 1)) == Reply(1, b"")
+    busy = answers.caller("busy", 0.0)
+    for number in range(1000):  # one a minute: of those that leave nobody repeats anything
+        assert answers.caller(f"once{number}", 61.0 * number).newest == 0
+        assert answers.caller("busy", 61.0 * number) is busy
+    now = 61.0 * 1000
+    for number in range(101):
+        answers.caller(f"crowd{number}", now)
+    answers.keep(("crowd0", 1), Reply(1, b""))
+    assert answers.caller("crowd0", now).newest == math.inf
+    assert answers.look_up(("crowd0", 1)) == Reply(1, b"")
+    assert answers.look_up(("crowd0", 2)) is Seen.FORGOTTEN
+    assert answers.caller("later", now + 120.0).newest == 0
+    assert answers.look_up(("later", 2)) is Seen.NEVER
+
+
+async def test_a_caller_tells_which_of_its_calls_have_ended(pair: Pair) -> None:
+    client, server = pair.peer(pair.caller).client, pair.peer(pair.nodes["b"]).server
+    for start in range(0, 3000, 100):
+        await pair.caller.send_batch([Count(number) for number in range(start, start + 100)])
+    assert client.ended_before() == 3001
+    assert len(server.answers) < 3 * GENERATION
+    held = asyncio.create_task(pair.caller.send(Hold(1)))
+    await eventually(lambda: pair.ran[-1] == ("b", 1))
+    await pair.caller.send_batch([Count(number) for number in range(100)])
+    assert client.ended_before() == 3001
+    pair.gate.set()
+    await held
+    assert client.ended_before() == 3102
 
 
 @pytest.mark.parametrize(

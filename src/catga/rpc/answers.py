@@ -18,7 +18,9 @@ Answer = Reply | Fault
 CallKey = tuple[str, int]
 """(reply_to, id of the first attempt): one request of one caller."""
 
-MAX_CALLERS = 4096
+MAX_CALLERS = 16_384
+DOUBT = 60.0
+"""Seconds after its last call for which a caller may be expected to repeat one: twice the usual deadline."""
 ENTRY = 128
 """Bytes of an answer besides its body; a fault counts as two."""
 GENERATION = 256
@@ -37,15 +39,16 @@ class Seen(Enum):
 class Caller:
     """What a node remembers of one that calls it."""
 
-    __slots__ = ("forgotten", "newest", "oldest", "reply_to")
+    __slots__ = ("called_at", "forgotten", "newest", "oldest", "reply_to")
 
-    def __init__(self, reply_to: str, *, known_before: bool) -> None:
+    def __init__(self, reply_to: str, *, in_doubt: bool) -> None:
         self.reply_to = reply_to
-        self.newest: float = inf if known_before else 0
+        self.called_at = 0.0
+        self.newest: float = inf if in_doubt else 0
         """Id of the newest of its calls that came: one with a greater id came never before."""
         self.oldest = 0
         """Its calls with smaller ids have ended."""
-        self.forgotten: float = inf if known_before else 0
+        self.forgotten: float = inf if in_doubt else 0
         """The greatest key whose answer left the window although the caller might ask for it."""
 
 
@@ -77,25 +80,27 @@ class Answers:
         self._bytes = 0  # of what is kept
         self._sweep_at = GENERATION
         self._callers: OrderedDict[str, Caller] = OrderedDict()
-        self._forgot_callers = False
+        self._doubt_until = 0.0
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old) + len(self._kept)
 
-    def caller(self, reply_to: str) -> Caller:
-        """What is remembered of this caller, who calls now.
+    def caller(self, reply_to: str, now: float) -> Caller:
+        """What is remembered of this caller, who calls now (in the loop's time).
 
-        Those that called last are remembered. Of one that may be forgotten nothing is taken for new.
+        Those that called last are remembered. If more than these called lately, one that is not known may be forgotten:
+        nothing of it is taken for new.
         """
         callers = self._callers
         caller = callers.get(reply_to)
         if caller is None:
-            caller = callers[reply_to] = Caller(reply_to, known_before=self._forgot_callers)
+            caller = callers[reply_to] = Caller(reply_to, in_doubt=now < self._doubt_until)
             if len(callers) > MAX_CALLERS:
-                callers.popitem(last=False)
-                self._forgot_callers = True
+                _, forgotten = callers.popitem(last=False)
+                self._doubt_until = forgotten.called_at + DOUBT
         else:
             callers.move_to_end(reply_to)
+        caller.called_at = now
         return caller
 
     def ended(self, reply_to: str, oldest: int) -> None:

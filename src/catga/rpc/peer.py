@@ -312,7 +312,7 @@ class Peer:
             if kind is Reply or kind is Fault:
                 on_reply(frame, node_id)  # type: ignore[arg-type]
             elif kind is Call:
-                caller = caller or self.server.answers.caller(reply_to)
+                caller = caller or self.server.answers.caller(reply_to, now)
                 on_call(frame, caller, now, started)  # type: ignore[arg-type]
             elif kind is Ping:
                 self._on_ping(batch, frame)  # type: ignore[arg-type]

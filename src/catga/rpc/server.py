@@ -130,7 +130,7 @@ class Server:
         if is_newest:
             caller.newest = call.id
         try:
-            if (call.key or not is_newest) and self._came_before(key, call, caller, is_newest):
+            if (call.key or not is_newest or key in self._calls) and self._came_before(key, call, caller, is_newest):
                 return
             if call.ttl_ms <= 0:
                 self.dropped += 1
