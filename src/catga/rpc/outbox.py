@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from catga.abc import Outgoing, Transport
 from catga.errors import CatgaError, ClusterError, Execution, InvalidMessageError, OverloadedError
-from catga.rpc.wire import OVERHEAD, SMALL, Batch, Call, Frame, Reply, encode_batch
+from catga.rpc.wire import OVERHEAD, Batch, Call, Frame, Reply, encode_batch
 
 logger = logging.getLogger("catga.rpc")
 
@@ -184,36 +184,25 @@ class Outbox:
             for frame in frames:
                 self._pack(subject, [frame], batches)
             return
+        limit = self._transport.max_payload
+        if len(frames) > 1 and limit > MAX_BATCH:
+            limit = MAX_BATCH
         try:
             data = encode_batch(self._wrap(frames))
         except (ValueError, TypeError, OverflowError, RecursionError) as failed:
             # A header or text that cannot be encoded (a lone surrogate) fails its own frame, and no other.
-            error = InvalidMessageError(f"a message cannot be encoded: {failed}")
-            self._split(subject, frames, _halves(frames), batches, error)
-            return
-        if self._seal is not None:
-            data = self._seal(subject, data)
-        if len(data) > SMALL:
-            limit = self._transport.max_payload if len(frames) == 1 else min(self._transport.max_payload, MAX_BATCH)
-            if len(data) > limit:
-                error = InvalidMessageError(f"a message of {len(data)} bytes, the broker's limit is {limit}")
-                self._split(subject, frames, _portions(frames, limit), batches, error)
+            parts, why = _halves(frames), f"a message cannot be encoded: {failed}"
+        else:
+            if self._seal is not None:
+                data = self._seal(subject, data)
+            if len(data) <= limit:
+                self._token += 1
+                self._on_sent(subject, self._token, frames)
+                batches.append((Outgoing(subject, data, self._token, is_shared), frames))
                 return
-        self._token += 1
-        self._on_sent(subject, self._token, frames)
-        batches.append((Outgoing(subject, data, self._token, is_shared), frames))
-
-    def _split(
-        self,
-        subject: str,
-        frames: list[Frame],
-        parts: list[list[Frame]],
-        batches: list[tuple[Outgoing, list[Frame]]],
-        error: InvalidMessageError,
-    ) -> None:
-        """Pack each part by itself; one frame alone fails."""
+            parts, why = _portions(frames, limit), f"a message of {len(data)} bytes, the broker's limit is {limit}"
         if len(frames) == 1:
-            self._on_failed(subject, frames, error)
+            self._on_failed(subject, frames, InvalidMessageError(why))
             return
         for part in parts:
             self._pack(subject, part, batches)
