@@ -34,7 +34,8 @@ class Held(dict[int, Ending]):
 
     def add(self, key: int, deadline: float) -> None:
         self[key] = Ending(deadline)
-        self.deadlines.watch(deadline)
+        if deadline < self.deadlines.due:
+            self.deadlines.watch(deadline)
 
     def _on_expired(self, key: int) -> None:
         del self[key]

@@ -88,11 +88,10 @@ class Prober:
 
     def alive(self, node_id: str) -> None:
         """A sign of life: whatever was held against the node is void."""
-        if self._pinged or self._overdue or self._absent or self._asked:  # usually nobody is in doubt
-            self._pinged.pop(node_id, None)
-            self._overdue.discard(node_id)
-            self._absent.pop(node_id, None)
-            self._asked.pop(node_id, None)
+        self._pinged.pop(node_id, None)
+        self._overdue.discard(node_id)
+        self._absent.pop(node_id, None)
+        self._asked.pop(node_id, None)
 
     def overdue(self, node_id: str) -> None:
         """A reply of the node is overdue: it is in doubt, and pinged at the next tick."""

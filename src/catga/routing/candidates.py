@@ -6,15 +6,13 @@ sequence that they get.
 
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence, Set
-from math import exp, log
+from math import exp
 from typing import Any
 
 from catga.node import NodeInfo
 
 TAU = 10.0
 """Seconds after which a latency counts for 1/e."""
-HUNDREDTH = -TAU * log(0.99)
-"""Seconds after which it counts for a hundredth less."""
 
 
 class NodeStats:
@@ -75,14 +73,16 @@ class NodeStats:
             self._quiet_since = now
         if started is None:
             return
-        seconds, age = now - started, now - self._stamp
-        # A busy node's samples are close together: each counts for a hundredth at least.
-        weight = exp(-age / TAU) if age > HUNDREDTH else 0.99
-        if seconds >= self._latency or (age > HUNDREDTH and seconds >= self._latency * weight):
+        seconds = now - started
+        weight = exp((self._stamp - now) / TAU)
+        if seconds >= self._latency * weight:
             self._latency = seconds
         elif at_least:
             return
         else:
+            # A busy node's samples are close together: each counts for a hundredth at least.
+            if weight > 0.99:
+                weight = 0.99
             self._latency = self._latency * weight + seconds * (1 - weight)
         self._stamp = now
 

@@ -45,8 +45,7 @@ class Deadlines(Generic[K, E]):
 
     def watch(self, deadline: float) -> None:
         """Something is held now whose deadline is before `due`."""
-        if deadline < self.due:
-            self._arm(deadline)
+        self._arm(deadline)
 
     def close(self) -> None:
         """Nothing expires any more."""
