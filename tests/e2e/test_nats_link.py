@@ -1,7 +1,11 @@
-"""The NATS link when the server stops reading."""
+"""The NATS link: when the server stops reading, and how payloads are handed over."""
 
 import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
 
+import nats
 import pytest
 from nodes import Ear, outgoing
 
@@ -37,3 +41,75 @@ async def test_a_frozen_server_with_a_full_buffer_is_noticed_and_blocks_nobody_f
             await transport.aclose()
         if not waiting.cancelled() and (error := waiting.exception()) is not None:
             assert isinstance(error, ClusterError)
+
+
+class Choosy(Ear):
+    """Fails at some payloads, and notes in which task the others come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tasks: list[str] = []
+
+    def on_message(self, payload: bytes) -> None:
+        if payload == b"value":
+            raise ValueError("a fault of its own")
+        if payload == b"cancelled":
+            raise asyncio.CancelledError
+        super().on_message(payload)
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.append(task.get_coro().__qualname__)  # type: ignore[union-attr]
+
+
+@pytest.fixture
+async def choosy(nats_url: str) -> AsyncIterator[tuple[Choosy, Any]]:
+    ear = Choosy()
+    transport = open_backend(BackendSettings(url=nats_url)).transport
+    await transport.start(ear)
+    yield ear, transport
+    await transport.aclose()
+
+
+async def test_payloads_are_handed_over_by_whoever_reads_them(choosy: tuple[Choosy, Any]) -> None:
+    ear, transport = choosy
+    await transport.subscribe("direct.s")
+    transport.publish(outgoing("direct.s", b"a"))
+    await eventually(lambda: ear.messages == [b"a"])
+    await asyncio.gather(transport.unsubscribe("direct.s"), transport.subscribe("direct.s"))
+    transport.publish(outgoing("direct.s", b"b"))
+    await eventually(lambda: ear.messages == [b"a", b"b"])
+    assert set(ear.tasks) == {"Client._read_loop"}
+
+
+async def test_a_listener_that_fails_does_not_end_the_reading(
+    choosy: tuple[Choosy, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    ear, transport = choosy
+    await transport.subscribe("fails.s")
+    with caplog.at_level(logging.CRITICAL, "catga.backends.nats"):
+        for payload in (b"value", b"cancelled", b"fine"):
+            transport.publish(outgoing("fails.s", payload))
+        await eventually(lambda: ear.messages == [b"fine"])
+    assert ear.links == []
+
+
+async def test_payloads_with_headers_arrive_too(choosy: tuple[Choosy, Any], nats_url: str) -> None:
+    ear, transport = choosy
+    await transport.subscribe("headers.s")
+    client = await nats.connect(nats_url)
+    await client.publish("headers.s", b"with", headers={"some": "thing"})
+    await client.close()
+    await eventually(lambda: ear.messages == [b"with"])
+
+
+async def test_a_client_that_was_handed_in_serves_as_well(nats_url: str) -> None:
+    ear = Ear()
+    client = await nats.connect(nats_url)
+    transport = open_backend(BackendSettings(url=nats_url, options={"client": client})).transport
+    await transport.start(ear)
+    await transport.subscribe("given.s")
+    transport.publish(outgoing("given.s", b"a"))
+    await eventually(lambda: ear.messages == [b"a"])
+    await transport.aclose()
+    assert client.is_connected
+    await client.close()

@@ -137,6 +137,7 @@ class NatsConnection:
         for listening in listenings:
             if listening in self._listening and listening.subscription is not None:
                 self._listening.remove(listening)
+                self._hand_over(listening, False)
                 await listening.subscription.unsubscribe()
         await _flush(self.client, 1)
 
@@ -178,7 +179,15 @@ class NatsConnection:
         if subscription is not None and self._client is not None:
             subscription._stop_processing()
             cast(Any, self._client)._remove_sub(subscription._id)
-        if isinstance(self._client, DirectClient):
+        self._hand_over(listening, False)
+
+    def _hand_over(self, listening: "Listening", on: bool) -> None:
+        """Whether the client gives payloads to `listening` itself; a client that was handed in cannot."""
+        if listening.on_payload is None or not isinstance(self._client, DirectClient):
+            return
+        if on:
+            self._client.take(listening.subject, listening, listening.on_payload)
+        else:
             self._client.leave(listening.subject, listening)
 
     def publish(self, messages: Sequence[Publication]) -> bool:
@@ -297,8 +306,7 @@ class NatsConnection:
                 return
 
     async def _listen(self, listening: "Listening") -> None:
-        if listening.on_payload is not None and isinstance(self.client, DirectClient):
-            self.client.take(listening.subject, listening, listening.on_payload)
+        self._hand_over(listening, True)  # before the first can come, or it would be overtaken
         client: Any = self.client  # nats-py's own annotation of `subscribe` is incomplete
         subscribing = client.subscribe(listening.subject, queue=listening.queue, cb=listening.on_message)
         listening.subscription = await self._bounded(subscribing, "subscribe")
