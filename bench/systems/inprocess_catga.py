@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from timing import main
+from timing import main, repeated
 
 from catga import Event, Mediator, Request
 
@@ -39,22 +39,10 @@ for _ in range(3):
     bare.handler(told)
 
 
-async def send(n):
-    message, call = Ask(), bare.send
-    for _ in range(n):
-        await call(message)
-
-
-async def send_through_behaviors(n):
-    message, call = Ask(), wrapped.send
-    for _ in range(n):
-        await call(message)
-
-
-async def publish(n):
-    message, call = Told(), bare.publish
-    for _ in range(n):
-        await call(message)
-
-
-main({"send": send, "send, 3 behaviors": send_through_behaviors, "publish, 3 handlers": publish})
+main(
+    {
+        "send": repeated(bare.send, Ask()),
+        "send, 3 behaviors": repeated(wrapped.send, Ask()),
+        "publish, 3 handlers": repeated(bare.publish, Told()),
+    }
+)

@@ -4,7 +4,7 @@ A look-up by class, a coroutine that catches what is raised, and a result; the b
 loop over its handlers.
 """
 
-from timing import main
+from timing import main, repeated
 
 from catga import Failure, Success
 
@@ -62,22 +62,10 @@ class Floor:
 bare, wrapped = Floor(ask), Floor(outer)
 
 
-async def send(n):
-    message, call = Ask(), bare.send
-    for _ in range(n):
-        await call(message)
-
-
-async def send_through_behaviors(n):
-    message, call = Ask(), wrapped.send
-    for _ in range(n):
-        await call(message)
-
-
-async def publish(n):
-    message, call = Told(), bare.publish
-    for _ in range(n):
-        await call(message)
-
-
-main({"send": send, "send, 3 behaviors": send_through_behaviors, "publish, 3 handlers": publish})
+main(
+    {
+        "send": repeated(bare.send, Ask()),
+        "send, 3 behaviors": repeated(wrapped.send, Ask()),
+        "publish, 3 handlers": repeated(bare.publish, Told()),
+    }
+)

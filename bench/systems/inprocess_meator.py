@@ -6,7 +6,7 @@ from meator.dispatchers import CommandDispatcherImpl
 from meator.entities import Command, Event
 from meator.interfaces import CommandHandler, EventHandler, Middleware
 from meator.observers import EventObserverImpl
-from timing import main
+from timing import main, repeated
 
 
 @dataclass
@@ -42,22 +42,10 @@ wrapped.register(Ask, AskHandler())
 observer.register(Told, [ToldHandler(), ToldHandler(), ToldHandler()])
 
 
-async def send(n):
-    message, call = Ask(), bare.handle
-    for _ in range(n):
-        await call(message)
-
-
-async def send_through_behaviors(n):
-    message, call = Ask(), wrapped.handle
-    for _ in range(n):
-        await call(message)
-
-
-async def publish(n):
-    message, call = Told(), observer.handle
-    for _ in range(n):
-        await call(message)
-
-
-main({"send": send, "send, 3 behaviors": send_through_behaviors, "publish, 3 handlers": publish})
+main(
+    {
+        "send": repeated(bare.handle, Ask()),
+        "send, 3 behaviors": repeated(wrapped.handle, Ask()),
+        "publish, 3 handlers": repeated(observer.handle, Told()),
+    }
+)

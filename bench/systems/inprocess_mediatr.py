@@ -1,7 +1,7 @@
 """mediatr in one process; it has no events."""
 
 from mediatr import Mediator
-from timing import main
+from timing import main, repeated
 
 
 class Ask:
@@ -32,16 +32,9 @@ for _ in range(3):
     add_step()
 
 
-async def send(n):
-    message, call = Ask(), Mediator().send_async
-    for _ in range(n):
-        await call(message)
-
-
-async def send_through_behaviors(n):
-    message, call = Wrapped(), Mediator().send_async
-    for _ in range(n):
-        await call(message)
-
-
-main({"send": send, "send, 3 behaviors": send_through_behaviors})
+main(
+    {
+        "send": repeated(Mediator().send_async, Ask()),
+        "send, 3 behaviors": repeated(Mediator().send_async, Wrapped()),
+    }
+)

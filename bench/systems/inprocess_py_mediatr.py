@@ -2,7 +2,7 @@
 
 from py_mediatR import IPipelineBehavior, IRequest, Mediator
 from py_mediatR.contracts import INotification
-from timing import main
+from timing import main, repeated
 
 
 class Ask(IRequest):
@@ -36,22 +36,10 @@ for _ in range(3):
     bare.register_notification_handler(Told, ToldHandler())
 
 
-async def send(n):
-    message, call = Ask(), bare.send_async
-    for _ in range(n):
-        await call(message)
-
-
-async def send_through_behaviors(n):
-    message, call = Ask(), wrapped.send_async
-    for _ in range(n):
-        await call(message)
-
-
-async def publish(n):
-    message, call = Told(), bare.publish_async
-    for _ in range(n):
-        await call(message)
-
-
-main({"send": send, "send, 3 behaviors": send_through_behaviors, "publish, 3 handlers": publish})
+main(
+    {
+        "send": repeated(bare.send_async, Ask()),
+        "send, 3 behaviors": repeated(wrapped.send_async, Ask()),
+        "publish, 3 handlers": repeated(bare.publish_async, Told()),
+    }
+)

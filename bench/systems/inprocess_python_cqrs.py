@@ -6,7 +6,7 @@ import cqrs
 import di
 from cqrs.bootstrap import requests as bootstrap
 from cqrs.middlewares import base
-from timing import main
+from timing import main, repeated
 
 
 @dataclasses.dataclass
@@ -39,16 +39,9 @@ def mediator(middlewares):
 bare, wrapped = mediator([]), mediator([Step(), Step(), Step()])
 
 
-async def send(n):
-    message, call = Ask(), bare.send
-    for _ in range(n):
-        await call(message)
-
-
-async def send_through_behaviors(n):
-    message, call = Ask(), wrapped.send
-    for _ in range(n):
-        await call(message)
-
-
-main({"send": send, "send, 3 behaviors": send_through_behaviors})
+main(
+    {
+        "send": repeated(bare.send, Ask()),
+        "send, 3 behaviors": repeated(wrapped.send, Ask()),
+    }
+)

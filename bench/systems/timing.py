@@ -32,6 +32,18 @@ async def three(n):
         await c(message)
 
 
+def repeated(call, message):
+    """A case: ``await call(message)`` again and again."""
+
+    async def case(n):
+        # Locals, as the baseline has them.
+        send, what = call, message
+        for _ in range(n):
+            await send(what)
+
+    return case
+
+
 def main(cases, setup=None):
     """Time `cases` (name → async function of the number of calls) and print JSON: name → ns a call, a round each."""
     rounds, calls = int(sys.argv[1]), int(sys.argv[2])
