@@ -266,7 +266,8 @@ class Node:
     def _load(self) -> float:
         if self._options.load is not None:
             return self._given_load(self._options.load)
-        return round(max(self.peer.server.load, self._meter.load), 3)
+        load, lag = self.peer.server.load, self._meter.load
+        return load if load > lag else lag
 
     def _given_load(self, load: Callable[[], float]) -> float:
         """What the user's function says; its last good word if it raises, or says what no number for a load is."""

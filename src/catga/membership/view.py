@@ -29,6 +29,7 @@ class _Member(msgspec.Struct):
     shown: NodeInfo  # as the watchers were told: the record, with our own suspicion and our own clock
     seen: float  # hearing time of its last sign of life
     resets: int
+    load: float  # as it last reported, with every message of its own
     suspect: bool = False
 
 
@@ -98,7 +99,7 @@ class View:
     def load(self, node_id: str) -> float:
         """A member's latest load; 0 if it is none."""
         member = self._members.get(node_id)
-        return 0.0 if member is None else member.record.load
+        return 0.0 if member is None else member.load
 
     def suspects(self) -> list[str]:
         """Ids of the members that this observer suspects."""
@@ -125,7 +126,7 @@ class View:
     def observations(self) -> Iterator[Observation]:
         """The whole view in the form in which another view takes it in: sightings with their ages, departures."""
         for member in self._members.values():
-            yield Sighting(member.record, self._age(member))
+            yield Sighting(msgspec.structs.replace(member.record, load=member.load), self._age(member))
         for node_id, (incarnation, reason, buried_at) in self._tombstones.items():
             yield Departure(node_id, incarnation, reason, max(self._hearing.now - buried_at, 0.0))
 
@@ -146,8 +147,8 @@ class View:
                 self._ghosts[node_id] = self._clock()
             return False
         member.seen, member.resets = self._hearing.now, self._hearing.resets
-        if load is not None and load != member.record.load:
-            member.record = msgspec.structs.replace(member.record, load=load)
+        if load is not None:
+            member.load = load
         if member.suspect:
             self._trust(member)
             self._update(member)
@@ -188,7 +189,7 @@ class View:
         if restarted:  # its former life ended, noticed or not
             self._bury(record.node_id, member.record.incarnation, LeftReason.CRASHED)
             return self._join(record, age)
-        member.record = record
+        member.record, member.load = record, record.load
         self._touch(member, age)
         if age <= 0:
             self._trust(member)
@@ -201,7 +202,7 @@ class View:
         if len(self._members) >= MAX_MEMBERS:
             self.rejected += 1
             return False
-        member = _Member(record, record, 0.0, self._hearing.resets)
+        member = _Member(record, record, 0.0, self._hearing.resets, record.load)
         member.seen = self._hearing.now - age
         self._oldest = min(self._oldest, member.seen)
         member.shown = self._show(member)
@@ -243,7 +244,7 @@ class View:
         suspected = member.suspect and member.record.state is NodeState.ALIVE
         state = NodeState.SUSPECT if suspected else member.record.state
         last_seen = self._clock() - max(self._age(member), 0.0)
-        return msgspec.structs.replace(member.record, state=state, last_seen=last_seen)
+        return msgspec.structs.replace(member.record, state=state, last_seen=last_seen, load=member.load)
 
     def _update(self, member: _Member) -> None:
         member.shown = self._show(member)
