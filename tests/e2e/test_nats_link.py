@@ -2,16 +2,19 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
 import nats
 import pytest
+from nats.aio.msg import Msg
 from nodes import Ear, outgoing
 
 from catga.abc import BackendSettings
 from catga.backends.nats import open_backend
 from catga.errors import ClusterError
+from catga.testing.proxy import Proxy
 from catga.testing.servers import NatsServer
 from catga.testing.waiting import eventually
 
@@ -44,11 +47,11 @@ async def test_a_frozen_server_with_a_full_buffer_is_noticed_and_blocks_nobody_f
 
 
 class Choosy(Ear):
-    """Fails at some payloads, and notes in which task the others come."""
+    """Fails at some payloads, and notes in which tasks the others come."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.tasks: list[str] = []
+        self.tasks: set[object] = set()
 
     def on_message(self, payload: bytes) -> None:
         if payload == b"value":
@@ -56,9 +59,7 @@ class Choosy(Ear):
         if payload == b"cancelled":
             raise asyncio.CancelledError
         super().on_message(payload)
-        task = asyncio.current_task()
-        assert task is not None
-        self.tasks.append(task.get_coro().__qualname__)  # type: ignore[union-attr]
+        self.tasks.add(asyncio.current_task())
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ async def choosy(nats_url: str) -> AsyncIterator[tuple[Choosy, Any]]:
     await transport.aclose()
 
 
-async def test_payloads_are_handed_over_by_whoever_reads_them(choosy: tuple[Choosy, Any]) -> None:
+async def test_payloads_are_handed_over_where_they_are_read(choosy: tuple[Choosy, Any]) -> None:
     ear, transport = choosy
     await transport.subscribe("direct.s")
     transport.publish(outgoing("direct.s", b"a"))
@@ -78,7 +79,45 @@ async def test_payloads_are_handed_over_by_whoever_reads_them(choosy: tuple[Choo
     await asyncio.gather(transport.unsubscribe("direct.s"), transport.subscribe("direct.s"))
     transport.publish(outgoing("direct.s", b"b"))
     await eventually(lambda: ear.messages == [b"a", b"b"])
-    assert set(ear.tasks) == {"Client._read_loop"}
+    assert ear.tasks == {None}
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
+async def test_messages_that_come_in_pieces_are_put_together(chunk: int, nats_url: str) -> None:
+    ear, plain, dice = Ear(), list[bytes](), random.Random(chunk)
+    client = await nats.connect(nats_url)
+    async with Proxy(nats_url) as proxy:
+        backend = open_backend(BackendSettings(url=proxy.url))
+        transport: Any = backend.transport
+        await transport.start(ear)
+        await transport.subscribe(f"pieces.{chunk}")
+
+        async def on_message(message: Msg) -> None:
+            plain.append(message.data)
+
+        await transport._connection.subscribe(f"plain.{chunk}", on_message)
+        proxy.chunk = chunk
+        direct, queued, headed = list[bytes](), list[bytes](), list[bytes]()
+        for number in range(200):
+            trap = dice.choice([b"", b"\r\n", f"\r\nMSG pieces.{chunk} 2 3\r\nabc\r\n".encode(), b"x" * 300])
+            payload = b"%d" % number + trap
+            match dice.randrange(4):
+                case 0:
+                    queued.append(payload)
+                    await client.publish(f"plain.{chunk}", payload)
+                case 1:
+                    headed.append(b"h" + payload)
+                    await client.publish(f"pieces.{chunk}", b"h" + payload, headers={"some": "thing"})
+                case _:
+                    direct.append(payload)
+                    await client.publish(f"pieces.{chunk}", payload)
+        await client.flush()
+        await eventually(lambda: len(ear.messages) + len(plain) == 200, 60)
+        assert [payload for payload in ear.messages if payload[:1] != b"h"] == direct
+        assert [payload for payload in ear.messages if payload[:1] == b"h"] == headed
+        assert plain == queued
+        await transport.aclose()
+    await client.close()
 
 
 async def test_a_listener_that_fails_does_not_end_the_reading(

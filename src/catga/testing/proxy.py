@@ -18,12 +18,14 @@ class Proxy:
 
     Attributes:
         delay: seconds that each chunk is late, in both directions; the order stays.
+        chunk: bytes that are passed on at once, at most.
         port: where it listens, the same until the end.
     """
 
     def __init__(self, url: str) -> None:
         self._parts = urlsplit(url)
         self.delay = 0.0
+        self.chunk = CHUNK
         self.port = 0
         self._passing = asyncio.Event()
         self._passing.set()
@@ -114,9 +116,8 @@ class Proxy:
 
     async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
-            while data := await reader.read(CHUNK):
-                if self.delay:
-                    await asyncio.sleep(self.delay)
+            while data := await reader.read(self.chunk):
+                await asyncio.sleep(self.delay)
                 if self._passing.is_set():
                     writer.write(data)
                     await writer.drain()

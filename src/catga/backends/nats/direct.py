@@ -1,10 +1,14 @@
-"""nats-py's client with one turn of the event loop less on the way in."""
+"""nats-py's client with a shorter way in."""
 
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
 from nats.aio.client import Client
+from nats.aio.transport import TcpTransport
+from nats.protocol.parser import AWAITING_CONTROL_LINE
 
 logger = logging.getLogger("catga.backends.nats")
 
@@ -12,10 +16,12 @@ OnPayload = Callable[[bytes], None]
 
 
 class DirectClient(Client):
-    """Hands the payloads of some subjects over as it reads them.
+    """Hands the payloads of some subjects over where they are read.
 
-    nats-py puts each message into a queue, for a task of its subscription: a tenth of a lone call's time. Who takes a
-    payload here must not wait. A message with headers still goes by the queue.
+    nats-py wakes a task to parse what the socket gave, which puts each message into a queue, for a task of its
+    subscription: two turns of the event loop, and a quarter of a lone call's time. Here whole messages for these
+    subjects leave before that, as long as nothing is before them; all else goes nats-py's way. Who takes a payload must
+    not wait.
     """
 
     def __init__(self) -> None:
@@ -31,14 +37,49 @@ class DirectClient(Client):
         if self._direct.get(subject.encode(), (None,))[0] is owner:
             del self._direct[subject.encode()]
 
+    async def _read_loop(self) -> None:
+        if isinstance(self._transport, TcpTransport):
+            reader = cast(Any, self._transport)._io_reader
+            reader.feed_data = partial(self._feed, reader, reader.feed_data)
+        await super()._read_loop()
+
+    def _feed(self, reader: Any, feed: Callable[[bytes], None], data: bytes) -> None:
+        """The socket gave `data`."""
+        parser: Any = self._ps
+        if not reader._buffer and not parser.buf and parser.state == AWAITING_CONTROL_LINE:  # nothing is before it
+            data = self._hand_over(data)
+        if data:
+            feed(data)
+
+    def _hand_over(self, data: bytes) -> bytes:
+        """Hand over the messages at the front of `data` that can be. Returns the rest."""
+        start = 0
+        while (end := data.find(b"\r\n", start)) > 0:
+            line = data[start:end].split()  # MSG subject sid [reply] size
+            if len(line) < 4 or line[0] != b"MSG" or not line[-1].isdigit():
+                break
+            taken = self._direct.get(line[1])
+            if taken is None:
+                break
+            begin = end + 2
+            end = begin + int(line[-1])
+            if len(data) < end + 2:
+                break
+            self._hand(taken[1], data[begin:end])
+            start = end + 2
+        return data[start:]
+
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         taken = self._direct.get(subject)
         if taken is None or headers:
             await super()._process_msg(sid, subject, reply, data, headers)
-            return
+        else:
+            self._hand(taken[1], data)
+
+    def _hand(self, on_payload: OnPayload, data: bytes) -> None:
         self.stats["in_msgs"] += 1
         self.stats["in_bytes"] += len(data)
         try:
-            taken[1](data)
+            on_payload(data)
         except (Exception, asyncio.CancelledError):  # nothing of it may end the reading
             logger.exception("a payload could not be handled")
