@@ -151,7 +151,7 @@ class NodeDiscovery(Protocol):
         ...
 
 
-class Outgoing(NamedTuple):
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """A message for the bus. ``token`` comes back in `TransportListener.on_undeliverable`. One that is ``shared`` is
     for one of those that subscribed to its subject as `shared`."""
 

@@ -148,7 +148,7 @@ async def test_repeats_that_cannot_leave_stop_neither_each_other_nor_the_batch_t
         raise ClusterError("down")
 
     real, transport.publish = transport.publish, down
-    client.on_alive("b", to.incarnation, to.epoch + 1)
+    client.on_alive("b", to.incarnation, to.epoch + 1, asyncio.get_running_loop().time())
     assert all(pending.repeated for pending in to.pending.values() if pending.sent)
     assert len(to.pending) == 100
     transport.publish = real

@@ -8,7 +8,7 @@ value (a `Reply` or a `CatgaError` with its `Execution`), so that the failover a
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -228,24 +228,20 @@ class Client:
         if not future.done():
             future.set_result(reply if type(reply) is Reply else error_of(reply))  # type: ignore[arg-type]
 
-    def on_alive(self, node_id: str, incarnation: int, epoch: int) -> None:
+    def on_alive(self, node_id: str, incarnation: int, epoch: int, now: float) -> None:
         """The node gave a sign of life. A new `epoch` tells that its link was down since the last one."""
-        self._hear()
+        if now - self._heard_at > 2 * self._silence:  # it was this node that was deaf: silence starts to count anew
+            for each in self._destinations.values():
+                each.heard_at, each.pinged_at = now, None
+        self._heard_at = now
         destination = self._nodes.get((node_id, incarnation))
         if destination is None:
             return
-        destination.heard_at, destination.pinged_at = self._heard_at, None
+        destination.heard_at, destination.pinged_at = now, None
         if destination.epoch != epoch:
             former, destination.epoch = destination.epoch, epoch
             if former is not None:
                 self._repeat(destination)
-
-    def _hear(self) -> None:
-        """Something came over the bus. After a gap it was this node that was deaf: silence starts to count anew."""
-        former, self._heard_at = self._heard_at, self._loop.time()
-        if self._heard_at - former > 2 * self._silence:
-            for destination in self._destinations.values():
-                destination.heard_at, destination.pinged_at = self._heard_at, None
 
     def on_sent(self, subject: str, token: int, frames: Sequence[Frame]) -> None:
         """A batch is about to leave for `subject`."""
@@ -253,10 +249,11 @@ class Client:
         if destination is None:
             return
         newest = destination.newest
-        ids = [frame.id for frame in frames if type(frame) is Call and frame.id > newest]  # the others are repeats
-        if ids:
-            destination.sent.append((token, ids[0], ids[-1]))
-            destination.newest = ids[-1]
+        first = _first_call(frames, newest)
+        if first is not None:
+            last = _first_call(reversed(frames), newest) or first
+            destination.sent.append((token, first.id, last.id))
+            destination.newest = last.id
 
     def on_unlistened(self, subject: str, token: int) -> Destination | None:
         """Nobody listened when that batch came: its calls never ran. Returns the destination, if it is a node."""
@@ -424,6 +421,14 @@ class Client:
                 self._on_silent(destination.node_id, destination.incarnation)
         if owing:
             self._watch = self._loop.call_later(self._silence, self._look_for_silence)
+
+
+def _first_call(frames: Iterable[Frame], newest: int) -> Call | None:
+    """The first of `frames` that is a call and no repeat: one with an id above `newest`."""
+    for frame in frames:
+        if type(frame) is Call and frame.id > newest:
+            return frame
+    return None
 
 
 def _with(error: CatgaError, execution: Execution) -> CatgaError:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from catga.abc import Outgoing, Transport
 from catga.errors import CatgaError, ClusterError, Execution, InvalidMessageError, OverloadedError
-from catga.rpc.wire import OVERHEAD, Batch, Call, Frame, Reply, encode_batch
+from catga.rpc.wire import OVERHEAD, SMALL, Batch, Call, Frame, Reply, encode_batch
 
 logger = logging.getLogger("catga.rpc")
 
@@ -102,17 +102,7 @@ class Outbox:
         it saves a turn."""
         if not self._is_due:
             self._is_due = True
-            self._loop.call_soon(self._end_of_turn, context=self._context)
-
-    def flush(self) -> None:
-        """Send what waits now, unless the broker's buffer is full."""
-        if self._queues and self._draining is None:
-            queues, self._queues = self._queues, {}
-            self._size = 0
-            self._send(queues)
-            self.has_unwanted = bool(self._queues)  # put while these were sent
-        if self._idle is not None and not self._is_busy and not self._idle.done():
-            self._idle.set_result(None)
+            self._loop.call_soon(self._flush, context=self._context)
 
     async def drained(self) -> None:
         """Return once nothing waits any more."""
@@ -136,9 +126,16 @@ class Outbox:
     def _is_busy(self) -> bool:
         return bool(self._queues) or self._draining is not None
 
-    def _end_of_turn(self) -> None:
+    def _flush(self) -> None:
+        """Send what waits now, unless the broker's buffer is full."""
         self._is_due = False
-        self.flush()
+        if self._queues and self._draining is None:
+            queues, self._queues = self._queues, {}
+            self._size = 0
+            self._send(queues)
+            self.has_unwanted = bool(self._queues)  # put while these were sent
+        if self._idle is not None and not self._is_busy and not self._idle.done():
+            self._idle.set_result(None)
 
     async def _drain(self) -> None:
         try:
@@ -152,41 +149,39 @@ class Outbox:
     def _go_on(self) -> None:
         """There is room again, or no link: what waited leaves, or is told."""
         self._draining = None
-        self.flush()
+        self._flush()
 
     def _send(self, queues: dict[str, list[Frame]]) -> None:
         """Send these frames; those that did not leave are told. Survives whatever a transport raises."""
-        batches: list[tuple[Outgoing, list[Frame]]] = []
+        messages: list[Outgoing] = []
+        contents: list[list[Frame]] = []  # of each message
         for subject, frames in queues.items():
             if self.has_unwanted:
                 frames = [frame for frame in frames if self._is_wanted(frame)]
             if frames:
-                self._pack(subject, frames, batches)
-        if not batches:
+                self._pack(subject, frames, messages, contents)
+        if not messages:
             return
         try:
-            has_room = self._transport.publish([outgoing for outgoing, _ in batches])
+            has_room = self._transport.publish(messages)
         except Exception as error:
             if not isinstance(error, ClusterError):
                 logger.exception("the transport failed in a way of its own")
                 error = ClusterError(f"the transport failed: {error!r}")
                 error.execution = Execution.MAYBE
-            for outgoing, frames in batches:
-                self._on_failed(outgoing.subject, frames, error)
+            for message, frames in zip(messages, contents, strict=True):
+                self._on_failed(message.subject, frames, error)
         else:
             if not has_room and self._draining is None:
                 self._draining = self._loop.create_task(self._drain(), name="catga-outbox", context=self._context)
 
-    def _pack(self, subject: str, frames: list[Frame], batches: list[tuple[Outgoing, list[Frame]]]) -> None:
+    def _pack(self, subject: str, frames: list[Frame], messages: list[Outgoing], contents: list[list[Frame]]) -> None:
         """`frames` as one broker message, or as several where one would be too large, or where they are shared."""
         is_shared = subject in self.shared
         if is_shared and len(frames) > 1:
             for frame in frames:
-                self._pack(subject, [frame], batches)
+                self._pack(subject, [frame], messages, contents)
             return
-        limit = self._transport.max_payload
-        if len(frames) > 1 and limit > MAX_BATCH:
-            limit = MAX_BATCH
         try:
             data = encode_batch(self._wrap(frames))
         except (ValueError, TypeError, OverflowError, RecursionError) as failed:
@@ -195,17 +190,24 @@ class Outbox:
         else:
             if self._seal is not None:
                 data = self._seal(subject, data)
-            if len(data) <= limit:
+            size = len(data)
+            if size <= SMALL or size <= (limit := self._most(len(frames))):
                 self._token += 1
                 self._on_sent(subject, self._token, frames)
-                batches.append((Outgoing(subject, data, self._token, is_shared), frames))
+                messages.append(Outgoing(subject, data, self._token, is_shared))
+                contents.append(frames)
                 return
-            parts, why = _portions(frames, limit), f"a message of {len(data)} bytes, the broker's limit is {limit}"
+            parts, why = _portions(frames, limit), f"a message of {size} bytes, the broker's limit is {limit}"
         if len(frames) == 1:
             self._on_failed(subject, frames, InvalidMessageError(why))
             return
         for part in parts:
-            self._pack(subject, part, batches)
+            self._pack(subject, part, messages, contents)
+
+    def _most(self, count: int) -> int:
+        """Bytes of a batch of so many frames, at most."""
+        limit = self._transport.max_payload
+        return limit if count == 1 else min(limit, MAX_BATCH)
 
 
 def _halves(frames: list[Frame]) -> list[list[Frame]]:

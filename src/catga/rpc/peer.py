@@ -102,7 +102,7 @@ class Peer:
         self._outbox = Outbox(
             transport,
             self._wrap,
-            on_sent=self._on_sent,
+            on_sent=lambda subject, token, frames: self.client.on_sent(subject, token, frames),
             on_failed=self._on_failed,
             is_wanted=lambda frame: self.client.is_wanted(frame),
             seal=None if signer is None else signer.seal,
@@ -299,20 +299,21 @@ class Peer:
     # -- inside ---------------------------------------------------------------------------------------
 
     def _sort(self, batch: Batch) -> None:
-        node_id, reply_to = batch.node_id, batch.reply_to
+        node_id, reply_to, now = batch.node_id, batch.reply_to, self._loop.time()
         caller: Caller | None = None
+        started = 0.0
         if batch.oldest:
             self.server.answers.ended(reply_to, batch.oldest)
         self._listener.heard(node_id, batch.incarnation, batch.load)
-        self.client.on_alive(node_id, batch.incarnation, batch.epoch)
+        self.client.on_alive(node_id, batch.incarnation, batch.epoch, now)
         on_reply, on_call = self.client.on_reply, self.server.on_call
-        now, started = self._loop.time(), perf_counter()
         for frame in batch.frames:
             kind = type(frame)
             if kind is Reply or kind is Fault:
                 on_reply(frame, node_id)  # type: ignore[arg-type]
             elif kind is Call:
-                caller = caller or self.server.answers.caller(reply_to, now)
+                if caller is None:
+                    caller, started = self.server.answers.caller(reply_to, now), perf_counter()
                 on_call(frame, caller, now, started)  # type: ignore[arg-type]
             elif kind is Ping:
                 self._on_ping(batch, frame)  # type: ignore[arg-type]
@@ -343,9 +344,6 @@ class Peer:
     def _wrap(self, frames: list[Frame]) -> Batch:
         load, oldest = self._load(), self.client.ended_before()
         return Batch(VERSION, self.node_id, self.incarnation, load, self._reply_box, frames, self._epoch, oldest)
-
-    def _on_sent(self, subject: str, token: int, frames: Sequence[Frame]) -> None:
-        self.client.on_sent(subject, token, frames)
 
     def _on_failed(self, subject: str, frames: Sequence[Frame], error: CatgaError) -> None:
         self.counters["not_sent"] += len(frames)

@@ -199,26 +199,31 @@ class NatsConnection:
         client: Any = self._client
         if not self.is_up or _is_closing(client):
             raise ClusterError(f"the link to {redact(self._url)} is down")
-        sizes = [len(data) for _, data, _ in messages]
-        if max(sizes) > client.max_payload:
-            raise ClusterError(f"{redact(self._url)} takes {client.max_payload} bytes, a message has {max(sizes)}")
-        client.stats["out_msgs"] += len(sizes)
-        client.stats["out_bytes"] += sum(sizes)
-        commands = [pack_publish(subject, reply, data) for subject, data, reply in messages]
-        client._pending += commands
-        client._pending_data_size += sum(map(len, commands))
-        return self._write(client)
+        limit, size = client.max_payload, 0
+        commands: list[bytes] = []
+        for subject, data, reply in messages:
+            if len(data) > limit:
+                raise ClusterError(f"{redact(self._url)} takes {limit} bytes, a message has {len(data)}")
+            size += len(data)
+            commands.append(pack_publish(subject, reply, data))
+        client.stats["out_msgs"] += len(commands)
+        client.stats["out_bytes"] += size
+        return self._write(client, commands)
 
-    def _write(self, client: Any) -> bool:
-        """Write what is pending. nats-py's flusher does the same, but as a task, in a later turn of the event loop."""
-        if not _is_socket(client):
-            if client._flush_queue.empty():
-                client._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
-            return bool(client._pending_data_size <= BUFFER)
-        pending, client._pending = client._pending, []
-        client._pending_data_size = 0
-        client._transport.write(b"".join(pending))  # `writelines` of Python 3.12.0 to 3.12.8 ignores a full buffer
-        return bool(client._transport._io_writer.transport.get_write_buffer_size() <= BUFFER)
+    def _write(self, client: Any, commands: list[bytes]) -> bool:
+        """Write `commands`. nats-py's flusher does the same, but as a task, in a later turn of the event loop."""
+        if client._pending or not _is_socket(client):  # what was handed to the client itself goes first
+            client._pending += commands
+            client._pending_data_size += sum(map(len, commands))
+            if not _is_socket(client):
+                if client._flush_queue.empty():
+                    client._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+                return bool(client._pending_data_size <= BUFFER)
+            commands, client._pending = client._pending, []
+            client._pending_data_size = 0
+        socket = client._transport._io_writer.transport
+        socket.write(b"".join(commands))  # `writelines` of Python 3.12.0 to 3.12.8 ignores a full buffer
+        return bool(socket.get_write_buffer_size() <= BUFFER)
 
     async def drain(self) -> None:
         """Return once there is room for more. Raises `ClusterError` if the link is lost."""

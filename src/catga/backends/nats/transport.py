@@ -50,7 +50,7 @@ class NatsTransport:
     def publish(self, messages: Sequence[Outgoing]) -> bool:
         bounce = self._bounce
         return self._connection.publish(
-            [(subject, payload, f"{bounce}.{number}.{subject}") for subject, payload, number, _ in messages]
+            [(each.subject, each.payload, f"{bounce}.{each.token}.{each.subject}") for each in messages]
         )
 
     async def drain(self) -> None:
