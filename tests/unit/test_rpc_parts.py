@@ -123,7 +123,7 @@ async def bus() -> Bus:
 
 @pytest.fixture
 async def box(bus: Bus) -> AsyncGenerator[Box, None]:
-    box = Box(bus, limit=100)
+    box = Box(bus, limit=200)
     yield box
     box.close()
 
@@ -173,13 +173,13 @@ class TestOutbox:
         bus.room.clear()
         box.put("a", reply(0))
         await eventually(lambda: bus.writes)  # from now on the broker's buffer is full
-        for number in range(1, 101):
+        for number in range(1, 201):
             box.put("a", reply(number))
         with pytest.raises(OverloadedError):
-            box.put("a", reply(101))
+            box.put("a", reply(201))
         bus.room.set()
         await box.drained()
-        assert bus.frames("a") == [reply(number) for number in range(101)]
+        assert bus.frames("a") == [reply(number) for number in range(201)]
         assert len(bus.writes) == 2  # what gathered meanwhile left together
 
     async def test_a_buffer_that_never_empties_is_given_up_with_its_link(self, bus: Bus, box: Box) -> None:

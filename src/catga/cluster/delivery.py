@@ -66,28 +66,33 @@ class Delivery:
         self._budget = RetryBudget()
         self._loop = asyncio.get_running_loop()
 
-    async def deliver(self, job: "Job") -> CatgaResult[Any]:  # noqa: C901 - on the path of every request
-        """Carry `job` to a node of its route's pool that the strategy picks, and to another where that is safe.
+    async def deliver(  # noqa: C901 - on the path of every request
+        self, message: Any, route: "Route", headers: dict[str, str] | None
+    ) -> CatgaResult[Any]:
+        """Carry a message to a node of its route's pool that the strategy picks, and to another where that is safe.
+
+        Args:
+            headers: travel with it.
 
         Returns the handler's result, or the failure that ended the attempts; raises only CancelledError.
         """
-        route = job.route
-        pool, strategy = route.pool, route.strategy
+        outliers = self._outliers
+        codec, pool, strategy = route.codec, route.pool, route.strategy
         nodes = pool()
         if not nodes and route.nobody is not None:
-            return Failure(route.nobody(route.codec.name))
-        job.deadline = self._loop.time() + route.timeout
+            return Failure(route.nobody(codec.name))
+        now = self._loop.time()
+        job = Job(message, route, headers, now + route.timeout)
         self._budget.deposits += 1
-        outliers = self._outliers
         tried = NOBODY
         failure: Failure | None = None
         while True:
             if not self._link.is_set():
-                nodes = await self._without_link(pool, job)
+                nodes, now = await self._without_link(pool, job), self._loop.time()
             try:
                 able = outliers.admit(nodes, tried) if tried or outliers.ejected else nodes
                 try:
-                    node = strategy.select(able, job.message) if able else None
+                    node = strategy.select(able, message) if able else None
                 except NoNodeAvailableError:  # in a later attempt: its filters let nobody through that is left
                     if failure is None:
                         raise
@@ -95,15 +100,21 @@ class Delivery:
                 if node is None:
                     if not nodes or not await self._pause(failure, job):
                         return _final(failure or Failure(self._why_nobody()), job)
-                    tried, nodes = NOBODY, pool()
+                    tried, nodes, now = NOBODY, pool(), self._loop.time()
                     continue
                 result: CatgaResult[Any] | None = None
                 stats = outliers.stats[node.node_id]
-                started, trial = stats.started(), bool(outliers.ejected) and outliers.is_trial(node.node_id)
+                started = stats.started()
+                trial = outliers.is_trial(node.node_id) if outliers.ejected else False
                 try:
-                    result = _result(job, await self._begin(job, node), node.node_id)
+                    outcome = await self._begin(job, node, now)
+                    if type(outcome) is Reply:
+                        value = codec.decode_response(outcome.body) if codec.answered else None
+                        result = Success(value, ResultMetadata(node.node_id, job.attempts))
+                    else:
+                        result = _result(job, outcome, node.node_id)
                 except asyncio.CancelledError:
-                    self._client.give_up(job.call_id)
+                    self._give_up(job)
                     raise
                 finally:
                     if type(result) is Success and not outliers.suspected:
@@ -115,15 +126,16 @@ class Delivery:
             if type(result) is Success:
                 return result
             failure = cast(Failure, result)
-            if judge(failure.error, idempotent=job.route.codec.idempotent, budget=self._budget) is Verdict.FINAL:
+            if judge(failure.error, idempotent=codec.idempotent, budget=self._budget) is Verdict.FINAL:
                 return _final(failure, job)
             job.in_doubt = job.in_doubt or failure.error.execution is Execution.MAYBE
-            tried, nodes = tried | {node.node_id}, pool()
-            self._failovers[job.route.codec.name] += 1
+            job.attempts += 1
+            tried, nodes, now = tried | {node.node_id}, pool(), self._loop.time()
+            self._failovers[codec.name] += 1
 
-    async def deliver_queued(self, job: "Job") -> CatgaResult[Any]:
-        """Carry `job` to a node that the broker picks, and to another where that is safe. Returns like `deliver`."""
-        job.deadline = self._loop.time() + job.route.timeout
+    async def deliver_queued(self, message: Any, route: "Route", headers: dict[str, str] | None) -> CatgaResult[Any]:
+        """Carry a message to a node that the broker picks, and to another where that is safe, like `deliver`."""
+        job = Job(message, route, headers, self._loop.time() + route.timeout)
         self._budget.deposits += 1
         while True:
             if not await self._linked(job):
@@ -140,10 +152,10 @@ class Delivery:
             if type(result.error) is ClusterError and not await self._pause(result, job):
                 return _final(result, job)
             job.in_doubt = job.in_doubt or result.error.execution is Execution.MAYBE
+            job.attempts += 1
             self._failovers[job.route.codec.name] += 1
 
     async def _attempt_queued(self, job: "Job") -> CatgaResult[Any]:
-        job.attempts += 1
         now = self._loop.time()
         if job.deadline <= now:
             return Failure(_expired(), ResultMetadata("", job.attempts))
@@ -155,14 +167,13 @@ class Delivery:
         try:
             outcome = await ending
         except asyncio.CancelledError:
-            client.give_up(job.call_id)
+            self._give_up(job)
             raise
         return _result(job, outcome, taker[0] if taker else "")
 
-    def _begin(self, job: "Job", node: NodeInfo) -> Awaitable[Outcome | CatgaResult[Any]]:
+    def _begin(self, job: "Job", node: NodeInfo, now: float) -> Awaitable[Outcome | CatgaResult[Any]]:
         """Begin one attempt, here or there. Returns its end."""
-        job.attempts += 1
-        now, deadline = self._loop.time(), job.deadline
+        deadline = job.deadline
         if deadline <= now:
             return _soon(_expired())
         codec, node_id, client = job.route.codec, node.node_id, self._client
@@ -175,17 +186,20 @@ class Delivery:
         return client.begin(to, self._call(job, now), now, deadline, codec.idempotent)
 
     def _call(self, job: "Job", now: float) -> Call:
-        """The frame of one attempt."""
-        body = job.body
-        if body is None:
-            body = job.body = encode(job.message)
+        """The frame of the next attempt."""
+        last, key = job.call, 0
+        if last is None:
+            body = encode(job.message)
             if len(body) > SMALL:
-                self._check_size(job)
-        job.call_id = call_id = next(self._client.ids)
-        call = Call(call_id, job.route.codec.name, int((job.deadline - now) * 1000) + 1, body, job.key, job.headers)
-        if not job.key:
-            job.key = call_id
+                self._check_size(job.message, len(body))
+        else:
+            body, key = last.body, last.key or last.id
+        call = job.call = Call(next(self._client.ids), job.route.codec.name, job.deadline - now, body, key, job.headers)
         return call
+
+    def _give_up(self, job: "Job") -> None:
+        if job.call is not None:
+            self._client.give_up(job.call.id)
 
     async def _pause(self, failure: Failure | None, job: "Job") -> bool:
         """All candidates were tried: whether another round makes sense, after a pause."""
@@ -217,11 +231,11 @@ class Delivery:
     def _why_nobody(self) -> CatgaError:
         return ClusterError("no node can take this message") if self._link.is_set() else _no_link()
 
-    def _check_size(self, job: "Job") -> None:
-        size, limit = len(job.body or b""), self._peer.max_body
+    def _check_size(self, message: object, size: int) -> None:
+        limit = self._peer.max_body
         if size > limit:
             raise InvalidMessageError(
-                f"{type(job.message).__qualname__} has {size} bytes, the broker's limit is {limit}",
+                f"{type(message).__qualname__} has {size} bytes, the broker's limit is {limit}",
                 details={"bytes": size, "limit": limit},
             )
 
@@ -232,6 +246,7 @@ class Route(msgspec.Struct, frozen=True, eq=False):
     Attributes:
         timeout: seconds for all attempts, from the first on.
         nobody: the error for a wire name, if the pool is empty from the start.
+        is_queued: the broker picks the node, not the strategy.
     """
 
     codec: Codec
@@ -239,6 +254,7 @@ class Route(msgspec.Struct, frozen=True, eq=False):
     strategy: RoutingStrategy
     timeout: float
     nobody: Callable[[str], CatgaError] | None = None
+    is_queued: bool = False
 
 
 class Job(msgspec.Struct, eq=False):
@@ -247,21 +263,17 @@ class Job(msgspec.Struct, eq=False):
     Attributes:
         headers: travel with it.
         deadline: the loop's time at which they end.
-        attempts: made so far.
-        body: the encoded message, once one attempt needed it.
-        key: the id of the first attempt over the bus.
-        call_id: the id of the newest.
+        attempts: with the one under way.
+        call: the newest that went over the bus.
         in_doubt: an attempt may have run the handler.
     """
 
     message: Any
     route: Route
     headers: dict[str, str] | None
-    deadline: float = 0.0
-    attempts: int = 0
-    body: bytes | None = None
-    key: int = 0
-    call_id: int = 0
+    deadline: float
+    attempts: int = 1
+    call: Call | None = None
     in_doubt: bool = False
 
 

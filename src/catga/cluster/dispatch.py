@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeAlias
 
 from catga.abc import RoutingStrategy
-from catga.cluster.delivery import Delivery, Job, Route
+from catga.cluster.delivery import Delivery, Route
 from catga.cluster.explain import Explanation, explain
 from catga.cluster.handlers import Codecs
 from catga.cluster.options import default_routing
@@ -84,8 +84,8 @@ class Dispatch:
                 route = self._routes[type(request)] = self._route(request)
             except CatgaError as error:
                 return _failed(error)
-        job = Job(request, route, headers)
-        return self._delivery.deliver_queued(job) if isinstance(route.strategy, Queue) else self._delivery.deliver(job)
+        delivery = self._delivery
+        return (delivery.deliver_queued if route.is_queued else delivery.deliver)(request, route, headers)
 
     async def to_node(self, request: Request[Any], node_id: str, headers: Headers = None) -> CatgaResult[Any]:
         """To that node."""
@@ -138,7 +138,8 @@ class Dispatch:
     def _route(self, request: object) -> Route:
         codec = self._request_codec(request)
         timeout = codec.timeout or self._request_timeout
-        return Route(codec, self._table.pool(codec.name), self._routing[codec.cls], timeout, self._nobody)
+        pool, strategy = self._table.pool(codec.name), self._routing[codec.cls]
+        return Route(codec, pool, strategy, timeout, self._nobody, is_queued=isinstance(strategy, Queue))
 
     def _request_codec(self, request: object) -> Codec:
         if not is_request(type(request)):
@@ -178,7 +179,7 @@ class Dispatch:
         timeout: float | None = None,
     ) -> Coroutine[Any, Any, CatgaResult[Any]]:
         route = Route(codec, pool, strategy, timeout or codec.timeout or self._request_timeout)
-        return self._delivery.deliver(Job(message, route, headers))
+        return self._delivery.deliver(message, route, headers)
 
     def _nobody(self, name: str) -> CatgaError:
         if self._table.was_handled(name):

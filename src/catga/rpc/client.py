@@ -224,9 +224,10 @@ class Client:
             self.foreign += 1
             return
         del self._pending[call_id], to.pending[call_id]
-        future = pending.future
-        if not future.done():
-            future.set_result(reply if type(reply) is Reply else error_of(reply))  # type: ignore[arg-type]
+        try:
+            pending.future.set_result(reply if type(reply) is Reply else error_of(reply))  # type: ignore[arg-type]
+        except asyncio.InvalidStateError:  # cancelled, and its caller did not run yet
+            return
 
     def on_alive(self, node_id: str, incarnation: int, epoch: int, now: float) -> None:
         """The node gave a sign of life. A new `epoch` tells that its link was down since the last one."""
@@ -347,9 +348,7 @@ class Client:
         for pending in list(destination.pending.values()):  # a full batch leaves at once, and may fail
             if pending.sent and pending.deadline > now:
                 call = pending.call
-                pending.call = msgspec.structs.replace(
-                    call, key=call.key or call.id, ttl_ms=int((pending.deadline - now) * 1000) + 1
-                )
+                pending.call = msgspec.structs.replace(call, key=call.key or call.id, ttl=pending.deadline - now)
                 pending.repeated = True
                 self._tell(destination, pending.call)
 

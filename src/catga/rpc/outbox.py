@@ -17,7 +17,7 @@ from catga.rpc.wire import OVERHEAD, SMALL, Batch, Call, Frame, Reply, encode_ba
 
 logger = logging.getLogger("catga.rpc")
 
-FULL = 64
+FULL = 128
 """Frames to one subject that leave without waiting for the end of the turn: the cost of a message is small for each of
 so many, and the other side begins with them while this one goes on."""
 MAX_BATCH = 64 * 1024

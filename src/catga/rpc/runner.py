@@ -112,13 +112,14 @@ class Runner:
     async def _run_ready(self) -> None:
         me, untouched = self._shared, contextvars.copy_context()
         assert me is not None  # noqa: S101
+        run, cancelling = self._run, me.cancelling
         while self._ready:
             call = self._current = self._ready.popleft()
             call.task = me
-            await self._run(call)
+            await run(call)
             if self._shared is not me:  # it waited
                 return
-            if me.cancelling() or contextvars.copy_context() != untouched:
+            if cancelling() or contextvars.copy_context() != untouched:
                 break
         self._shared = self._current = None
         if self._ready:

@@ -132,7 +132,7 @@ class Server:
         try:
             if (call.key or not is_newest or key in self._calls) and self._came_before(key, call, caller, is_newest):
                 return
-            if call.ttl_ms <= 0:
+            if call.ttl <= 0:
                 self.dropped += 1
                 return
             endpoint = self._admit(call)
@@ -145,7 +145,7 @@ class Server:
             endpoint.tally.add(perf_counter() - started, type(result) is Success)
             self._answer(key, call.id, result)
             return
-        admitted = Admitted(key, call.id, endpoint, message, started, now + call.ttl_ms / 1000)
+        admitted = Admitted(key, call.id, endpoint, message, started, now + call.ttl)
         self._calls[key] = admitted
         if self._busy < self._max_concurrency:
             self._start(admitted)
@@ -301,11 +301,12 @@ class Server:
     async def _run(self, call: Admitted) -> None:
         result: CatgaResult[Any] | None
         endpoint = call.endpoint
+        handle = endpoint.call
         try:
-            if endpoint.call is None:
+            if handle is None:
                 result = await endpoint.run(call.message)
             else:
-                result = Success(await endpoint.call(call.message))
+                result = Success(await handle(call.message))
         except asyncio.CancelledError:
             error = call.instead
             if not call.cancelled:

@@ -5,7 +5,7 @@ reply and every pong is also a load report and a sign of life. Bodies are opaque
 malformed harms only its own frame.
 
     batch   [version, node_id, incarnation, load, reply_to, [frame, …], epoch, oldest]
-    call    [0, id, name, ttl_ms, body, key, headers]
+    call    [0, id, name, ttl, body, key, headers]
     reply   [1, id, body]
     fault   [2, id, code, text, details, is_retryable, execution]
     ping    [3, nonce]
@@ -34,14 +34,14 @@ class Call(msgspec.Struct, array_like=True, tag=0, gc=False):
 
     Attributes:
         id: the caller's, for the reply.
-        ttl_ms: milliseconds left until the caller gives up. Relative, as clocks differ.
+        ttl: seconds left until the caller gives up. Relative, as clocks differ.
         key: the id of the first attempt, where this one repeats it; with the caller's ``reply_to`` it names
             the request wherever it arrives.
     """
 
     id: int
     name: str
-    ttl_ms: int
+    ttl: float
     body: bytes
     key: int = 0
     headers: dict[str, str] | None = None
