@@ -13,6 +13,8 @@ from catga.node import NodeInfo
 
 TAU = 10.0
 """Seconds after which a latency counts for 1/e."""
+SOON = 0.001
+"""Seconds after a sample in which only a worse one counts: a busy node's are close together."""
 
 
 class NodeStats:
@@ -76,13 +78,15 @@ class NodeStats:
         if started is None:
             return
         seconds = now - started
+        if seconds < self._latency and now - self._stamp < SOON:
+            return
         weight = exp((self._stamp - now) / TAU)
         if seconds >= self._latency * weight:
             self._latency = seconds
         elif at_least:
             return
         else:
-            # A busy node's samples are close together: each counts for a hundredth at least.
+            # Those of a busy node count for a hundredth at least.
             if weight > 0.99:
                 weight = 0.99
             self._latency = self._latency * weight + seconds * (1 - weight)
