@@ -9,6 +9,7 @@ it, so they leave first: as long as callers get their answers the window holds l
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from enum import Enum
 from math import inf
 
@@ -57,7 +58,7 @@ class _Generation(dict[CallKey, Answer]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.size = 0  # bytes
+        self.size = 0  # bytes of bodies
 
 
 class Answers:
@@ -121,19 +122,19 @@ class Answers:
         """The request `key` has its answer, which is addressed to the newest of its attempts."""
         young = self._young
         young[key] = answer
-        young.size += _size(answer)
+        if type(answer) is Reply:
+            young.size += len(answer.body)
         if len(young) >= GENERATION or young.size > GENERATION_SIZE:
             self._begin_generation()
 
     def _begin_generation(self) -> None:
         leaving, self._old, self._young = self._old, self._young, _Generation()
-        for key, answer in leaving.items():
-            if self._is_wanted(key, answer):
-                self._bytes += _size(answer) - (_size(self._kept[key]) if key in self._kept else 0)
-                self._kept[key] = answer
+        for key, answer in self._wanted(leaving).items():
+            self._bytes += _size(answer) - (_size(self._kept[key]) if key in self._kept else 0)
+            self._kept[key] = answer
         if len(self._kept) >= self._sweep_at:  # twice what was wanted the last time
-            for key in [key for key, answer in self._kept.items() if not self._is_wanted(key, answer)]:
-                self._bytes -= _size(self._kept.pop(key))
+            self._kept = self._wanted(self._kept)
+            self._bytes = sum(map(_size, self._kept.values()))
             self._sweep_at = max(2 * len(self._kept), GENERATION)
         while len(self._kept) > self._entries or self._bytes > self._size:
             (reply_to, call_id), answer = self._kept.popitem(last=False)
@@ -142,9 +143,18 @@ class Answers:
             if caller is not None:
                 caller.forgotten = max(caller.forgotten, call_id)
 
-    def _is_wanted(self, key: CallKey, answer: Answer) -> bool:
-        caller = self._callers.get(key[0])
-        return caller is None or answer.id >= caller.oldest
+    def _wanted(self, answers: Mapping[CallKey, Answer]) -> OrderedDict[CallKey, Answer]:
+        """Those of `answers` that their callers may still ask for."""
+        wanted: OrderedDict[CallKey, Answer] = OrderedDict()
+        reply_to, oldest = "", 0
+        for key, answer in answers.items():
+            if key[0] != reply_to:
+                reply_to = key[0]
+                caller = self._callers.get(reply_to)
+                oldest = 0 if caller is None else caller.oldest
+            if answer.id >= oldest:
+                wanted[key] = answer
+        return wanted
 
 
 def _size(answer: Answer) -> int:
