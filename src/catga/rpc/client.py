@@ -209,25 +209,28 @@ class Client:
 
     # -- what ends calls ------------------------------------------------------------------------------
 
-    def on_reply(self, reply: Reply | Fault, node_id: str) -> None:
-        """The node answered. Only the one that was called can: ids are easy to guess. Whoever of a queue took the call
-        answers it."""
-        call_id = reply.id
-        pending = self._pending.get(call_id)
-        if pending is None:
-            self.late += 1
-            return
-        to = pending.destination
-        if pending.taker is not None:
-            pending.taker.append(node_id)
-        elif to.node_id != node_id:
-            self.foreign += 1
-            return
-        del self._pending[call_id], to.pending[call_id]
-        try:
-            pending.future.set_result(reply if type(reply) is Reply else error_of(reply))  # type: ignore[arg-type]
-        except asyncio.InvalidStateError:  # cancelled, and its caller did not run yet
-            return
+    def on_replies(self, frames: Iterable[Frame], node_id: str) -> None:
+        """The node answered: take the replies and faults among `frames`. Only the one that was called can: ids are
+        easy to guess. Whoever of a queue took the call answers it."""
+        held = self._pending
+        for frame in frames:
+            if type(frame) is not Reply and type(frame) is not Fault:
+                continue
+            pending = held.get(frame.id)
+            if pending is None:
+                self.late += 1
+                continue
+            to = pending.destination
+            if pending.taker is not None:
+                pending.taker.append(node_id)
+            elif to.node_id != node_id:
+                self.foreign += 1
+                continue
+            del held[frame.id], to.pending[frame.id]
+            try:
+                pending.future.set_result(frame if type(frame) is Reply else error_of(frame))  # type: ignore[arg-type]
+            except asyncio.InvalidStateError:  # cancelled, and its caller did not run yet
+                continue
 
     def on_alive(self, node_id: str, incarnation: int, epoch: int, now: float) -> None:
         """The node gave a sign of life. A new `epoch` tells that its link was down since the last one."""

@@ -306,12 +306,11 @@ class Peer:
             self.server.answers.ended(reply_to, batch.oldest)
         self._listener.heard(node_id, batch.incarnation, batch.load)
         self.client.on_alive(node_id, batch.incarnation, batch.epoch, now)
-        on_reply, on_call = self.client.on_reply, self.server.on_call
+        self.client.on_replies(batch.frames, node_id)
+        on_call = self.server.on_call
         for frame in batch.frames:
             kind = type(frame)
-            if kind is Reply or kind is Fault:
-                on_reply(frame, node_id)  # type: ignore[arg-type]
-            elif kind is Call:
+            if kind is Call:
                 if caller is None:
                     caller, started = self.server.answers.caller(reply_to, now), perf_counter()
                 on_call(frame, caller, now, started)  # type: ignore[arg-type]
