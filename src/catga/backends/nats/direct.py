@@ -19,7 +19,7 @@ class DirectClient(Client):
     """Hands the payloads of some subjects over where they are read.
 
     nats-py wakes a task to parse what the socket gave, which puts each message into a queue, for a task of its
-    subscription: two turns of the event loop, and a quarter of a lone call's time. Here whole messages for these
+    subscription: two turns of the event loop, and a fifth of a lone call's time. Here whole messages for these
     subjects leave before that, as long as nothing is before them; all else goes nats-py's way. Who takes a payload must
     not wait.
     """
