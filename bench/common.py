@@ -118,8 +118,7 @@ def _server(command: list[str], port: int, scheme: str) -> Iterator[tuple[str, i
 def nats_server(*options: str) -> Iterator[tuple[str, int]]:
     """A nats-server of its own: (URL, pid)."""
     port = free_port()
-    binary = shutil.which("nats-server") or str(Path(sys.executable).with_name("nats-server"))
-    with _server([binary, "-a", "127.0.0.1", "-p", str(port), *options], port, "nats") as server:
+    with _server([_nats_binary(), "-a", "127.0.0.1", "-p", str(port), *options], port, "nats") as server:
         yield server
 
 
@@ -130,6 +129,10 @@ def redis_server() -> Iterator[tuple[str, int]]:
     command = [_redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     with _server(command, port, "redis") as server:
         yield server
+
+
+def _nats_binary() -> str:
+    return shutil.which("nats-server") or str(Path(sys.executable).with_name("nats-server"))
 
 
 def _redis_binary() -> str:
@@ -156,7 +159,7 @@ def versions() -> dict[str, str]:
         interpreter = envs.ENVS / environment / "bin" / "python"
         if interpreter.exists():
             found[package] = distribution(package, interpreter)
-    found["nats-server"] = _output([shutil.which("nats-server") or "nats-server", "-v"]).rpartition("v")[2]
+    found["nats-server"] = _output([_nats_binary(), "-v"]).rpartition("v")[2]
     found["Valkey"] = _output([_redis_binary(), "-v"]).partition("v=")[2].partition(" ")[0]
     return found
 
