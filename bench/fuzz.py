@@ -18,14 +18,8 @@ with atheris.instrument_imports(include=["catga"]):
     from catga.cluster.stats import Stats
     from catga.codec import Codec
     from catga.errors import CatgaError, InvalidMessageError
-    from catga.membership.records import (
-        decode_announcement,
-        decode_record,
-        decode_view,
-        encode_departure,
-        encode_record,
-        encode_view,
-    )
+    from catga.membership.exchange import decode_view, encode_view
+    from catga.membership.records import decode_announcement, decode_record, encode_departure, encode_record
     from catga.node import LeftReason
     from catga.rpc.signing import Signer
     from catga.rpc.wire import (

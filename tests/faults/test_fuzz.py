@@ -17,8 +17,9 @@ from catga import Mediator, NodeInfo, Request
 from catga.abc import Departure, Outgoing, Sighting
 from catga.codec import Codec
 from catga.errors import CatgaError, HandlerNotFoundError, InvalidMessageError
+from catga.membership.exchange import decode_view, encode_view
 from catga.membership.hearing import HearingClock
-from catga.membership.records import decode_announcement, decode_record, decode_view, encode_record, encode_view
+from catga.membership.records import decode_announcement, decode_record, encode_record
 from catga.membership.view import MAX_MEMBERS, MAX_TOMBSTONES, View
 from catga.node import LeftReason, NodeChangeEvent
 from catga.rpc.peer import Peer

@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 
 from catga.abc import Departure, Sighting
 from catga.errors import InvalidMessageError
+from catga.membership.exchange import decode_view, encode_view
 from catga.membership.records import (
     MAX_RECORD,
     decode_announcement,
     decode_record,
-    decode_view,
     encode_departure,
     encode_record,
-    encode_view,
 )
 from catga.node import LeftReason, NodeInfo
 

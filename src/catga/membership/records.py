@@ -1,7 +1,5 @@
 """A member's record as bytes: what is stored and announced. Decoding trusts nobody."""
 
-from collections.abc import Iterable, Iterator
-
 import msgspec
 
 from catga.abc import Departure, Observation, RecordSigner, Sighting
@@ -19,14 +17,6 @@ class Left(msgspec.Struct, frozen=True, omit_defaults=True):
     incarnation: Incarnation
     reason: LeftReason
     age: float = 0.0
-
-
-class Part(msgspec.Struct):
-    """A part of a view, for another node to take in."""
-
-    nodes: list[tuple[NodeInfo, float]] = []
-    left: list[Left] = []
-    more: bool = False
 
 
 class Seal:
@@ -52,8 +42,8 @@ class Seal:
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(NodeInfo)
 _left_decoder = msgspec.json.Decoder(Left)
-_part_decoder = msgspec.json.Decoder(Part)
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoders raise for hostile bytes."""
 
 
 def encode_record(node: NodeInfo) -> bytes:
@@ -82,7 +72,7 @@ def decode_record(data: bytes) -> NodeInfo:
         raise InvalidMessageError(f"a record of {len(data)} bytes, the limit is {MAX_RECORD}")
     try:
         node = _decoder.decode(data)
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise InvalidMessageError(f"not a node record: {error}") from error
     return msgspec.structs.replace(node, last_seen=0.0) if node.last_seen else node
 
@@ -101,42 +91,7 @@ def decode_announcement(data: bytes) -> Observation:
     if data.startswith(b'{"left":'):
         try:
             left = _left_decoder.decode(data)
-        except _MALFORMED as error:
+        except MALFORMED as error:
             raise InvalidMessageError(f"not a departure: {error}") from error
         return Departure(left.left, left.incarnation, left.reason)
     return Sighting(decode_record(data))
-
-
-def encode_view(observations: Iterable[Observation], size: int) -> Iterator[bytes]:
-    """A whole view in parts of about `size` bytes at most; the last says that no more come."""
-    part, used = Part(more=True), 0
-    for observation in observations:
-        if isinstance(observation, Departure):
-            part.left.append(Left(*observation))
-            used += 200 + len(observation.node_id)
-        else:
-            node = (msgspec.structs.replace(observation.node, last_seen=0.0), observation.age)
-            part.nodes.append(node)
-            used += len(_encoder.encode(node)) + 2
-        if used > size - MAX_RECORD:
-            yield _encoder.encode(part)
-            part, used = Part(more=True), 0
-    part.more = False
-    yield _encoder.encode(part)
-
-
-def decode_view(data: bytes) -> tuple[list[Observation], bool]:
-    """The observations in one part of a view, and whether more parts follow.
-
-    Raises:
-        InvalidMessageError: it is no such part.
-    """
-    try:
-        part = _part_decoder.decode(data)
-    except _MALFORMED as error:
-        raise InvalidMessageError(f"not a part of a view: {error}") from error
-    sightings: list[Observation] = [Sighting(node, max(age, 0.0)) for node, age in part.nodes]
-    return [
-        *sightings,
-        *(Departure(left.left, left.incarnation, left.reason, max(left.age, 0.0)) for left in part.left),
-    ], part.more

@@ -14,14 +14,8 @@ from nats.aio.msg import Msg
 from catga.abc import Departure, Observation, RecordSigner
 from catga.backends.nats.connection import Listening, NatsConnection, nobody
 from catga.errors import InvalidMessageError
-from catga.membership.records import (
-    Seal,
-    decode_announcement,
-    decode_view,
-    encode_departure,
-    encode_record,
-    encode_view,
-)
+from catga.membership.exchange import decode_view, encode_view
+from catga.membership.records import Seal, decode_announcement, encode_departure, encode_record
 from catga.node import LeftReason, NodeInfo, token
 
 logger = logging.getLogger("catga.backends.nats")
