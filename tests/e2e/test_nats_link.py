@@ -11,9 +11,12 @@ import pytest
 from nats.aio.msg import Msg
 from nodes import Ear, outgoing
 
-from catga.abc import BackendSettings
+from catga.abc import BackendSettings, Observation, Sighting
 from catga.backends.nats import open_backend
 from catga.errors import ClusterError
+from catga.membership.exchange import decode_view
+from catga.membership.records import encode_record
+from catga.node import NodeInfo
 from catga.testing.proxy import Proxy
 from catga.testing.servers import NatsServer
 from catga.testing.waiting import eventually
@@ -152,3 +155,23 @@ async def test_a_client_that_was_handed_in_serves_as_well(nats_url: str) -> None
     await transport.aclose()
     assert client.is_connected
     await client.close()
+
+
+async def test_an_answer_about_the_view_knows_what_was_announced_before_the_question(nats_url: str) -> None:
+    """Else a joiner would miss a node for which it came too late, and who answers it too early."""
+    seen: list[Observation] = []
+    discovery = open_backend(BackendSettings(url=nats_url, prefix="order")).discovery
+    await discovery.watch(seen.append, lambda: seen)
+    await discovery.get_nodes()
+    asking = await nats.connect(nats_url)
+    first, second = await asking.subscribe("answers.1"), await asking.subscribe("answers.2")
+    await asking.publish("order.sync", b"", reply="answers.1")
+    await asking.publish("order.nodes.b", encode_record(NodeInfo(node_id="b", incarnation=1)))
+    await asking.publish("order.sync", b"", reply="answers.2")
+    await asking.flush()
+    await first.next_msg(30)
+    (told,), _ = decode_view((await second.next_msg(30)).data)
+    assert isinstance(told, Sighting)
+    assert told.node.node_id == "b"
+    await asking.close()
+    await discovery.aclose()

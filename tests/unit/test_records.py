@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from catga.abc import Departure, Sighting
 from catga.errors import InvalidMessageError
-from catga.membership.exchange import decode_view, encode_view
+from catga.membership.exchange import decode_view
 from catga.membership.records import (
     MAX_RECORD,
     decode_announcement,
@@ -74,14 +74,3 @@ def test_a_record_that_is_too_large_says_what_to_do() -> None:
     node = NodeInfo(node_id="a", metadata={"x": "y" * MAX_RECORD})
     with pytest.raises(InvalidMessageError, match="its metadata"):
         encode_record(node)
-
-
-def test_a_large_view_goes_in_parts() -> None:
-    nodes = [NodeInfo(node_id=f"n{i}", metadata={"x": "y" * 1000}, incarnation=1) for i in range(1000)]
-    view = [*(Sighting(node, 1.5) for node in nodes), Departure("gone", 4, LeftReason.EXPIRED)]
-    parts = list(encode_view(view, 256 * 1024))
-    decoded = [decode_view(part) for part in parts]
-    assert max(map(len, parts)) <= 256 * 1024
-    assert [more for _, more in decoded] == [True] * (len(parts) - 1) + [False]
-    found = [observation for observations, _ in decoded for observation in observations]
-    assert sorted(map(repr, found)) == sorted(map(repr, view))

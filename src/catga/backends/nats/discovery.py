@@ -1,7 +1,7 @@
 """`NodeDiscovery` by pub/sub.
 
 A node announces itself on ``{prefix}.nodes.{node_id}`` and hears the others on ``{prefix}.nodes.*``. Who
-joins asks on ``{prefix}.sync``, and one member answers with its whole view.
+joins asks on ``{prefix}.sync``, and one member answers with its view; later, with what of it differs.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 from catga.abc import Departure, Observation, RecordSigner
 from catga.backends.nats.connection import Listening, NatsConnection, nobody
 from catga.errors import InvalidMessageError
-from catga.membership.exchange import decode_view, encode_view
+from catga.membership.exchange import decode_view, digest, encode_view
 from catga.membership.records import Seal, decode_announcement, encode_departure, encode_record
 from catga.node import LeftReason, NodeInfo, token
 
@@ -35,7 +35,9 @@ class NatsNodeDiscovery:
         self._observe: Callable[[Observation], None] = lambda _: None
         self._recall: Callable[[], Iterable[Observation]] | None = tuple
         self._answering = False
-        self._subscriptions: list[Listening] = []
+        self._asked: dict[str, asyncio.Future[bool]] = {}  # our own questions, by where the answer goes
+        self._announcements: Listening | None = None
+        self._questions: Listening | None = None
         self._complained = False
         self._open = False
         self.ignored = 0
@@ -56,14 +58,14 @@ class NatsNodeDiscovery:
             if answer is not None:
                 break
         else:
-            answer = []
-        if not self._answering and self._recall is not None:  # only who has asked may answer: see docs/architecture.md
+            return []
+        if (
+            not self._answering and self._recall is not None
+        ):  # only who was answered may answer: see docs/architecture.md
             self._answering = True
             for observation in answer:  # before the first question comes, or its answer would be empty
                 self._observe(observation)
-            self._subscriptions.append(
-                await self._connection.subscribe(f"{self._prefix}.sync", self._on_sync, queue="sync")
-            )
+            self._questions = await self._connection.subscribe(f"{self._prefix}.sync", self._on_sync, queue="sync")
         return answer
 
     async def watch(
@@ -72,13 +74,13 @@ class NatsNodeDiscovery:
         await self._connection.open()
         self._open = True
         self._observe, self._recall = observe, recall
-        self._subscriptions.append(await self._connection.subscribe(f"{self._prefix}.nodes.*", self._on_announcement))
+        self._announcements = await self._connection.subscribe(f"{self._prefix}.nodes.*", self._on_announcement)
 
     async def aclose(self) -> None:
         if not self._open:
             return
         self._open = False
-        await self._connection.close(self._subscriptions)
+        await self._connection.close([each for each in (self._announcements, self._questions) if each is not None])
 
     async def _announce(self, node_id: str, data: bytes) -> None:
         self._connection.publish([(f"{self._prefix}.nodes.{token(node_id)}", self._seal.close(data), "")])
@@ -91,12 +93,18 @@ class NatsNodeDiscovery:
             self._ignore(error)
 
     async def _on_sync(self, message: Msg) -> None:
-        if message.reply and self._recall is not None:
-            parts = encode_view(self._recall(), self._connection.client.max_payload)
+        own = self._asked.get(message.reply)
+        if own is not None:  # the group gave it to the one member who has nothing to tell
+            _settle(own, False)
+        elif message.reply and self._recall is not None and self._announcements is not None:
+            await self._connection.caught_up(self._announcements)
+            parts = encode_view(self._recall(), self._connection.client.max_payload, message.data)
             self._connection.publish([(message.reply, self._seal.close(part, message.reply), "") for part in parts])
 
     async def _ask(self) -> list[Observation] | None:
-        """One member's view; [] if there is no member, None if it did not answer in time."""
+        """What one member's view has and this node's has not, and how old the rest is; [] if there is no member, None
+        if there was no answer in time."""
+        known = [] if self._recall is None else list(self._recall())
         found: list[Observation] = []
         answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
@@ -104,24 +112,33 @@ class NatsNodeDiscovery:
             more = False
             if not nobody(message):
                 try:
-                    observations, more = decode_view(self._seal.open(message.data, message.subject))
+                    observations, more = decode_view(self._seal.open(message.data, message.subject), known)
                     found.extend(observations)
                 except InvalidMessageError as error:
                     self._ignore(error)
-            if not more and not answered.done():
-                answered.set_result(True)
+            if not more:
+                _settle(answered, True)
 
         box = f"{self._prefix}.reply.{secrets.token_urlsafe(16)}"
-        subscription = await self._connection.subscribe(box, on_part)
+        self._asked[box] = answered
         try:
-            self._connection.publish([(f"{self._prefix}.sync", b"", box)])
-            done, _ = await asyncio.wait([answered], timeout=SYNC_TIMEOUT)
+            subscription = await self._connection.subscribe(box, on_part)
+            try:
+                self._connection.publish([(f"{self._prefix}.sync", digest(known), box)])
+                await asyncio.wait([answered], timeout=SYNC_TIMEOUT)
+            finally:
+                await self._connection.unsubscribe(subscription)
         finally:
-            await self._connection.unsubscribe(subscription)
-        return found if done or found else None
+            del self._asked[box]
+        return found if found or (answered.done() and answered.result()) else None
 
     def _ignore(self, error: InvalidMessageError) -> None:
         self.ignored += 1
         if not self._complained:
             self._complained = True
             logger.warning("foreign data among the announcements is ignored", extra={"catga_error": str(error)})
+
+
+def _settle(future: "asyncio.Future[bool]", value: bool) -> None:
+    if not future.done():
+        future.set_result(value)

@@ -38,6 +38,21 @@ async def a_late_joiner_finds_who_is_there(bed: Bed) -> None:
     assert all(0 <= o.age < 60 for o in late.found if isinstance(o, Sighting))
 
 
+async def who_missed_something_learns_it_by_asking(bed: Bed) -> None:
+    """`get_nodes` of who knows most tells the rest, and says of what it knew that it is there."""
+    first, second = await bed.discovery(), await bed.discovery()
+    known = [NodeInfo(node_id=f"n{i}", incarnation=1) for i in range(20)]
+    for node in [*known, NODE]:
+        first.mine.append(Sighting(node, 0.5))
+        await first.discovery.register(node)
+    second.mine += [Sighting(node, 9.0) for node in known]
+    found: list[Observation] = []
+    while NODE not in records(found):  # without a store, who asks may be the one who is asked
+        found = list(await second.discovery.get_nodes())
+    assert {node.node_id for node in records(found)} == {node.node_id for node in [*known, NODE]}
+    assert all(0 <= o.age < 9 for o in found if isinstance(o, Sighting))
+
+
 async def nobody_there_is_an_answer(bed: Bed) -> None:
     """The first of all finds nobody, without an error."""
     assert (await bed.discovery()).found == []
@@ -147,6 +162,7 @@ def records(observations: Iterable[Observation]) -> list[NodeInfo]:
 PROMISES: tuple[Callable[[Bed], Awaitable[None]], ...] = (
     a_registration_is_heard_by_all,
     a_late_joiner_finds_who_is_there,
+    who_missed_something_learns_it_by_asking,
     nobody_there_is_an_answer,
     a_departure_is_heard_with_its_reason,
     who_unregistered_is_not_found,
