@@ -166,9 +166,10 @@ class NatsConnection:
     async def caught_up(self, listening: "Listening") -> None:
         """Return once what came for `listening` before was handled: nats-py has a task for each subscription, and so no
         order between two."""
-        await asyncio.sleep(0)
+        turn = 0.0
+        await asyncio.sleep(turn)
         while listening.subscription is not None and listening.subscription.pending_msgs:
-            await asyncio.sleep(0)
+            await asyncio.sleep(turn)
 
     async def unsubscribe(self, listening: "Listening") -> None:
         """Unsubscribe, having handled what the server had sent before."""

@@ -61,7 +61,7 @@ class NatsNodeDiscovery:
             return []
         if (
             not self._answering and self._recall is not None
-        ):  # only who was answered may answer: see docs/architecture.md
+        ):  # who was answered may answer: docs/architecture.md
             self._answering = True
             for observation in answer:  # before the first question comes, or its answer would be empty
                 self._observe(observation)
