@@ -228,6 +228,9 @@ class Link:
 
         return await self.subscribe(subject, on_message, queue)
 
+    async def caught_up(self, sub: Sub) -> None:
+        """What comes here is handled at once, in its order."""
+
     async def unsubscribe(self, sub: Sub) -> None:
         sub.open = False
         self._subs.pop(sub, None)

@@ -166,10 +166,9 @@ class NatsConnection:
     async def caught_up(self, listening: "Listening") -> None:
         """Return once what came for `listening` before was handled: nats-py has a task for each subscription, and so no
         order between two."""
-        turn = 0.0
-        await asyncio.sleep(turn)
-        while listening.subscription is not None and listening.subscription.pending_msgs:
-            await asyncio.sleep(turn)
+        await asyncio.sleep(0)
+        while listening.subscription is not None and listening.subscription.pending_msgs:  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(0)
 
     async def unsubscribe(self, listening: "Listening") -> None:
         """Unsubscribe, having handled what the server had sent before."""

@@ -59,9 +59,7 @@ class NatsNodeDiscovery:
                 break
         else:
             return []
-        if (
-            not self._answering and self._recall is not None
-        ):  # who was answered may answer: docs/architecture.md
+        if not self._answering and self._recall is not None:  # who was answered may answer: docs/architecture.md
             self._answering = True
             for observation in answer:  # before the first question comes, or its answer would be empty
                 self._observe(observation)
