@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import imports, inprocess, layers, messages, rpc, scale
+from bench import imports, inprocess, kinds, layers, rpc, scale
 from bench.common import ROOT, say, table, versions
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -29,7 +29,7 @@ NOTE = """By `{command}` on {date}, in {minutes:.0f} minutes; the load of the ma
 SECTIONS: tuple[tuple[str, str, Callable[[bool], str]], ...] = (
     ("imports", "Import and memory", lambda quick: imports.report(imports.run(quick=quick))),
     ("inprocess", "In one process", lambda quick: inprocess.report(inprocess.run(quick=quick))),
-    ("messages", "Kinds of messages", lambda quick: messages.report(messages.run(quick=quick))),
+    ("kinds", "Kinds of messages", lambda quick: kinds.report(kinds.run(quick=quick))),
     ("rpc", "Over a broker", lambda quick: rpc.report(rpc.run(quick=quick))),
     ("layers", "Where a call's time goes", lambda quick: layers.report(seconds=2.0 if quick else 5.0)),
     ("scale", "Large clusters", lambda quick: scale.report(scale.run(quick=quick))),

@@ -1,6 +1,6 @@
 """Kinds of message classes: what one costs to make, to encode and to decode, in CPU time.
 
-    python -m bench.messages [--quick]
+    python -m bench.kinds [--quick]
 
 Four fields, one of them a list; encoded and decoded by catga's codec, as over a broker.
 """
