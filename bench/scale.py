@@ -226,9 +226,12 @@ def report(results: Sequence[Result]) -> str:
         "An idle cluster with default settings. `sent` and `delivered` are messages a second and node at the broker.\n"
     )
     text += (
-        "In the time measured each node reconciles at least once. Times are medians of the trials, until the median\n"
+        "On Redis `sent` are commands, those within scripts included: to reconcile is one, with two within it for each"
     )
-    text += "node and until the last node knew.\n\n"
+    text += (
+        " member.\nIn the time measured each node reconciles at least once. Times are medians of the trials, until the"
+    )
+    text += " median node\nand until the last node knew.\n\n"
     text += table(header, rows)
     for result in results:
         if result.nodes == 300 and result.crashes:
