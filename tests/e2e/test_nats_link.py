@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import nats
@@ -11,7 +12,7 @@ import pytest
 from nats.aio.msg import Msg
 from nodes import Ear, outgoing
 
-from catga.abc import BackendSettings, Observation, Sighting
+from catga.abc import BackendSettings, NodeDiscovery, Observation, Sighting
 from catga.backends.nats import open_backend
 from catga.errors import ClusterError
 from catga.membership.exchange import decode_view
@@ -159,19 +160,42 @@ async def test_a_client_that_was_handed_in_serves_as_well(nats_url: str) -> None
 
 async def test_an_answer_about_the_view_knows_what_was_announced_before_the_question(nats_url: str) -> None:
     """Else a joiner would miss a node for which it came too late, and who answers it too early."""
+    names = [f"n{number}" for number in range(100)]
+    async with discovering(nats_url, "order"), await nats.connect(nats_url) as asking:
+        answers = await asking.subscribe("answers.*")
+        await asking.publish("order.sync", b"", reply="answers.first")
+        for name in names:  # in one go, with a question behind each
+            await asking.publish(f"order.nodes.{name}", encode_record(NodeInfo(node_id=name, incarnation=1)))
+            await asking.publish("order.sync", b"", reply=f"answers.{name}")
+        for count in range(len(names) + 1):
+            told, _ = decode_view((await answers.next_msg(30)).data)
+            assert {each.node.node_id for each in told if isinstance(each, Sighting)} >= set(names[:count])
+
+
+async def test_joiners_find_each_other_though_who_should_tell_them_is_frozen(nats_url: str) -> None:
+    async with await nats.connect(nats_url) as frozen:
+        await frozen.subscribe("frozen.sync", queue="sync")  # takes its share of the questions, and never answers
+        await frozen.flush()
+        async with discovering(nats_url, "frozen") as first:
+            node = NodeInfo(node_id="b", incarnation=1)
+            await first.register(node)
+            async with discovering(nats_url, "frozen") as late:
+                while Sighting(node) not in await late.get_nodes():
+                    pass
+
+
+async def test_a_member_is_not_told_its_own_view(nats_url: str) -> None:
+    async with discovering(nats_url, "lone") as lone:
+        await lone.register(NodeInfo(node_id="b", incarnation=1))
+        assert await lone.get_nodes() == []
+
+
+@asynccontextmanager
+async def discovering(url: str, prefix: str) -> AsyncIterator[NodeDiscovery]:
+    """A discovery that has asked once, and answers with what it has seen."""
     seen: list[Observation] = []
-    discovery = open_backend(BackendSettings(url=nats_url, prefix="order")).discovery
+    discovery = open_backend(BackendSettings(url=url, prefix=prefix)).discovery
     await discovery.watch(seen.append, lambda: seen)
     await discovery.get_nodes()
-    asking = await nats.connect(nats_url)
-    first, second = await asking.subscribe("answers.1"), await asking.subscribe("answers.2")
-    await asking.publish("order.sync", b"", reply="answers.1")
-    await asking.publish("order.nodes.b", encode_record(NodeInfo(node_id="b", incarnation=1)))
-    await asking.publish("order.sync", b"", reply="answers.2")
-    await asking.flush()
-    await first.next_msg(30)
-    (told,), _ = decode_view((await second.next_msg(30)).data)
-    assert isinstance(told, Sighting)
-    assert told.node.node_id == "b"
-    await asking.close()
+    yield discovery
     await discovery.aclose()

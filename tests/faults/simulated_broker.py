@@ -228,7 +228,7 @@ class Link:
 
         return await self.subscribe(subject, on_message, queue)
 
-    async def caught_up(self, sub: Sub) -> None:
+    async def caught_up(self) -> None:
         """What comes here is handled at once, in its order."""
 
     async def unsubscribe(self, sub: Sub) -> None:

@@ -16,7 +16,9 @@ from catga.testing import ManualClock
 SIZE = 1024 * 1024
 TTL = 120.0
 
-ids = st.sampled_from([f"n{i}" for i in range(60)] + ["ä b", "x\ny"])
+IDS = [*(f"n{i}" for i in range(60)), "ä b", "x\ny"]
+
+ids = st.sampled_from(IDS)
 sightings = st.builds(
     lambda node_id, incarnation, sequence, age: Sighting(
         NodeInfo(node_id=node_id, incarnation=incarnation, sequence=sequence), age
@@ -60,8 +62,10 @@ def test_who_asks_learns_what_the_whole_view_would_have_taught(
     expected, asking = viewing(known, answering), viewing(known, exchanged(known, answering))
     assert [node.version for node in asking.nodes()] == [node.version for node in expected.nodes()]
     assert [node.node_id for node in asking.nodes()] == [node.node_id for node in expected.nodes()]
+    for node_id in IDS:
+        assert asking.buried(node_id) == expected.buried(node_id)
+        assert asking.known_incarnation(node_id) == expected.known_incarnation(node_id)
     for node in asking.nodes():
-        assert asking.buried(node.node_id) == expected.buried(node.node_id)
         true, told = expected.age(node.node_id), asking.age(node.node_id)
         assert true is not None
         assert told is not None

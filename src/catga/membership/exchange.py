@@ -52,8 +52,7 @@ _decoder = msgspec.json.Decoder(Part)
 
 def digest(view: Sequence[Observation]) -> bytes:
     """A hash of each bucket of `view`, whatever the order, the ages and the loads in it."""
-    count = min(max(len(view) // BUCKET, 1), MAX_BUCKETS)
-    return b"".join(map(_hash, _buckets(view, count)))
+    return b"".join(map(_hash, _buckets(view, _count(view))))
 
 
 def encode_view(view: Iterable[Observation], size: int, known: bytes = b"") -> Iterator[bytes]:
@@ -64,7 +63,7 @@ def encode_view(view: Iterable[Observation], size: int, known: bytes = b"") -> I
     """
     last = Part()
     if known and not len(known) % HASH and len(known) <= MAX_BUCKETS * HASH:
-        view = _different(view, known, last)
+        last, view = _compared(view, known)
     part, used = Part(more=True), 0
     for observation in view:
         if isinstance(observation, Departure):
@@ -97,7 +96,7 @@ def decode_view(data: bytes, known: Sequence[Observation] = ()) -> tuple[list[Ob
     found: list[Observation] = [Sighting(node, max(age, 0.0)) for node, age in part.nodes]
     found += (Departure(left.left, left.incarnation, left.reason, max(left.age, 0.0)) for left in part.left)
     if part.same:
-        buckets = dict(enumerate(_buckets(known, len(digest(known)) // HASH)))
+        buckets = dict(enumerate(_buckets(known, _count(known))))
         members = _members(buckets.get(number, ()) for number in set(part.same))
         if len(members) != len(part.ages):
             raise InvalidMessageError(f"{len(part.ages)} ages for {len(members)} members")
@@ -105,20 +104,21 @@ def decode_view(data: bytes, known: Sequence[Observation] = ()) -> tuple[list[Ob
     return found, part.more
 
 
-def _different(view: Iterable[Observation], known: bytes, part: Part) -> list[Observation]:
-    """What of `view` the other side does not have. The rest goes into `part`."""
+def _compared(view: Iterable[Observation], known: bytes) -> tuple[Part, list[Observation]]:
+    """The part that tells what of `view` the other side has, too, and what it has not."""
     buckets = _buckets(view, len(known) // HASH)
     same = [i for i, bucket in enumerate(buckets) if _hash(bucket) == known[i * HASH : (i + 1) * HASH]]
     ages = [max(each.age, 0.0) for each in _members(buckets[i] for i in same)]
-    part.unit = max(ages, default=0.0) / 255
-    part.same = bytes(same)
-    if part.unit:
-        part.ages = bytes(min(math.ceil(age / part.unit), 255) for age in ages)  # older rather than younger
-    else:
-        part.ages = bytes(len(ages))
+    unit = max(ages, default=0.0) / 255
+    rounded = [min(math.ceil(age / unit), 255) if unit else 0 for age in ages]  # older rather than younger
     for i in same:
         buckets[i].clear()
-    return [observation for bucket in buckets for observation in bucket]
+    rest = [observation for bucket in buckets for observation in bucket]
+    return Part(same=bytes(same), ages=bytes(rounded), unit=unit), rest
+
+
+def _count(view: Sequence[Observation]) -> int:
+    return min(max(len(view) // BUCKET, 1), MAX_BUCKETS)
 
 
 def _buckets(view: Iterable[Observation], count: int) -> list[list[Observation]]:

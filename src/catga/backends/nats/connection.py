@@ -163,12 +163,10 @@ class NatsConnection:
             raise
         return listening
 
-    async def caught_up(self, listening: "Listening") -> None:
-        """Return once what came for `listening` before was handled: nats-py has a task for each subscription, and so no
-        order between two."""
+    async def caught_up(self) -> None:
+        """Return once all that came before the message at hand was handled. nats-py has a task for each subscription:
+        they wake in the order of what came, but then each takes all that it has."""
         await asyncio.sleep(0)
-        while listening.subscription is not None and listening.subscription.pending_msgs:  # noqa: ASYNC110 - no event tells
-            await asyncio.sleep(0)
 
     async def unsubscribe(self, listening: "Listening") -> None:
         """Unsubscribe, having handled what the server had sent before."""

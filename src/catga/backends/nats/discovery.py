@@ -36,8 +36,7 @@ class NatsNodeDiscovery:
         self._recall: Callable[[], Iterable[Observation]] | None = tuple
         self._answering = False
         self._asked: dict[str, asyncio.Future[bool]] = {}  # our own questions, by where the answer goes
-        self._announcements: Listening | None = None
-        self._questions: Listening | None = None
+        self._subscriptions: list[Listening] = []
         self._complained = False
         self._open = False
         self.ignored = 0
@@ -58,12 +57,14 @@ class NatsNodeDiscovery:
             if answer is not None:
                 break
         else:
-            return []
-        if not self._answering and self._recall is not None:  # who was answered may answer: docs/architecture.md
+            answer = []
+        if not self._answering and self._recall is not None:  # only who has asked may answer: see docs/architecture.md
             self._answering = True
             for observation in answer:  # before the first question comes, or its answer would be empty
                 self._observe(observation)
-            self._questions = await self._connection.subscribe(f"{self._prefix}.sync", self._on_sync, queue="sync")
+            self._subscriptions.append(
+                await self._connection.subscribe(f"{self._prefix}.sync", self._on_sync, queue="sync")
+            )
         return answer
 
     async def watch(
@@ -72,13 +73,13 @@ class NatsNodeDiscovery:
         await self._connection.open()
         self._open = True
         self._observe, self._recall = observe, recall
-        self._announcements = await self._connection.subscribe(f"{self._prefix}.nodes.*", self._on_announcement)
+        self._subscriptions.append(await self._connection.subscribe(f"{self._prefix}.nodes.*", self._on_announcement))
 
     async def aclose(self) -> None:
         if not self._open:
             return
         self._open = False
-        await self._connection.close([each for each in (self._announcements, self._questions) if each is not None])
+        await self._connection.close(self._subscriptions)
 
     async def _announce(self, node_id: str, data: bytes) -> None:
         self._connection.publish([(f"{self._prefix}.nodes.{token(node_id)}", self._seal.close(data), "")])
@@ -94,8 +95,8 @@ class NatsNodeDiscovery:
         own = self._asked.get(message.reply)
         if own is not None:  # the group gave it to the one member who has nothing to tell
             _settle(own, False)
-        elif message.reply and self._recall is not None and self._announcements is not None:
-            await self._connection.caught_up(self._announcements)
+        elif message.reply and self._recall is not None:
+            await self._connection.caught_up()
             parts = encode_view(self._recall(), self._connection.client.max_payload, message.data)
             self._connection.publish([(message.reply, self._seal.close(part, message.reply), "") for part in parts])
 

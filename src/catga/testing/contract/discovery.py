@@ -39,7 +39,7 @@ async def a_late_joiner_finds_who_is_there(bed: Bed) -> None:
 
 
 async def who_missed_something_learns_it_by_asking(bed: Bed) -> None:
-    """`get_nodes` of who knows most tells the rest, and says of what it knew that it is there."""
+    """`get_nodes`, called again if need be, tells a node what it has missed, and how old the rest is."""
     first, second = await bed.discovery(), await bed.discovery()
     known = [NodeInfo(node_id=f"n{i}", incarnation=1) for i in range(20)]
     for node in [*known, NODE]:
