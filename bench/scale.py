@@ -225,7 +225,7 @@ def report(results: Sequence[Result]) -> str:
     rows = [_row(result) for result in results]
     text = (
         "An idle cluster with default settings. `sent` and `delivered` are messages a second and node at the broker.\n"
-        "On Redis `sent` are commands, those in scripts included: to reconcile is one, with two in it for each member.\n"
+        "On Redis `sent` are commands, those in scripts included: to reconcile is one, with two in it a member.\n"
         "In the time measured each node reconciles at least once. Times are medians of the trials, until the median\n"
         "node and until the last node knew.\n\n"
     )
