@@ -185,7 +185,7 @@ class Soak:
                 tasks=len(asyncio.all_tasks()),
                 nodes=sum(1 for found in objects if type(found) is Node),
                 pending=client.pending,
-                destinations=len(client._destinations),
+                destinations=len(client.destinations.by_subject),
                 inflight=node.peer.server.inflight,
                 tombstones=len(view._tombstones),
                 members=len(view.nodes()),

@@ -62,7 +62,7 @@ class Codec:
         InvalidMessageError: its fields, or its response type, cannot be decoded.
     """
 
-    __slots__ = ("_decoder", "_response", "_response_decoder", "answered", "cls", "idempotent", "name", "timeout")
+    __slots__ = ("_decoder", "_response", "_response_decoder", "cls", "idempotent", "name", "timeout")
 
     def __init__(self, cls: type) -> None:
         options = options_of(cls)
@@ -71,8 +71,7 @@ class Codec:
         self.idempotent = options.idempotent
         self.timeout = options.timeout
         self._decoder = _decoder_for(cls, self.name)
-        self.answered = is_request(cls)
-        self._response: Any = response_type(cls) if self.answered else None
+        self._response: Any = response_type(cls) if is_request(cls) else None
         self._response_decoder = _decoder_for(self._response, f"the response of {self.name}")
 
     def decode(self, body: bytes) -> Any:
@@ -83,7 +82,7 @@ class Codec:
             raise _invalid(error, self.name) from error
 
     def decode_response(self, body: bytes) -> Any:
-        """The value in `body`. Raises like `decode`."""
+        """The value in `body`; None, an event's. Raises like `decode`."""
         try:
             return self._response_decoder.decode(body)
         except Exception as error:

@@ -127,7 +127,7 @@ async def test_a_call_that_went_elsewhere_before_there_was_room_for_it_runs_once
         sending = asyncio.create_task(pair.caller.send(Count(1)))
         client = pair.peer(pair.caller).client
         await eventually(lambda: client.pending == 1)
-        (waiting,) = [d for d in client._destinations.values() if d.pending]
+        (waiting,) = [d for d in client.destinations.values() if d.pending]
         client.node_silent(waiting.node_id, waiting.incarnation)
         await eventually(lambda: not waiting.pending)
         congested.room.set()
@@ -141,7 +141,7 @@ async def test_repeats_that_cannot_leave_stop_neither_each_other_nor_the_batch_t
     await eventually(lambda: len(pair.ran) == count)
     peer = pair.peer(pair.caller)
     client, transport = peer.client, peer._transport
-    (to,) = [d for d in client._destinations.values() if d.pending]
+    (to,) = [d for d in client.destinations.values() if d.pending]
     new = asyncio.create_task(pair.caller.send(Hold(1000)))
     await asyncio.sleep(0)  # it is put, and has not left
 

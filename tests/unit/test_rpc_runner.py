@@ -27,19 +27,16 @@ class Bench:
     """A runner, and what ran in it."""
 
     def __init__(self) -> None:
-        self.runner = Runner(self._run, lambda: None)
+        self.runner = Runner(self._on_end, lambda: None)
         self.ended: list[int] = []
         self.tasks: dict[int, asyncio.Task[Any] | None] = {}
 
-    async def _run(self, call: Admitted) -> None:
-        self.tasks[call.call_id] = asyncio.current_task()
-        try:
-            await call.endpoint.run(call.message)
-        finally:
-            self.ended.append(call.call_id)
+    def _on_end(self, call: Admitted, result: CatgaResult[Any] | None) -> None:
+        self.ended.append(call.call_id)
 
     def endpoint(self, handler: Handler) -> Endpoint:
         async def run(number: int) -> CatgaResult[object]:
+            self.tasks[number] = asyncio.current_task()
             return Success(await handler(number))
 
         return Endpoint(Codec(Ask), run, Tally())

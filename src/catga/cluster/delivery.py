@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
@@ -24,11 +24,11 @@ from catga.errors import (
     NoNodeAvailableError,
     OverloadedError,
 )
-from catga.node import NodeInfo
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 from catga.routing import Candidates
-from catga.rpc.client import Outcome
+from catga.rpc.destinations import Outcome
 from catga.rpc.peer import Peer
+from catga.rpc.runner import Endpoint
 from catga.rpc.subjects import queue
 from catga.rpc.wire import SMALL, Call, Reply
 
@@ -58,6 +58,7 @@ class Delivery:
     ) -> None:
         self._peer = peer
         self._client = peer.client
+        self._server = peer.server
         self._node_id = peer.node_id
         self._prefix = prefix
         self._link = link
@@ -76,19 +77,21 @@ class Delivery:
 
         Returns the handler's result, or the failure that ended the attempts; raises only CancelledError.
         """
-        outliers = self._outliers
+        outliers, client = self._outliers, self._client
         codec, pool, strategy = route.codec, route.pool, route.strategy
         nodes = pool()
         if not nodes and route.nobody is not None:
             return Failure(route.nobody(codec.name))
         now = self._loop.time()
-        job = Job(message, route, headers, now + route.timeout)
+        deadline = now + route.timeout
         self._budget.deposits += 1
-        tried = NOBODY
+        call: Call | None = None  # the newest that went over the bus
         failure: Failure | None = None
+        tried: frozenset[str] = NOBODY
+        attempts, in_doubt = 1, False
         while True:
             if not self._link.is_set():
-                nodes, now = await self._without_link(pool, job), self._loop.time()
+                nodes, now = await self._without_link(route, headers, deadline), self._loop.time()
             try:
                 able = outliers.admit(nodes, tried) if tried or outliers.ejected else nodes
                 try:
@@ -98,23 +101,32 @@ class Delivery:
                         raise
                     node = None
                 if node is None:
-                    if not nodes or not await self._pause(failure, job):
-                        return _final(failure or Failure(self._why_nobody()), job)
+                    if not nodes or not await self._pause(failure, deadline):
+                        return _final(failure or Failure(self._why_nobody()), in_doubt)
                     tried, nodes, now = NOBODY, pool(), self._loop.time()
                     continue
+                node_id = node.node_id
                 result: CatgaResult[Any] | None = None
-                stats = outliers.stats[node.node_id]
+                stats = outliers.stats[node_id]
                 started = stats.started()
-                trial = outliers.is_trial(node.node_id) if outliers.ejected else False
+                trial = outliers.is_trial(node_id) if outliers.ejected else False
                 try:
-                    outcome = await self._begin(job, node, now)
+                    outcome: Outcome | CatgaResult[Any]
+                    if deadline <= now:
+                        outcome = _expired()
+                    elif node_id == self._node_id and (endpoint := self._endpoint(codec, headers)) is not None:
+                        outcome = await self._server.run_local(endpoint, message, deadline - now)
+                    else:
+                        call = self._call(message, codec, headers, deadline - now, call)
+                        to = client.destinations[node_id, node.incarnation]
+                        outcome = await client.begin(to, call, now, deadline, codec.idempotent)
                     if type(outcome) is Reply:
                         value = codec.decode_response(outcome.body) if codec.answered else None
-                        result = Success(value, ResultMetadata(node.node_id, job.attempts))
+                        result = Success(value, ResultMetadata(node_id, attempts))
                     else:
-                        result = _result(job, outcome, node.node_id)
+                        result = _result(codec, outcome, node_id, attempts)
                 except asyncio.CancelledError:
-                    self._give_up(job)
+                    self._give_up(call)
                     raise
                 finally:
                     if type(result) is Success and not outliers.suspected:
@@ -122,109 +134,94 @@ class Delivery:
                     else:
                         outliers.ended(stats, started, result, trial=trial)
             except CatgaError as error:  # the key function, the encoder, or the decoder of the value
-                return Failure(error, ResultMetadata("", job.attempts))
+                return Failure(error, ResultMetadata("", attempts))
             if type(result) is Success:
                 return result
             failure = cast(Failure, result)
             if judge(failure.error, idempotent=codec.idempotent, budget=self._budget) is Verdict.FINAL:
-                return _final(failure, job)
-            job.in_doubt = job.in_doubt or failure.error.execution is Execution.MAYBE
-            job.attempts += 1
-            tried, nodes, now = tried | {node.node_id}, pool(), self._loop.time()
+                return _final(failure, in_doubt)
+            in_doubt = in_doubt or failure.error.execution is Execution.MAYBE
+            attempts += 1
+            tried, nodes, now = tried | {node_id}, pool(), self._loop.time()
             self._failovers[codec.name] += 1
 
     async def deliver_queued(self, message: Any, route: "Route", headers: dict[str, str] | None) -> CatgaResult[Any]:
         """Carry a message to a node that the broker picks, and to another where that is safe, like `deliver`."""
-        job = Job(message, route, headers, self._loop.time() + route.timeout)
+        codec = route.codec
+        deadline = self._loop.time() + route.timeout
         self._budget.deposits += 1
+        call: Call | None = None
+        attempts, in_doubt = 1, False
         while True:
-            if not await self._linked(job):
-                return Failure(_no_link(), ResultMetadata("", job.attempts))
+            if not await self._linked(deadline):
+                return Failure(_no_link(), ResultMetadata("", attempts))
+            now = self._loop.time()
+            taker: list[str] = []
             try:
-                result = await self._attempt_queued(job)
+                call = self._call(message, codec, headers, deadline - now, call)
+                to = self._client.queue(queue(self._prefix, codec.name))
+                outcome: Outcome = _expired()
+                if now < deadline:
+                    outcome = await self._client.begin(to, call, now, deadline, codec.idempotent, taker)
+                result = _result(codec, outcome, taker[0] if taker else "", attempts)
+            except asyncio.CancelledError:
+                self._give_up(call)
+                raise
             except CatgaError as error:  # the encoder, or the decoder of the value
-                return Failure(error, ResultMetadata("", job.attempts))
+                return Failure(error, ResultMetadata("", attempts))
             if isinstance(result, Success):
                 return result
-            verdict = judge(result.error, idempotent=job.route.codec.idempotent, budget=self._budget)
-            if verdict is Verdict.FINAL or job.attempts >= QUEUE_ATTEMPTS:
-                return _final(result, job)
-            if type(result.error) is ClusterError and not await self._pause(result, job):
-                return _final(result, job)
-            job.in_doubt = job.in_doubt or result.error.execution is Execution.MAYBE
-            job.attempts += 1
-            self._failovers[job.route.codec.name] += 1
+            verdict = judge(result.error, idempotent=codec.idempotent, budget=self._budget)
+            if verdict is Verdict.FINAL or attempts >= QUEUE_ATTEMPTS:
+                return _final(result, in_doubt)
+            if type(result.error) is ClusterError and not await self._pause(result, deadline):
+                return _final(result, in_doubt)
+            in_doubt = in_doubt or result.error.execution is Execution.MAYBE
+            attempts += 1
+            self._failovers[codec.name] += 1
 
-    async def _attempt_queued(self, job: "Job") -> CatgaResult[Any]:
-        now = self._loop.time()
-        if job.deadline <= now:
-            return Failure(_expired(), ResultMetadata("", job.attempts))
-        client = self._client
-        to = client.queue(queue(self._prefix, job.route.codec.name))
-        taker: list[str] = []
-        call = self._call(job, now)
-        ending = client.begin(to, call, now, job.deadline, job.route.codec.idempotent, taker)
-        try:
-            outcome = await ending
-        except asyncio.CancelledError:
-            self._give_up(job)
-            raise
-        return _result(job, outcome, taker[0] if taker else "")
-
-    def _begin(self, job: "Job", node: NodeInfo, now: float) -> Awaitable[Outcome | CatgaResult[Any]]:
-        """Begin one attempt, here or there. Returns its end."""
-        deadline = job.deadline
-        if deadline <= now:
-            return _soon(_expired())
-        codec, node_id, client = job.route.codec, node.node_id, self._client
-        if node_id == self._node_id:
-            server = self._peer.server
-            endpoint = server.endpoint(codec.name, job.headers)
-            if endpoint is not None:
-                return server.run_local(endpoint, job.message, deadline - now)
-        to = client.destination(node_id, node.incarnation)
-        return client.begin(to, self._call(job, now), now, deadline, codec.idempotent)
-
-    def _call(self, job: "Job", now: float) -> Call:
-        """The frame of the next attempt."""
-        last, key = job.call, 0
+    def _call(self, message: Any, codec: Codec, headers: dict[str, str] | None, ttl: float, last: Call | None) -> Call:
+        """The frame of the next attempt, after `last`."""
         if last is None:
-            body = encode(job.message)
+            body, key = encode(message), 0
             if len(body) > SMALL:
-                self._check_size(job.message, len(body))
+                self._check_size(message, len(body))
         else:
             body, key = last.body, last.key or last.id
-        call = job.call = Call(next(self._client.ids), job.route.codec.name, job.deadline - now, body, key, job.headers)
-        return call
+        return Call(next(self._client.ids), codec.name, ttl, body, key, headers)
 
-    def _give_up(self, job: "Job") -> None:
-        if job.call is not None:
-            self._client.give_up(job.call.id)
+    def _give_up(self, call: Call | None) -> None:
+        if call is not None:
+            self._client.give_up(call.id)
 
-    async def _pause(self, failure: Failure | None, job: "Job") -> bool:
+    def _endpoint(self, codec: Codec, headers: dict[str, str] | None) -> Endpoint | None:
+        """What runs such a message here."""
+        return self._server.endpoint(codec.name, headers)
+
+    async def _pause(self, failure: Failure | None, deadline: float) -> bool:
         """All candidates were tried: whether another round makes sense, after a pause."""
         if failure is None or isinstance(failure.error, OverloadedError | HandlerNotFoundError):
             return False
         if self._client.closed:
             return False
-        left = job.deadline - self._loop.time()
+        left = deadline - self._loop.time()
         if left <= 0:
             return False
         await asyncio.sleep(min(left, random.uniform(0.02, MAX_PAUSE)))
-        return self._loop.time() < job.deadline  # if not, the last failure says more than that
+        return self._loop.time() < deadline  # if not, the last failure says more than that
 
-    async def _without_link(self, pool: Pool, job: "Job") -> Candidates:
+    async def _without_link(self, route: "Route", headers: dict[str, str] | None, deadline: float) -> Candidates:
         """The link is down: this node itself, if it is a candidate; else wait for the link."""
         me = self._node_id
-        here = pool().only(me, lambda node: node.node_id == me)
-        if here and self._peer.server.endpoint(job.route.codec.name, job.headers) is not None:
+        here = route.pool().only(me, lambda node: node.node_id == me)
+        if here and self._endpoint(route.codec, headers) is not None:
             return here
-        return pool() if await self._linked(job) else Candidates()
+        return route.pool() if await self._linked(deadline) else Candidates()
 
-    async def _linked(self, job: "Job") -> bool:
+    async def _linked(self, deadline: float) -> bool:
         """Wait for the link; whether it came up in time."""
         with suppress(TimeoutError):
-            async with asyncio.timeout_at(job.deadline):
+            async with asyncio.timeout_at(deadline):
                 await self._link.wait()
         return self._link.is_set()
 
@@ -257,44 +254,19 @@ class Route(msgspec.Struct, frozen=True, eq=False):
     is_queued: bool = False
 
 
-class Job(msgspec.Struct, eq=False):
-    """One message on its way through its attempts.
-
-    Attributes:
-        headers: travel with it.
-        deadline: the loop's time at which they end.
-        attempts: with the one under way.
-        call: the newest that went over the bus.
-        in_doubt: an attempt may have run the handler.
-    """
-
-    message: Any
-    route: Route
-    headers: dict[str, str] | None
-    deadline: float
-    attempts: int = 1
-    call: Call | None = None
-    in_doubt: bool = False
-
-
-def _result(job: Job, outcome: Outcome | CatgaResult[Any], node_id: str) -> CatgaResult[Any]:
+def _result(codec: Codec, outcome: Outcome | CatgaResult[Any], node_id: str, attempts: int) -> CatgaResult[Any]:
     """What an attempt came to, with its metadata."""
     if type(outcome) is Reply:
-        value = job.route.codec.decode_response(outcome.body) if job.route.codec.answered else None
-        return Success(value, ResultMetadata(node_id, job.attempts))
+        return Success(codec.decode_response(outcome.body), ResultMetadata(node_id, attempts))
     if isinstance(outcome, CatgaError):
-        return Failure(outcome, ResultMetadata(node_id, job.attempts))
+        return Failure(outcome, ResultMetadata(node_id, attempts))
     result = cast("CatgaResult[Any]", outcome)
-    if job.attempts > 1:
-        result = msgspec.structs.replace(result, metadata=ResultMetadata(node_id, job.attempts))
+    if attempts > 1:
+        result = msgspec.structs.replace(result, metadata=ResultMetadata(node_id, attempts))
     return result
 
 
-async def _soon(error: CatgaError) -> CatgaError:
-    return error
-
-
-def _final(failure: Failure, job: Job) -> Failure:
+def _final(failure: Failure, in_doubt: bool) -> Failure:
     """The failure that the caller gets: in doubt if any attempt was. A bare `ClusterError` told of one node's
     trouble; in the end, it is that no node was available."""
     error = failure.error
@@ -302,7 +274,7 @@ def _final(failure: Failure, job: Job) -> Failure:
         error = NoNodeAvailableError(str(failure.error))
         error.__cause__ = failure.error
         error.execution = failure.error.execution
-    if job.in_doubt and error.execution is Execution.NO:
+    if in_doubt and error.execution is Execution.NO:
         error.execution = Execution.MAYBE
     return Failure(error, failure.metadata)
 

@@ -7,7 +7,6 @@ value (a `Reply` or a `CatgaError` with its `Execution`), so that the failover a
 
 import asyncio
 import itertools
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
@@ -23,59 +22,13 @@ from catga.errors import (
     OverloadedError,
 )
 from catga.rpc.deadlines import Deadlines
+from catga.rpc.destinations import Destination, Destinations, Outcome, Pending
 from catga.rpc.outbox import FULL, Outbox
 from catga.rpc.wire import Call, Cancel, Fault, Frame, Ping, Reply, error_of
-
-SENT_BATCHES = 1024  # a destination's batches whose "nobody listened" can still be told apart
 
 SPLIT = 16
 """Calls to one destination that need not wait for the rest of the turn, if they are half of what it owes: while it
 works on one half, this node makes the other. Fewer are not worth a message of their own."""
-
-
-class Destination:
-    """One incarnation of one node, as the caller knows it; or a queue, whose ``node_id`` is empty.
-
-    Which node takes a call from a queue is not known until it answers: a queue is never pinged, silent or lost, and
-    nothing that must reach the same node again (a repeat, a cancel) is sent to it.
-    """
-
-    __slots__ = ("epoch", "heard_at", "incarnation", "newest", "node_id", "pending", "pinged_at", "sent", "subject")
-
-    def __init__(self, node_id: str, incarnation: int, subject: str) -> None:
-        self.node_id = node_id
-        self.incarnation = incarnation
-        self.subject = subject
-        self.pending: dict[int, Pending] = {}  # in the order of the calls
-        self.sent: deque[tuple[int, int, int]] = deque(maxlen=SENT_BATCHES)  # token, first id, last id
-        self.newest = 0  # id of the newest call that was sent: they leave in the order of their ids
-        self.epoch: int | None = None
-        self.heard_at = 0.0
-        self.pinged_at: float | None = None
-
-    def __str__(self) -> str:
-        return self.node_id or f"whoever took it from {self.subject}"
-
-
-class Pending(msgspec.Struct, eq=False):
-    """A call without its end yet. A Struct, as one is made for each call."""
-
-    call: Call
-    destination: Destination
-    future: "asyncio.Future[Outcome]"
-    deadline: float
-    started: float
-    idempotent: bool
-    taker: list[str] | None = None
-    repeated: bool = False
-
-    @property
-    def sent(self) -> bool:
-        """Whether it has left."""
-        return self.call.id <= self.destination.newest
-
-
-Outcome = Reply | CatgaError
 
 
 class Client:
@@ -102,15 +55,15 @@ class Client:
         on_silent: Callable[[str, int], None],
     ) -> None:
         self._outbox = outbox
-        self._inbox = inbox
         self._max_pending = max_pending
         self._silence = silence
         self._echo = echo
         self._on_silent = on_silent
         self._heard_at = 0.0
         self._loop = asyncio.get_running_loop()
-        self._destinations: dict[str, Destination] = {}  # by subject
-        self._nodes: dict[tuple[str, int], Destination] = {}  # the same, by (node_id, incarnation)
+        self.destinations = Destinations(inbox)
+        """Where calls go."""
+        self._by_subject = self.destinations.by_subject
         self._pending: dict[int, Pending] = {}
         self._deadlines = Deadlines(self._pending, self._timed_out)
         self.ids = itertools.count(1)
@@ -142,22 +95,10 @@ class Client:
         """Whether no call can be made any more."""
         return self._closed
 
-    def destination(self, node_id: str, incarnation: int) -> Destination:
-        """A life of a node, as a destination."""
-        found = self._nodes.get((node_id, incarnation))
-        if found is None:
-            found = Destination(node_id, incarnation, self._inbox(node_id, incarnation))
-            self._destinations[found.subject] = self._nodes[node_id, incarnation] = found
-        return found
-
     def queue(self, subject: str) -> Destination:
         """The queue behind a shared subject."""
-        found = self._destinations.get(subject)
-        if found is None:
-            found = self._destinations[subject] = Destination("", 0, subject)
-            found.sent = deque(maxlen=self._max_pending)  # each call is a batch
-            self._outbox.shared.add(subject)
-        return found
+        self._outbox.shared.add(subject)
+        return self.destinations.queue(subject, sent=self._max_pending)
 
     def begin(
         self,
@@ -209,36 +150,42 @@ class Client:
 
     # -- what ends calls ------------------------------------------------------------------------------
 
-    def on_replies(self, frames: Iterable[Frame], node_id: str) -> None:
-        """The node answered: take the replies and faults among `frames`. Only the one that was called can: ids are
-        easy to guess. Whoever of a queue took the call answers it."""
+    def on_replies(self, frames: Sequence[Frame], node_id: str) -> list[Frame]:
+        """The node answered: take the replies and faults among `frames`. Returns the others.
+
+        Only the node that was called can end a call: ids are easy to guess. Whoever of a queue took it answers it."""
         held = self._pending
+        rest: list[Frame] = []
         for frame in frames:
-            if type(frame) is not Reply and type(frame) is not Fault:
+            kind = type(frame)
+            if kind is not Reply and kind is not Fault:
+                rest.append(frame)
                 continue
-            pending = held.get(frame.id)
+            pending = held.get(frame.id)  # type: ignore[union-attr]
             if pending is None:
                 self.late += 1
                 continue
             to = pending.destination
-            if pending.taker is not None:
+            if to.node_id != node_id:
+                if pending.taker is None:
+                    self.foreign += 1
+                    continue
                 pending.taker.append(node_id)
-            elif to.node_id != node_id:
-                self.foreign += 1
-                continue
-            del held[frame.id], to.pending[frame.id]
+            call_id = pending.call.id
+            del held[call_id], to.pending[call_id]
             try:
-                pending.future.set_result(frame if type(frame) is Reply else error_of(frame))  # type: ignore[arg-type]
+                pending.future.set_result(frame if kind is Reply else error_of(frame))  # type: ignore[arg-type]
             except asyncio.InvalidStateError:  # cancelled, and its caller did not run yet
                 continue
+        return rest
 
     def on_alive(self, node_id: str, incarnation: int, epoch: int, now: float) -> None:
         """The node gave a sign of life. A new `epoch` tells that its link was down since the last one."""
         if now - self._heard_at > 2 * self._silence:  # it was this node that was deaf: silence starts to count anew
-            for each in self._destinations.values():
+            for each in self._by_subject.values():
                 each.heard_at, each.pinged_at = now, None
         self._heard_at = now
-        destination = self._nodes.get((node_id, incarnation))
+        destination = self.destinations.get((node_id, incarnation))
         if destination is None:
             return
         destination.heard_at, destination.pinged_at = now, None
@@ -249,7 +196,7 @@ class Client:
 
     def on_sent(self, subject: str, token: int, frames: Sequence[Frame]) -> None:
         """A batch is about to leave for `subject`."""
-        destination = self._destinations.get(subject)
+        destination = self._by_subject.get(subject)
         if destination is None:
             return
         newest = destination.newest
@@ -261,7 +208,7 @@ class Client:
 
     def on_unlistened(self, subject: str, token: int) -> Destination | None:
         """Nobody listened when that batch came: its calls never ran. Returns the destination, if it is a node."""
-        destination = self._destinations.get(subject)
+        destination = self._by_subject.get(subject)
         if destination is None:
             return None
         if not destination.node_id:
@@ -286,20 +233,19 @@ class Client:
 
     def node_left(self, node_id: str, incarnation: int) -> None:
         """The node is gone: its calls end now, not at their deadlines."""
-        for subject, destination in list(self._destinations.items()):
-            if destination.node_id == node_id and destination.incarnation <= incarnation:
-                self._lose(destination, f"node {node_id} left before it answered", only_idempotent=False)
-                del self._destinations[subject], self._nodes[node_id, destination.incarnation]
+        for destination in self.destinations.until(node_id, incarnation):
+            self._lose(destination, f"node {node_id} left before it answered", only_idempotent=False)
+            self.destinations.forget(destination)
 
     def node_silent(self, node_id: str, incarnation: int) -> None:
         """The node does not answer: calls that may run twice need not wait for it."""
-        destination = self._nodes.get((node_id, incarnation))
+        destination = self.destinations.get((node_id, incarnation))
         if destination is not None:
             self._lose(destination, f"node {node_id} does not answer", only_idempotent=True)
 
     def link_down(self) -> None:
         """The link is lost: until it is back silence means nothing."""
-        for destination in self._destinations.values():
+        for destination in self._by_subject.values():
             destination.pinged_at = None
 
     def link_up(self) -> None:
@@ -308,7 +254,7 @@ class Client:
         The same incarnation of the node runs a repeated call only if the first never came, so this is safe for
         every message.
         """
-        for destination in self._destinations.values():
+        for destination in self._by_subject.values():
             destination.heard_at = self._loop.time()
             self._repeat(destination)
 
@@ -409,7 +355,7 @@ class Client:
     def _look_for_silence(self) -> None:
         self._watch = None
         now = self._loop.time()
-        owing = [d for d in self._destinations.values() if d.pending and d.node_id]
+        owing = [d for d in self._by_subject.values() if d.pending and d.node_id]
         for destination in owing:
             oldest = next(iter(destination.pending.values())).started
             if now - max(destination.heard_at, oldest) < self._silence:

@@ -209,7 +209,7 @@ class Peer:
     def ping(self, node_id: str, incarnation: int) -> None:
         """Ask one incarnation of a node for a sign of life."""
         rival = node_id == self.node_id and incarnation != self.incarnation
-        self.client.ping(self.client.destination(node_id, incarnation), self._nonce if rival else 0)
+        self.client.ping(self.client.destinations[node_id, incarnation], self._nonce if rival else 0)
 
     def _ping_self(self) -> None:
         self.ping(self.node_id, self.incarnation)
@@ -306,9 +306,8 @@ class Peer:
             self.server.answers.ended(reply_to, batch.oldest)
         self._listener.heard(node_id, batch.incarnation, batch.load)
         self.client.on_alive(node_id, batch.incarnation, batch.epoch, now)
-        self.client.on_replies(batch.frames, node_id)
         on_call = self.server.on_call
-        for frame in batch.frames:
+        for frame in self.client.on_replies(batch.frames, node_id):
             kind = type(frame)
             if kind is Call:
                 if caller is None:

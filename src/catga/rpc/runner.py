@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 
 from catga.codec import Codec
-from catga.errors import CatgaError
-from catga.result import CatgaResult
+from catga.errors import CatgaError, HandlerError
+from catga.mediator.pipeline import as_catga_error
+from catga.result import CatgaResult, Failure, Success
 from catga.rpc.answers import CallKey
 from catga.rpc.tally import Tally
 
@@ -62,16 +63,19 @@ class Admitted(msgspec.Struct, eq=False):
     instead: CatgaError | None = None
 
 
+OnEnd = Callable[[Admitted, CatgaResult[Any] | None], None]
+
+
 class Runner:
-    """Starts calls.
+    """Runs calls.
 
     Args:
-        run: one call, from its handler to its answer. Raises nothing.
+        on_end: told of each call's end, with its result; None if nobody waits for one. Raises nothing.
         on_share: called when a shared task was made, whose step is the next in the loop's queue.
     """
 
-    def __init__(self, run: Callable[[Admitted], Coroutine[Any, Any, None]], on_share: Callable[[], None]) -> None:
-        self._run = run
+    def __init__(self, on_end: OnEnd, on_share: Callable[[], None]) -> None:
+        self._on_end = on_end
         self._on_share = on_share
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
@@ -99,8 +103,14 @@ class Runner:
     async def _alone(self, call: Admitted) -> None:
         turns: list[None] = []
         self._loop.call_soon(turns.append, None)
-        await self._run(call)
+        result: CatgaResult[Any] | None
+        try:
+            handle = call.endpoint.call
+            result = await call.endpoint.run(call.message) if handle is None else Success(await handle(call.message))
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
+            result = _ended_by(error, call)
         call.endpoint.tally.waits = bool(turns)
+        self._on_end(call, result)
 
     def _share(self) -> None:
         self._shared = asyncio.Task(
@@ -112,11 +122,19 @@ class Runner:
     async def _run_ready(self) -> None:
         me, untouched = self._shared, contextvars.copy_context()
         assert me is not None  # noqa: S101
-        run, cancelling = self._run, me.cancelling
-        while self._ready:
-            call = self._current = self._ready.popleft()
+        ready, on_end, cancelling = self._ready, self._on_end, me.cancelling
+        result: CatgaResult[Any] | None
+        while ready:
+            call = self._current = ready.popleft()
             call.task = me
-            await run(call)
+            try:
+                handle = call.endpoint.call  # as in `_alone`: a coroutine for the two would cost each call
+                result = (
+                    await call.endpoint.run(call.message) if handle is None else Success(await handle(call.message))
+                )
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
+                result = _ended_by(error, call)
+            on_end(call, result)
             if self._shared is not me:  # it waited
                 return
             if cancelling() or contextvars.copy_context() != untouched:
@@ -134,6 +152,15 @@ class Runner:
             self._current = None
         while self._ready:
             self._run_alone(self._ready.popleft())
+
+
+def _ended_by(error: BaseException, call: Admitted) -> CatgaResult[Any] | None:
+    """The result of a call whose handler raised, or was cancelled."""
+    if not isinstance(error, asyncio.CancelledError):
+        return Failure(as_catga_error(error))
+    if call.cancelled:
+        return None if call.instead is None else Failure(call.instead)
+    return Failure(HandlerError("CancelledError: the handler was cancelled", details={"type": "CancelledError"}))
 
 
 if sys.version_info >= (3, 12):

@@ -28,7 +28,6 @@ from catga.errors import (
     MaybeExecutedError,
     OverloadedError,
 )
-from catga.mediator.pipeline import as_catga_error
 from catga.result import CatgaResult, Failure, Success
 from catga.rpc.answers import Answers, Caller, CallKey, Seen
 from catga.rpc.deadlines import Deadlines
@@ -82,7 +81,7 @@ class Server:
         self.answers = Answers()
         """What it answered lately, and to whom."""
         self._starting = False
-        self._runner = Runner(self._run, outbox.flush_soon)
+        self._runner = Runner(self._ended, outbox.flush_soon)
         self._refusing: CatgaError | None = None
         self._idle: asyncio.Future[None] | None = None
         self.refused = 0
@@ -298,23 +297,8 @@ class Server:
             self._deadlines.watch(call.deadline)
         self._runner.start(call)
 
-    async def _run(self, call: Admitted) -> None:
-        result: CatgaResult[Any] | None
-        endpoint = call.endpoint
-        handle = endpoint.call
-        try:
-            if handle is None:
-                result = await endpoint.run(call.message)
-            else:
-                result = Success(await handle(call.message))
-        except asyncio.CancelledError:
-            error = call.instead
-            if not call.cancelled:
-                error = HandlerError("CancelledError: the handler was cancelled", details={"type": "CancelledError"})
-            result = None if error is None else Failure(error)
-        except Exception as error:  # noqa: BLE001 - the border around a user's handler
-            result = Failure(as_catga_error(error))
-        endpoint.tally.add(perf_counter() - call.started, type(result) is Success)
+    def _ended(self, call: Admitted, result: CatgaResult[Any] | None) -> None:
+        call.endpoint.tally.add(perf_counter() - call.started, type(result) is Success)
         self._finish(call)
         if result is not None:
             self._answer(call.key, call.call_id, result, call.repeats)
