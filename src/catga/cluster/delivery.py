@@ -120,10 +120,9 @@ class Delivery:
                         call = self._call(message, codec, headers, deadline - now, call)
                         to = client.destinations[node_id, node.incarnation]
                         outcome = await client.begin(to, call, now, deadline, codec.idempotent)
-                    if type(outcome) is Reply:
-                        value = codec.decode_response(outcome.body) if codec.answered else None
-                        result = Success(value, ResultMetadata(node_id, attempts))
-                    else:
+                        if type(outcome) is Reply and attempts == 1:  # what `_result` does, without its cost
+                            result = Success(codec.decode_response(outcome.body), to.metadata)
+                    if result is None:
                         result = _result(codec, outcome, node_id, attempts)
                 except asyncio.CancelledError:
                     self._give_up(call)
@@ -142,7 +141,8 @@ class Delivery:
                 return _final(failure, in_doubt)
             in_doubt = in_doubt or failure.error.execution is Execution.MAYBE
             attempts += 1
-            tried, nodes, now = tried | {node_id}, pool(), self._loop.time()
+            tried |= {node_id}
+            nodes, now = pool(), self._loop.time()
             self._failovers[codec.name] += 1
 
     async def deliver_queued(self, message: Any, route: "Route", headers: dict[str, str] | None) -> CatgaResult[Any]:
