@@ -51,7 +51,7 @@ def encode(value: Any) -> bytes:
     """
     try:
         return _encoder.encode(value)
-    except (TypeError, ValueError, NotImplementedError, OverflowError, RecursionError) as error:
+    except Exception as error:
         raise InvalidMessageError(f"{type(value).__qualname__} cannot be encoded: {error}") from error
 
 

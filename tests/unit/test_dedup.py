@@ -1,18 +1,20 @@
 """A request that comes again: which of its copies run, as a caller sees that speaks the wire by hand."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
 
-from catga import Mediator, Request, add_cluster
+from catga import Mediator, Request, add_cluster, message
 from catga.abc import BackendSettings, Outgoing
 from catga.backends import open_backend
-from catga.errors import Execution, MaybeExecutedError
-from catga.rpc.answers import Answers, Seen
+from catga.errors import ClosedError, Execution, MaybeExecutedError
+from catga.rpc.answers import GENERATION, Answers, Seen
+from catga.rpc.server import MAX_REPEATS, MAX_TTL
 from catga.rpc.subjects import inbox
-from catga.rpc.wire import VERSION, Batch, Call, Fault, Frame, Reply, decode_batch, encode_batch
+from catga.rpc.wire import VERSION, Batch, Call, Cancel, Fault, Frame, Reply, decode_batch, encode_batch
 from catga.testing import eventually
 
 URL = "memory://dedup"
@@ -21,6 +23,11 @@ LIMIT = 50
 
 class Book(msgspec.Struct, Request[int], frozen=True):
     number: int
+
+
+@message(idempotent=True)
+class Look(msgspec.Struct, Request[int], frozen=True):
+    pass
 
 
 class Desk:
@@ -39,6 +46,10 @@ class Desk:
             await self.gate.wait()
             return len(self.ran)
 
+        @app.handler
+        async def look(request: Look) -> int:
+            return len(self.ran)
+
         self.node = add_cluster(app, URL, node_id="desk", max_concurrency=LIMIT, max_queue=0)
         self._transport = open_backend(BackendSettings(url=URL)).transport
 
@@ -48,10 +59,11 @@ class Desk:
         await self._transport.subscribe("catga.reply.hand")
 
     async def close(self) -> None:
+        self.gate.set()
         await self._transport.aclose()
         await self.node.stop()
 
-    def say(self, *calls: Call, oldest: int = 0, reply_to: str = "catga.reply.hand") -> None:
+    def say(self, *calls: Call | Cancel, oldest: int = 0, reply_to: str = "catga.reply.hand") -> None:
         """One batch."""
         batch = Batch(VERSION, "hand", 1, 0.0, reply_to, list(calls), 0, oldest)
         me = self.node.current_node
@@ -203,3 +215,91 @@ async def test_calls_of_two_ways_may_come_out_of_order(desk: Desk) -> None:
     desk.say(a_call(3, 13), oldest=3)
     await desk.hear(1)
     assert desk.ran == [18, 13]
+
+
+async def test_an_attempt_behind_a_cancelled_one_that_still_runs_is_answered(desk: Desk) -> None:
+    """The node hung, its caller gave up and tried again, and all three come at once."""
+    desk.gate.clear()
+    desk.say(a_call(1, 1), oldest=1)
+    await eventually(lambda: desk.ran == [1])
+    server = desk.node._node.peer.server  # type: ignore[union-attr]
+    desk.say(a_call(2, 1), Cancel(2), a_call(3, 1, key=2), oldest=1)
+    [frame] = await desk.hear(1)
+    assert isinstance(frame, Fault)
+    assert (frame.id, frame.execution) == (3, Execution.MAYBE)
+    desk.gate.set()
+    await desk.hear(1)
+    assert server.inflight == 0
+
+
+async def test_of_many_repeats_of_one_call_only_the_newest_are_answered(desk: Desk) -> None:
+    desk.gate.clear()
+    desk.say(a_call(1, 1), oldest=1)
+    await eventually(lambda: desk.ran == [1])
+    desk.say(*(a_call(number, 1, key=1) for number in range(2, 5000)), oldest=1)
+    await eventually(lambda: desk.node.counters["repeated"] == 4998)
+    desk.gate.set()
+    answers = await desk.hear(MAX_REPEATS + 1)
+    assert [frame.id for frame in answers] == [1, *range(5000 - MAX_REPEATS, 5000)]  # type: ignore[union-attr]
+    assert desk.ran == [1]
+
+
+async def test_a_late_call_that_its_caller_has_seen_end_does_not_run_even_if_none_came_after_it(desk: Desk) -> None:
+    desk.say(a_call(1, 1), oldest=1)
+    await desk.hear(1)
+    desk.say(oldest=10)
+    desk.say(a_call(5, 5), oldest=1)
+    await eventually(lambda: desk.node.counters["dropped_expired"] == 1)
+    assert desk.ran == [1]
+
+
+@pytest.mark.parametrize("ttl", [math.nan, 0.0, -1.0, -math.inf])
+async def test_a_call_without_time_left_does_not_run(desk: Desk, ttl: float) -> None:
+    desk.say(msgspec.structs.replace(a_call(1, 1), ttl=ttl), oldest=1)
+    await eventually(lambda: desk.node.counters["dropped_expired"] == 1)
+    assert desk.ran == []
+
+
+@pytest.mark.parametrize("ttl", [math.inf, 1e300])
+async def test_every_call_has_a_deadline(desk: Desk, ttl: float) -> None:
+    desk.gate.clear()
+    desk.say(msgspec.structs.replace(a_call(1, 1), ttl=ttl), oldest=1)
+    await eventually(lambda: desk.ran == [1])
+    server = desk.node._node.peer.server  # type: ignore[union-attr]
+    (call,) = server._calls.values()
+    assert call.deadline <= asyncio.get_running_loop().time() + MAX_TTL
+
+
+async def test_a_repeat_that_is_refused_may_have_run_before_if_that_is_forgotten(desk: Desk) -> None:
+    server = desk.node._node.peer.server  # type: ignore[union-attr]
+    server.answers = Answers(entries=10)
+    await desk.go_on(4, oldest=3)
+    server.refuse(ClosedError("it drains"))
+    again = Call(4, f"{__name__}.Look", 60_000, msgspec.msgpack.encode(Look()), 4)
+    desk.say(again, a_call(5000, 1), oldest=3)
+    repeat, new = await desk.hear(2)
+    assert isinstance(repeat, Fault)
+    assert isinstance(new, Fault)
+    assert (repeat.execution, new.execution) == (Execution.MAYBE, Execution.NO)
+
+
+async def test_what_nobody_waits_for_leaves_the_window_before_what_somebody_does() -> None:
+    answers = Answers(entries=600)
+    for box in ("waits", "goes on"):
+        answers.caller(box, 0.0)
+    for number in range(1, 501):
+        answers.keep(("waits", number), Reply(number, b""))
+    for number in range(1, 20_000):
+        answers.keep(("goes on", number), Reply(number, b""))
+        if not number % 100:
+            answers.ended("goes on", number - 50)
+    assert all(isinstance(answers.look_up(("waits", number)), Reply) for number in range(1, 501))
+    assert len(answers) < 600 + 3 * GENERATION
+
+
+async def test_the_window_counts_the_bytes_of_faults_too() -> None:
+    answers = Answers(size=100_000)
+    answers.caller("box", 0.0)
+    for number in range(1, 2000):
+        answers.keep(("box", number), Fault(number, "x", "long " * 200, {}, False, Execution.ANSWERED))
+    assert len(answers) < 100_000 // 1000 + 3 * GENERATION

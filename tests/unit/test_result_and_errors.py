@@ -8,7 +8,8 @@ import catga.errors
 from catga import CatgaError, Failure, Success
 from catga.errors import CatgaTimeoutError, Execution, HandlerNotFoundError, MissingExtraError
 from catga.result import ResultMetadata
-from catga.rpc.wire import Fault, error_of, fault_of
+from catga.rpc.outcomes import error_of, fault_of
+from catga.rpc.wire import Fault
 
 TREE = [
     cls

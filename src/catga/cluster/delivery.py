@@ -186,6 +186,8 @@ class Delivery:
             body, key = encode(message), 0
             if len(body) > SMALL:
                 self._check_size(message, len(body))
+            if headers:
+                _check_headers(headers)
         else:
             body, key = last.body, last.key or last.id
         return Call(next(self._client.ids), codec.name, ttl, body, key, headers)
@@ -277,6 +279,13 @@ def _final(failure: Failure, in_doubt: bool) -> Failure:
     if in_doubt and error.execution is Execution.NO:
         error.execution = Execution.MAYBE
     return Failure(error, failure.metadata)
+
+
+def _check_headers(headers: dict[str, str]) -> None:
+    """An interceptor filled them in. Raises `InvalidMessageError` for what nobody could read."""
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidMessageError(f"the header {name!r} is {value!r}: headers are text, both name and value")
 
 
 def _expired() -> CatgaError:

@@ -5,14 +5,19 @@ from typing import Any
 
 from catga.cluster.stats import NodeStats, Recorder, Stats
 from catga.codec import Codec
+from catga.errors import HandlerNotFoundError
 from catga.mediator.intercept import Received, handling
 from catga.mediator.pipeline import Pipeline, compile_request
-from catga.mediator.registry import Registry, handler_not_found
+from catga.mediator.registry import Registry
 from catga.messages import is_request, wire_name
 from catga.result import CatgaResult, ResultMetadata
 from catga.rpc.runner import Endpoint
 
 STATS = wire_name(Stats)
+LISTED = 20
+"""Names in the text of an error, at most."""
+MAX_NAME = 200
+"""Characters of one that is not known."""
 
 
 class Codecs(dict[type, Codec]):
@@ -68,13 +73,19 @@ class LocalHandlers(dict[str, Endpoint]):
         cls = Stats if name == STATS else self._registry.names.get(name)
         pipeline = None if cls is None else self._compile(cls)
         if cls is None or pipeline is None:
-            raise handler_not_found(name, dict.fromkeys(self._registry.names, (self._node_id,)))
+            raise self._not_found(name)
         call = pipeline.calls[0] if is_request(cls) and pipeline.calls else None
         found = Endpoint(self._codecs[cls], pipeline.run, self._recorder.tally(name), pipeline.direct, call)
         if self._registry.interceptors and cls is not Stats:
             found = _intercepted(found, handling(self._registry.interceptors, pipeline.run, self._metadata))
         self[name] = found
         return found
+
+    def _not_found(self, name: str) -> HandlerNotFoundError:
+        """Short and cheap: anybody on the bus can ask for anything. Who sends knows what is handled where."""
+        listed = ", ".join(sorted(self._registry.names)[:LISTED])
+        text = f"node {self._node_id} has no handler for {name[:MAX_NAME]}; it handles {listed or 'nothing'}"
+        return HandlerNotFoundError(text, details={"name": name[:MAX_NAME]})
 
     def _compile(self, cls: type) -> Pipeline | None:
         if cls is Stats:

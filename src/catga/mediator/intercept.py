@@ -4,7 +4,8 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from catga.abc import Forward, Handle, Interceptor
-from catga.mediator.pipeline import Run, as_catga_error
+from catga.errors import HandlerError
+from catga.mediator.pipeline import Run, as_catga_error, is_result
 from catga.result import CatgaResult, Failure, ResultMetadata
 
 
@@ -22,16 +23,20 @@ def sending(interceptors: Sequence[Interceptor], forward: Forward) -> Forward:
 
 
 def handling(interceptors: Sequence[Interceptor], run: Run, metadata: ResultMetadata) -> Received:
-    """`run` inside `interceptors`. An interceptor that raises is a failure, never a call without an answer."""
+    """`run` inside `interceptors`. One that raises or returns nothing is a failure, never a call without an answer."""
 
     async def received(message: Any, headers: Mapping[str, str]) -> CatgaResult[Any]:
         handle: Handle = run
         for interceptor in reversed(interceptors):
             handle = _handling_step(interceptor, headers, handle)
         try:
-            return await handle(message)
+            result: object = await handle(message)
         except Exception as error:  # noqa: BLE001 - the border around a user's interceptor
             return Failure(as_catga_error(error), metadata)
+        if is_result(result):
+            return result
+        text = f"an interceptor's `handling` returned {result!r:.80}: it must return the result that it got, or another"
+        return Failure(HandlerError(text), metadata)
 
     return received
 

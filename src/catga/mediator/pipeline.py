@@ -171,12 +171,13 @@ def _awaitable(handler: Handler) -> Callable[[Any], Awaitable[Any]]:
 def _unwrapping(call: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
     async def unwrapped(message: Any) -> Any:
         value = await call(message)
-        return value.unwrap() if _is_result(value) else value
+        return value.unwrap() if is_result(value) else value
 
     return unwrapped
 
 
-def _is_result(value: object) -> TypeGuard[CatgaResult[Any]]:
+def is_result(value: object) -> TypeGuard[CatgaResult[Any]]:
+    """Whether `value` is a `CatgaResult`."""
     return type(value) is Success or type(value) is Failure  # `isinstance` is slow with classes of Struct's kind
 
 
@@ -192,7 +193,11 @@ def as_catga_error(error: BaseException) -> CatgaError:
         error.execution = Execution.ANSWERED
         return error
     name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-    wrapped = HandlerError(f"{name}: {error}", details={"type": name, "message": str(error)})
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a `__str__` of the user's
+        text = "<its text cannot be made>"
+    wrapped = HandlerError(f"{name}: {text}", details={"type": name, "message": text})
     wrapped.__cause__ = error
     return wrapped
 

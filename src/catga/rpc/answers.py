@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from enum import Enum
 from math import inf
 
+import msgspec
+
 from catga.rpc.wire import Fault, Reply
 
 Answer = Reply | Fault
@@ -23,7 +25,7 @@ MAX_CALLERS = 16_384
 DOUBT = 60.0
 """Seconds after its last call for which a caller may be expected to repeat one: twice the usual deadline."""
 ENTRY = 128
-"""Bytes of an answer besides its body; a fault counts as two."""
+"""Bytes of an answer besides its body."""
 GENERATION = 256
 """Answers that leave the window together: to forget costs a call next to nothing."""
 GENERATION_SIZE = 1024 * 1024
@@ -109,6 +111,7 @@ class Answers:
         caller = self._callers.get(reply_to)
         if caller is not None and caller.oldest < oldest:
             caller.oldest = oldest
+            caller.newest = max(caller.newest, oldest - 1)
 
     def look_up(self, key: CallKey) -> Answer | Seen:
         """What is known of a repeated request."""
@@ -122,8 +125,7 @@ class Answers:
         """The request `key` has its answer, which is addressed to the newest of its attempts."""
         young = self._young
         young[key] = answer
-        if type(answer) is Reply:
-            young.size += len(answer.body)
+        young.size += len(answer.body) if type(answer) is Reply else _size(answer)
         if len(young) >= GENERATION or young.size > GENERATION_SIZE:
             self._begin_generation()
 
@@ -132,16 +134,20 @@ class Answers:
         for key, answer in self._wanted(leaving).items():
             self._bytes += _size(answer) - (_size(self._kept[key]) if key in self._kept else 0)
             self._kept[key] = answer
-        if len(self._kept) >= self._sweep_at:  # twice what was wanted the last time
+        if len(self._kept) >= self._sweep_at or self._is_full:
             self._kept = self._wanted(self._kept)
             self._bytes = sum(map(_size, self._kept.values()))
-            self._sweep_at = max(2 * len(self._kept), GENERATION)
-        while len(self._kept) > self._entries or self._bytes > self._size:
+            self._sweep_at = max(2 * len(self._kept), GENERATION)  # twice what was wanted the last time
+        while self._is_full:
             (reply_to, call_id), answer = self._kept.popitem(last=False)
             self._bytes -= _size(answer)
             caller = self._callers.get(reply_to)
             if caller is not None:
                 caller.forgotten = max(caller.forgotten, call_id)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._kept) > self._entries or self._bytes > self._size
 
     def _wanted(self, answers: Mapping[CallKey, Answer]) -> OrderedDict[CallKey, Answer]:
         """Those of `answers` that their callers may still ask for."""
@@ -158,4 +164,4 @@ class Answers:
 
 
 def _size(answer: Answer) -> int:
-    return ENTRY + (len(answer.body) if type(answer) is Reply else ENTRY)
+    return ENTRY + (len(answer.body) if type(answer) is Reply else len(msgspec.msgpack.encode(answer)))

@@ -24,11 +24,15 @@ from catga.errors import (
 from catga.rpc.deadlines import Deadlines
 from catga.rpc.destinations import Destination, Destinations, Outcome, Pending
 from catga.rpc.outbox import FULL, Outbox
-from catga.rpc.wire import Call, Cancel, Fault, Frame, Ping, Reply, error_of
+from catga.rpc.outcomes import error_of
+from catga.rpc.wire import Call, Cancel, Fault, Frame, Ping, Reply
 
 SPLIT = 16
 """Calls to one destination that need not wait for the rest of the turn, if they are half of what it owes: while it
 works on one half, this node makes the other. Fewer are not worth a message of their own."""
+
+MAX_STEPS = 4096
+"""Ids that `Client.ended_before` looks at, at a time: behind a call that took an hour there may be millions."""
 
 
 class Client:
@@ -83,8 +87,9 @@ class Client:
         return len(self._pending)
 
     def ended_before(self) -> int:
-        """An id: the calls before it have ended, this one has not."""
-        pending, newest, oldest = self._pending, self._newest, self._oldest
+        """An id: the calls before it have ended."""
+        pending, oldest = self._pending, self._oldest
+        newest = min(self._newest, oldest + MAX_STEPS)
         while oldest <= newest and oldest not in pending:  # a dictionary's front is slow to find after many removals
             oldest += 1
         self._oldest = oldest

@@ -16,6 +16,7 @@ from catga.node import NodeInfo
 from catga.rpc.answers import Caller
 from catga.rpc.client import Client
 from catga.rpc.outbox import Outbox
+from catga.rpc.outcomes import fault_of
 from catga.rpc.runner import Endpoint
 from catga.rpc.server import Server
 from catga.rpc.signing import Signer
@@ -32,7 +33,6 @@ from catga.rpc.wire import (
     Pong,
     Reply,
     decode_batch,
-    fault_of,
 )
 
 logger = logging.getLogger("catga.rpc")
@@ -232,14 +232,17 @@ class Peer:
 
     def on_message(self, payload: bytes) -> None:
         """Sort the frames of one batch. Nothing that came over the bus gets past this border."""
+        bad: list[str] = []
         try:
             if self._signer is not None:
                 payload = self._signer.open(self._addresses, payload)
-            batch = decode_batch(payload)
+            batch = decode_batch(payload, bad.append)
             self._check_reply_box(batch.reply_to)
         except InvalidMessageError as error:
             self._garbage(str(error))
             return
+        for text in bad:
+            self._garbage(text)
         try:
             self._sort(batch)
         except Exception:
@@ -312,7 +315,10 @@ class Peer:
             if kind is Call:
                 if caller is None:
                     caller, started = self.server.answers.caller(reply_to, now), perf_counter()
-                on_call(frame, caller, now, started)  # type: ignore[arg-type]
+                try:
+                    on_call(frame, caller, now, started)  # type: ignore[arg-type]
+                except Exception as error:  # noqa: BLE001 - each call is its own
+                    self.server.on_failed(frame, reply_to, error)  # type: ignore[arg-type]
             elif kind is Ping:
                 self._on_ping(batch, frame)  # type: ignore[arg-type]
             elif kind is Pong:
@@ -347,10 +353,12 @@ class Peer:
         self.counters["not_sent"] += len(frames)
         self.client.on_not_sent(frames, error)
         for frame in frames:
-            if type(frame) is Reply and isinstance(error, InvalidMessageError):
-                with suppress(OverloadedError):  # its caller learns it from the deadline
-                    self._outbox.put(subject, fault_of(frame.id, error))
-            elif type(frame) in (Reply, Fault) and len(self._unsent) < MAX_UNSENT:
+            kind = type(frame)
+            if isinstance(error, InvalidMessageError):  # it will never leave as it is
+                if kind is Reply:
+                    with suppress(OverloadedError):  # its caller learns it from the deadline
+                        self._outbox.put(subject, fault_of(frame.id, error))  # type: ignore[union-attr]
+            elif kind in (Reply, Fault) and len(self._unsent) < MAX_UNSENT:
                 self._unsent.append((subject, frame))
 
     def _garbage(self, text: str) -> None:

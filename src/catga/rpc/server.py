@@ -11,34 +11,38 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from time import perf_counter  # the loop's own time has milliseconds only, with uvloop
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import msgspec
-
-from catga.codec import encode
 from catga.errors import (
     CatgaError,
     CatgaTimeoutError,
     ClosedError,
     Execution,
-    HandlerError,
     HandlerNotFoundError,
-    InvalidMessageError,
     MaybeExecutedError,
     OverloadedError,
 )
+from catga.mediator.pipeline import as_catga_error
 from catga.result import CatgaResult, Failure, Success
 from catga.rpc.answers import Answers, Caller, CallKey, Seen
 from catga.rpc.deadlines import Deadlines
 from catga.rpc.outbox import Outbox
+from catga.rpc.outcomes import addressed, fault_of, frame_of
 from catga.rpc.runner import Admitted, Endpoint, Runner
-from catga.rpc.wire import OVERHEAD, SMALL, Call, Fault, Reply, fault_of
+from catga.rpc.wire import Call, Fault, Reply
 
 logger = logging.getLogger("catga.rpc")
 
 CLOSE_GRACE = 1.0
 """Seconds that cancelled handlers have to end."""
+
+
+MAX_TTL = 30 * 24 * 3600.0
+"""Seconds that a caller can wait, at most."""
+MAX_REPEATS = 16
+"""Repeats of a call under way that get its answer, the newest: a caller has one, or two."""
 
 
 class _Place(NamedTuple):
@@ -117,7 +121,7 @@ class Server:
     # -- what comes over the bus ----------------------------------------------------------------------
 
     def on_call(self, call: Call, caller: Caller, now: float, started: float) -> None:
-        """Admit, run or refuse one call. Never raises: its caller gets whatever goes wrong.
+        """Admit and run one call. Raises whatever else comes of it: `on_failed` takes that.
 
         Args:
             now: when it came, in the loop's time.
@@ -128,35 +132,46 @@ class Server:
         is_newest = call.id > caller.newest
         if is_newest:
             caller.newest = call.id
-        try:
-            if (call.key or not is_newest or key in self._calls) and self._came_before(key, call, caller, is_newest):
-                return
-            if call.ttl <= 0:
-                self.dropped += 1
-                return
-            endpoint = self._admit(call)
-            message = endpoint.codec.decode(call.body)
-        except CatgaError as error:
-            self._put(reply_to, fault_of(call.id, error))
+        if (call.key or not is_newest or key in self._calls) and self._came_before(key, call, caller, is_newest):
             return
+        if not call.ttl > 0:  # or no number
+            self.dropped += 1
+            return
+        try:
+            endpoint = self._admit(call)
+        except CatgaError as error:
+            if call.key and not is_newest and self.answers.look_up(key) is Seen.FORGOTTEN:
+                error.execution = Execution.MAYBE  # this one does not run: the first may have
+            raise
+        message = endpoint.codec.decode(call.body)
         if endpoint.direct is not None:
             result = self._context.copy().run(endpoint.direct, message)
             endpoint.tally.add(perf_counter() - started, type(result) is Success)
             self._answer(key, call.id, result)
             return
-        admitted = Admitted(key, call.id, endpoint, message, started, now + call.ttl)
+        deadline = now + (call.ttl if call.ttl < MAX_TTL else MAX_TTL)
+        admitted = Admitted(key, call.id, endpoint, message, started, deadline)
         self._calls[key] = admitted
         if self._busy < self._max_concurrency:
             self._start(admitted)
         else:
             self._queue.append(admitted)
 
+    def on_failed(self, call: Call, reply_to: str, error: Exception) -> None:
+        """`on_call` raised: its caller gets it."""
+        if not isinstance(error, CatgaError):
+            logger.error("a call could not be handled", exc_info=error, extra={"catga_from": reply_to})
+            error = as_catga_error(error)
+        self._put(reply_to, fault_of(call.id, error))
+
     def on_cancel(self, call_id: int, reply_to: str) -> None:
         """The caller does not wait any more: cancel the handler."""
         call = self._calls.get((reply_to, call_id))
         if call is None:
             return
-        if call.task is not None:
+        if call.cancelled:  # once is enough: it may be busy putting things in order
+            call.instead = None
+        elif call.task is not None:
             self._cancel(call, None)
         elif call in self._queue:
             self._queue.remove(call)
@@ -219,7 +234,7 @@ class Server:
         for waiting in self._queue:
             if isinstance(waiting, Admitted):
                 del self._calls[waiting.key]
-                self._put(waiting.key[0], fault_of(waiting.call_id, ClosedError("the node stopped")))
+                self._excuse(waiting, ClosedError("the node stopped"))
             elif not waiting.granted.done():
                 waiting.granted.set_exception(ClosedError("the node stopped"))
         self._queue.clear()
@@ -228,7 +243,7 @@ class Server:
             if call.task is None:  # about to begin
                 self._runner.withdraw(call)
                 self._finish(call)
-                self._put(call.key[0], fault_of(call.call_id, ClosedError("the node stopped")))
+                self._excuse(call, ClosedError("the node stopped"))
                 continue
             error = ClosedError("the node stopped before the handler finished")
             error.execution = Execution.MAYBE
@@ -259,7 +274,7 @@ class Server:
         first = self._calls.get(key)
         if first is not None:
             if call.id != first.call_id:
-                first.repeats = (*first.repeats, call.id)
+                first.repeats = (*first.repeats[1 - MAX_REPEATS :], call.id)
             self.repeated += 1
             return True
         seen = self.answers.look_up(key)
@@ -272,7 +287,7 @@ class Server:
                 return False
             raise MaybeExecutedError("the request came again, too long after the first to tell whether it ran")
         self.repeated += 1
-        answer = _addressed(seen, call.id)
+        answer = addressed(seen, call.id)
         self._put(key[0], answer)
         self.answers.keep(key, answer)
         return True
@@ -289,6 +304,9 @@ class Server:
         except asyncio.CancelledError:
             if place.granted.done() and not place.granted.cancelled():
                 self._busy -= 1
+            else:
+                with suppress(ValueError):  # it was passed over in between
+                    self._queue.remove(place)
             raise
 
     def _start(self, call: Admitted) -> None:
@@ -302,6 +320,8 @@ class Server:
         self._finish(call)
         if result is not None:
             self._answer(call.key, call.call_id, result, call.repeats)
+        else:
+            self._abandoned(call)
 
     def _finish(self, call: Admitted) -> None:
         self._busy -= 1
@@ -319,6 +339,17 @@ class Server:
     def _never_began(self, call: Admitted) -> None:
         if self._calls.get(call.key) is call:
             self._finish(call)
+            self._abandoned(call)
+
+    def _abandoned(self, call: Admitted) -> None:
+        """It was cancelled, as nobody waited for it; who has asked again since must not wait for ever."""
+        for repeat in call.repeats:
+            error = MaybeExecutedError("an attempt before was cancelled, and had not ended when this one came")
+            self._put(call.key[0], fault_of(repeat, error))
+
+    def _excuse(self, call: Admitted, error: CatgaError) -> None:
+        for call_id in (call.call_id, *call.repeats):
+            self._put(call.key[0], fault_of(call_id, error))
 
     def _next(self) -> None:
         """A place is free: start the next calls that still have time."""
@@ -345,15 +376,15 @@ class Server:
 
     def _expired(self, key: CallKey) -> None:
         call = self._calls[key]
-        if call.task is not None:  # else it waits for its turn
+        if call.task is not None and not call.cancelled:  # else it waits for its turn, or ends
             call.deadline = math.inf
             self._cancel(call, CatgaTimeoutError("the handler was cancelled at the caller's deadline"))
 
     def _answer(self, key: CallKey, call_id: int, result: CatgaResult[Any], repeats: tuple[int, ...] = ()) -> None:
-        frame = self._frame(call_id, result)
+        frame = frame_of(call_id, result, self._max_payload)
         self._put(key[0], frame)
         for repeat in repeats:
-            frame = _addressed(frame, repeat)
+            frame = addressed(frame, repeat)
             self._put(key[0], frame)
         self.answers.keep(key, frame)
 
@@ -363,18 +394,6 @@ class Server:
         except OverloadedError:
             # The caller learns it from its deadline; to keep the reply would be unbounded.
             logger.warning("a reply was dropped: the outbox is full", extra={"catga_reply_to": reply_to})
-
-    def _frame(self, call_id: int, result: CatgaResult[Any]) -> Reply | Fault:
-        if type(result) is not Success:  # `isinstance` is slow with classes of Struct's kind
-            return fault_of(call_id, cast(Failure, result).error)
-        try:
-            body = encode(result.value)
-        except InvalidMessageError as error:
-            return fault_of(call_id, HandlerError(f"the handler's value cannot travel: {error}"))
-        if len(body) > SMALL and len(body) > (limit := self._max_payload() - OVERHEAD):
-            text = f"the handler's value has {len(body)} bytes, the broker's limit is {limit}"
-            return fault_of(call_id, HandlerError(text))
-        return Reply(call_id, body)
 
     def _refusal(self) -> CatgaError:
         assert self._refusing is not None  # noqa: S101
@@ -388,7 +407,3 @@ class Server:
             f"{self._busy} calls run and {len(self._queue)} wait: the node is full",
             details={"max_concurrency": self._max_concurrency, "max_queue": self._max_queue},
         )
-
-
-def _addressed(frame: Reply | Fault, call_id: int) -> Reply | Fault:
-    return frame if frame.id == call_id else msgspec.structs.replace(frame, id=call_id)

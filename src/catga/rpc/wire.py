@@ -15,16 +15,19 @@ malformed harms only its own frame.
 Fields are only ever added at the end; a reader ignores those it does not know.
 """
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import msgspec
 
-from catga.errors import CatgaError, Execution, InvalidMessageError
+from catga.errors import Execution, InvalidMessageError
 from catga.node import Incarnation, Load, NodeId
 
 VERSION = 1
 SMALL = 4096
 """Bytes that every broker takes: a body of so many need not be compared with the broker's limit."""
+MAX_BAD_FRAMES = 16
+"""Frames of a batch that cannot be read, until the rest of it is not looked at."""
 OVERHEAD = 512
 """Bytes of a batch around one body, at most (ids and type names included)."""
 
@@ -105,49 +108,67 @@ class Batch(msgspec.Struct, array_like=True):
     oldest: int = 0
 
 
+class _Loose(msgspec.Struct, array_like=True):
+    """A `Batch` whose frames are not looked at yet."""
+
+    version: int
+    node_id: NodeId
+    incarnation: Incarnation
+    load: Load
+    reply_to: str
+    frames: list[msgspec.Raw]
+    epoch: int = 0
+    oldest: int = 0
+
+
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Batch)
+_loose_decoder = msgspec.msgpack.Decoder(_Loose)
+_frame_decoder: "msgspec.msgpack.Decoder[Frame]" = msgspec.msgpack.Decoder(Frame)
 
 encode_batch = _encoder.encode
+encode_frame = _encoder.encode
+decode_frame = _frame_decoder.decode
 
 
-def decode_batch(data: bytes) -> Batch:
-    """The batch in `data`.
+def decode_batch(data: bytes, on_bad_frame: Callable[[str], None] = lambda _: None) -> Batch:
+    """The batch in `data`, without the frames that are none: each harms itself only.
+
+    Args:
+        on_bad_frame: told of each of those.
 
     Raises:
         InvalidMessageError: garbage, or a version this code does not speak.
     """
     try:
         batch = _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
-        raise InvalidMessageError(f"not a batch of frames: {error}") from error
+    except _MALFORMED:
+        batch = _readable(data, on_bad_frame)
     if batch.version != VERSION:
-        raise InvalidMessageError(f"wire version {batch.version}, this node speaks {VERSION}")
+        raise _unspoken(batch.version)
     return batch
 
 
-def fault_of(call_id: int, error: CatgaError) -> Fault:
-    """The frame that carries `error`; what of it cannot be encoded goes as text, escaped."""
-    fault = Fault(call_id, error.code, error.message, error.details, error.is_retryable, error.execution)
+def _readable(data: bytes, on_bad_frame: Callable[[str], None]) -> Batch:
+    """The batch in `data`, of which some frames, or all else, cannot be read."""
     try:
-        _encoder.encode(fault)
-    except (TypeError, ValueError, RecursionError, OverflowError):
-        fault.text = _escaped(error.message)
-        fault.details = {_escaped(key): _escaped(value) for key, value in error.details.items()}
-    return fault
+        loose = _loose_decoder.decode(data)
+    except _MALFORMED as error:
+        raise InvalidMessageError(f"not a batch of frames: {error}") from error
+    if loose.version != VERSION:
+        raise _unspoken(loose.version)
+    frames: list[Frame] = []
+    for raw in loose.frames:
+        try:
+            frames.append(decode_frame(raw))
+        except _MALFORMED as error:
+            on_bad_frame(f"not a frame: {error}")
+            if len(loose.frames) - len(frames) > MAX_BAD_FRAMES:
+                break
+    header = loose.version, loose.node_id, loose.incarnation, loose.load, loose.reply_to
+    return Batch(*header, frames, loose.epoch, loose.oldest)
 
 
-def _escaped(value: object) -> str:
-    """`value` as text without lone surrogates, which no encoder takes (a file's name may have them)."""
-    try:
-        text = str(value)
-    except RecursionError:
-        text = "…"
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def error_of(fault: Fault) -> CatgaError:
-    """The error that `fault` carries, as the class that was raised."""
-    return CatgaError.rebuild(
-        fault.code, fault.text, fault.details, is_retryable=fault.is_retryable, execution=fault.execution
-    )
+def _unspoken(version: int) -> InvalidMessageError:
+    return InvalidMessageError(f"wire version {version}, this node speaks {VERSION}")
