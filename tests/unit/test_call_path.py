@@ -135,6 +135,18 @@ async def test_a_call_that_went_elsewhere_before_there_was_room_for_it_runs_once
         assert [number for _, number in pair.ran] == [0, 1]
 
 
+async def test_as_many_calls_as_a_node_is_busy_with_leave_together(pair: Pair) -> None:
+    """One less, and the last of them would cost a message of its own, each time."""
+    busy = [asyncio.create_task(pair.caller.send(Hold(number))) for number in range(FULL)]
+    await eventually(lambda: len(pair.ran) == FULL)
+    before = pair.caller.counters["batches"]
+    more = [asyncio.create_task(pair.caller.send(Hold(number))) for number in range(FULL)]
+    await eventually(lambda: len(pair.ran) == 2 * FULL)
+    assert pair.caller.counters["batches"] == before + 1
+    pair.gate.set()
+    await asyncio.gather(*busy, *more)
+
+
 async def test_repeats_that_cannot_leave_stop_neither_each_other_nor_the_batch_that_asked_for_them(pair: Pair) -> None:
     count = FULL + 36  # so that they leave before the end of the turn, too
     calls = [asyncio.create_task(pair.caller.send(Hold(number))) for number in range(count)]

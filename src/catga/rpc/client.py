@@ -136,7 +136,7 @@ class Client:
         self._pending[call_id] = owed[call_id] = Pending(call, to, future, deadline, now, idempotent, taker)
         if deadline < self._deadlines.due:
             self._deadlines.watch(deadline)
-        half = len(owed) >> 1
+        half = (len(owed) + 1) >> 1
         try:
             self._outbox.put(to.subject, call, SPLIT if half < SPLIT else half if half < FULL else FULL)
         except OverloadedError as error:
