@@ -43,7 +43,7 @@ async def publish_kv(url: str, prefix: str, data: bytes) -> None:
 async def publish_redis(url: str, prefix: str, data: bytes) -> None:
     async with Redis.from_url(url) as client:
         await client.set(f"{prefix}:nodes:x", data)
-        await client.sadd(f"{prefix}:nodes", "x")
+        await client.hset(f"{prefix}:nodes", "x", "y")
         await client.publish(f"{prefix}:changes", data)
 
 

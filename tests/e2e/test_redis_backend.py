@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 from nodes import HELLO, HELLO_LINES, Ear, Log, lines_of, lone_node, members, node, outgoing
 from redis.asyncio import Redis
+from redis_bed import opened, plain, record
 
-from catga import Mediator, NodeInfo, add_cluster, add_redis_cluster
-from catga.abc import Backend, BackendSettings, Departure, Observation, Sighting
-from catga.backends.redis import RedisNodeDiscovery, open_backend
+from catga import Mediator, add_cluster, add_redis_cluster
 from catga.errors import ClusterError
 from catga.node import LeftReason
 from catga.testing.servers import RedisServer
@@ -27,30 +26,6 @@ def server() -> Iterator[RedisServer]:
     """A server of the test's own."""
     with RedisServer() as own:
         yield own
-
-
-@asynccontextmanager
-async def plain(url: str) -> AsyncIterator[Redis]:
-    client = Redis.from_url(url)
-    try:
-        yield client
-    finally:
-        await client.aclose()
-
-
-@asynccontextmanager
-async def opened(url: str, ear: Ear | None = None, prefix: str = "catga", ttl: float = 120.0) -> AsyncIterator[Backend]:
-    backend = open_backend(BackendSettings(url=url, prefix=prefix, ttl=ttl))
-    await backend.transport.start(ear or Ear())
-    try:
-        yield backend
-    finally:
-        await backend.discovery.aclose()
-        await backend.transport.aclose()
-
-
-def record(node_id: str = "alpha", incarnation: int = 5, sequence: int = 0, load: float = 0.0) -> NodeInfo:
-    return NodeInfo(node_id=node_id, incarnation=incarnation, sequence=sequence, load=load)
 
 
 # -- what a user sees -------------------------------------------------------------------------------------
@@ -137,7 +112,7 @@ async def test_after_a_restart_of_an_empty_server_every_node_is_back_and_nobody_
         async with plain(server.url) as client:
 
             async def stored() -> bool:
-                return await client.smembers("catga:nodes") == {b"alpha", b"beta"}
+                return set(await client.hkeys("catga:nodes")) == {b"alpha", b"beta"}
 
             await eventually(stored)
         async with node(server.url, "gamma") as gamma:
@@ -275,7 +250,7 @@ async def test_a_silent_server_is_an_error_within_the_connect_timeout(server: Re
 async def test_a_ready_made_client_lends_its_settings_and_stays_open(server: RedisServer) -> None:
     async with Redis(host="127.0.0.1", port=server.port, decode_responses=True, max_connections=1) as client:
         async with add_redis_cluster(Mediator(), client=client, node_id="alpha"):
-            assert await client.smembers("catga:nodes") == {"alpha"}
+            assert await client.hkeys("catga:nodes") == ["alpha"]
         assert await client.ping()
 
 
@@ -325,124 +300,3 @@ async def test_two_databases_of_one_server_are_two_clusters(server: RedisServer)
         async with node(f"{server.url}/1", "gamma"):
             await eventually(lambda: members(alpha) == ["alpha", "gamma"])
         assert members(beta) == ["beta"]
-
-
-# -- discovery --------------------------------------------------------------------------------------------
-
-
-class Heard:
-    """What a discovery observes."""
-
-    def __init__(self) -> None:
-        self.all: list[Observation] = []
-
-    async def watch(self, backend: Backend) -> RedisNodeDiscovery:
-        await backend.discovery.watch(self.all.append, tuple)
-        assert isinstance(backend.discovery, RedisNodeDiscovery)
-        return backend.discovery
-
-
-async def test_a_snapshot_tells_how_much_of_each_lease_is_used_and_forgets_what_expired(redis_url: str) -> None:
-    async with opened(redis_url, prefix="snap") as backend, plain(redis_url) as client:
-        for node_id in ("a", "b", "ex:pired", "Ünï *[?"):
-            await backend.discovery.register(record(node_id))
-        await client.pexpire("snap:nodes:b", 20_000)
-        await client.delete("snap:nodes:ex:pired")
-        found = await backend.discovery.get_nodes()
-        ages = {o.node.node_id: round(o.age, -1) for o in found if isinstance(o, Sighting)}
-        assert ages == {"a": 0, "b": 100, "Ünï *[?": 0}
-        assert await client.smembers("snap:nodes") == {b"a", b"b", "Ünï *[?".encode()}
-
-
-async def test_registering_announces_and_a_heartbeat_does_not(redis_url: str) -> None:
-    heard = Heard()
-    async with opened(redis_url, prefix="beat") as backend, plain(redis_url) as client:
-        discovery = await heard.watch(backend)
-        await discovery.register(record(sequence=1))
-        await client.delete("beat:nodes:alpha", "beat:nodes")
-        await discovery.heartbeat(record(sequence=1, load=0.5))
-        assert [o.node.load for o in await discovery.get_nodes() if isinstance(o, Sighting)] == [0.5]
-        await discovery.unregister("alpha", 5, LeftReason.DRAINED)
-        left = Departure("alpha", 5, LeftReason.DRAINED)
-        await eventually(lambda: heard.all == [Sighting(record(sequence=1)), left])
-
-
-async def test_an_older_life_neither_overwrites_nor_removes_a_newer_one_and_is_told(redis_url: str) -> None:
-    old, new = Heard(), Heard()
-    async with opened(redis_url, prefix="lives") as one, opened(redis_url, prefix="lives") as two:
-        await (await old.watch(one)).register(record(incarnation=5))
-        await (await new.watch(two)).register(record(incarnation=6))
-        old.all.clear()
-        await one.discovery.heartbeat(record(incarnation=5))
-        assert [o.node.incarnation for o in old.all if isinstance(o, Sighting)][-1] == 6
-        await one.discovery.unregister("alpha", 5, LeftReason.DRAINED)
-        (found,) = await two.discovery.get_nodes()
-        assert isinstance(found, Sighting)
-        assert found.node == record(incarnation=6)
-        await two.discovery.unregister("alpha", 6, LeftReason.DRAINED)
-        assert await two.discovery.get_nodes() == []
-
-
-@pytest.mark.parametrize(
-    "garbage",
-    [
-        b"",
-        b"\xff\xfe",
-        b"[]",
-        b'{"node_id": 1}',
-        b"[" * 50_000,
-        b'{"node_id": "else"}',
-        b'{"node_id": "alpha", "incarnation": 1e300, "sequence": 1e300}',
-        b'{"node_id": "alpha", "incarnation": 9007199254740993}',
-    ],
-)
-async def test_hostile_records_are_ignored_counted_logged_once_and_overwritten(
-    redis_url: str, garbage: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
-    heard = Heard()
-    async with opened(redis_url, prefix="evil") as backend, plain(redis_url) as client:
-        await client.delete("evil:nodes", "evil:nodes:alpha", "evil:nodes:list")
-        discovery = await heard.watch(backend)
-        await client.set("evil:nodes:alpha", garbage)
-        await client.lpush("evil:nodes:list", "x")
-        await client.sadd("evil:nodes", "alpha", "list", b"\xff")
-        assert await discovery.get_nodes() == []
-        assert await discovery.get_nodes() == []
-        assert discovery.ignored == 2
-        await client.publish("evil:changes", b'{"left": 7}')
-        await discovery.register(record())
-        await eventually(lambda: heard.all == [Sighting(record())])
-        assert [o.node for o in await discovery.get_nodes() if isinstance(o, Sighting)] == [record()]
-        assert len([r for r in caplog.records if "ignored" in r.message]) == 1
-
-
-async def test_a_node_whose_key_vanishes_stores_it_again_at_once_if_the_server_tells() -> None:
-    with RedisServer(args=["--notify-keyspace-events", "Kgxe"]) as server:
-        async with plain(server.url) as client, node(server.url, "alpha"):
-
-            async def stored() -> bool:
-                return await client.exists("catga:nodes:alpha") == 1
-
-            for _ in range(3):
-                await client.delete("catga:nodes:alpha")
-                await eventually(stored)
-            await client.pexpire("catga:nodes:alpha", 1)
-            await eventually(stored)
-        async with plain(server.url) as client:
-            assert await client.exists("catga:nodes:alpha") == 0
-
-
-async def test_a_server_that_forbids_keyspace_channels_is_good_enough(server: RedisServer) -> None:
-    async with plain(server.url) as client:
-        await client.acl_setuser(
-            "catga", enabled=True, passwords=["+pw"], commands=["+@all"], keys=["catga:*"], channels=["catga*"]
-        )
-        async with node(server.url.replace("redis://", "redis://catga:pw@"), "alpha") as alpha:
-            assert members(alpha) == ["alpha"]
-            assert await client.exists("catga:nodes:alpha") == 1
-
-
-async def test_fifty_nodes_that_register_at_once_are_all_in_one_snapshot(redis_url: str) -> None:
-    async with opened(redis_url, prefix="fifty") as backend:
-        await asyncio.gather(*(backend.discovery.register(record(f"n{i}")) for i in range(50)))
-        assert len(await backend.discovery.get_nodes()) == 50

@@ -4,71 +4,16 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from catga.abc import Departure, Observation, RecordSigner, Sighting
+from catga.backends.redis.index import READ, REMOVE, STORE, tag
 from catga.backends.redis.link import RedisLink
 from catga.errors import ClusterError, InvalidMessageError
 from catga.membership.records import Seal, decode_announcement, decode_record, encode_departure, encode_record
 from catga.node import LeftReason, NodeInfo
 
 logger = logging.getLogger("catga.backends.redis")
-
-_VERSION = """
-local function version(json)
-  local ok, record = pcall(cjson.decode, json)
-  if ok and type(record) == 'table' and type(record.incarnation) == 'number' then
-    return record.incarnation, tonumber(record.sequence) or 0
-  end
-  return -1, -1
-end
-"""
-
-# A record with its lease; an older one never replaces a newer one, which is returned instead.
-STORE = (
-    _VERSION
-    + """
-local stored = redis.pcall('GET', KEYS[1])
-if type(stored) == 'string' and ARGV[6] == '' then
-  local incarnation, sequence = version(stored)
-  local mine = tonumber(ARGV[3])
-  if incarnation > mine or (incarnation == mine and sequence > tonumber(ARGV[4])) then return stored end
-end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-redis.call('SADD', KEYS[2], ARGV[5])
-if KEYS[3] then redis.call('PUBLISH', KEYS[3], ARGV[1]) end
-return false
-"""
-)
-
-# A record and its place in the index, unless a newer incarnation owns them; and the news of it.
-REMOVE = (
-    _VERSION
-    + """
-local stored = redis.pcall('GET', KEYS[1])
-if type(stored) ~= 'string' or version(stored) <= tonumber(ARGV[2]) then
-  redis.call('DEL', KEYS[1])
-  redis.call('SREM', KEYS[2], ARGV[3])
-end
-redis.call('PUBLISH', KEYS[3], ARGV[1])
-"""
-)
-
-# id, record and remaining milliseconds of every node in the index, which is rid of those that have no record.
-SNAPSHOT = """
-local found = {}
-for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  local key = KEYS[1] .. ':' .. id
-  local record = redis.pcall('GET', key)
-  if type(record) == 'string' then
-    found[#found + 1] = id
-    found[#found + 1] = record
-    found[#found + 1] = redis.call('PTTL', key)
-  else
-    redis.call('SREM', KEYS[1], id)
-  end
-end
-return found
-"""
 
 
 class RedisNodeDiscovery:
@@ -85,6 +30,7 @@ class RedisNodeDiscovery:
         self._channel = f"{prefix}:changes" if link.db == 0 else f"{prefix}:changes:{link.db}"
         self._ttl = ttl
         self._observe: Callable[[Observation], None] = lambda _: None
+        self._recall: Callable[[], Iterable[Observation]] = tuple
         self._mine: NodeInfo | None = None  # the record of this node, while it should be stored
         self._restoring: asyncio.Task[None] | None = None
         self._open = False
@@ -106,19 +52,24 @@ class RedisNodeDiscovery:
             self._mine = None
         news = self._seal.close(encode_departure(Departure(node_id, incarnation, reason)))
         keys = (self._key(node_id), self._index, self._channel)
-        await self._link.call("EVAL", REMOVE, 3, *keys, news, incarnation, node_id)
+        await self._run(REMOVE, keys, news, incarnation, node_id)
 
     async def get_nodes(self) -> Sequence[Observation]:
-        found = await self._link.call("EVAL", SNAPSHOT, 1, self._index)
-        sightings = (self._sighting(*found[i : i + 3]) for i in range(0, len(found), 3))
-        return [sighting for sighting in sightings if sighting is not None]
+        known = [each.node for each in self._recall() if isinstance(each, Sighting)]
+        tags = "".join(map(tag, known))
+        rests, *news = await self._run(READ, [self._index], tags, int(self._ttl * 1000))
+        found = [
+            Sighting(node, self._ttl * (255 - rest) / 254) for node, rest in zip(known, rests, strict=True) if rest
+        ]
+        sightings = (self._sighting(*news[i : i + 3]) for i in range(0, len(news), 3))
+        return found + [sighting for sighting in sightings if sighting is not None]
 
     async def watch(
         self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]] | None
     ) -> None:
         await self._link.open()
         self._open = True
-        self._observe = observe
+        self._observe, self._recall = observe, recall or tuple
         await self._link.subscribe(self._channel, self._on_change)
 
     async def aclose(self) -> None:
@@ -133,6 +84,14 @@ class RedisNodeDiscovery:
     def _key(self, node_id: str) -> str:
         return f"{self._index}:{node_id}"
 
+    async def _run(self, script: str, keys: Sequence[str], *args: str | bytes | int) -> Any:
+        try:
+            return await self._link.call("EVAL", script, len(keys), *keys, *args)
+        except ClusterError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            raise ClusterError(f"the key {self._index!r} is not catga's, or an older version's: {error}") from error
+
     async def _store(self, node: NodeInfo, *, announce: bool) -> None:
         newer = await self._try_store(node, announce=announce, force=False)
         if newer is None:
@@ -145,19 +104,22 @@ class RedisNodeDiscovery:
 
     async def _try_store(self, node: NodeInfo, *, announce: bool, force: bool) -> bytes | None:
         keys = [self._key(node.node_id), self._index, *([self._channel] if announce else [])]
-        version = (node.incarnation, node.sequence)
         args = (
             self._seal.close(encode_record(node)),
             int(self._ttl * 1000),
-            *version,
+            node.incarnation,
+            node.sequence,
             node.node_id,
+            tag(node),
             "force" if force else "",
         )
-        newer: bytes | None = await self._link.call("EVAL", STORE, len(keys), *keys, *args)
+        newer: bytes | None = await self._run(STORE, keys, *args)
         return newer
 
     def _sighting(self, node_id: bytes, data: bytes, remaining: int) -> Sighting | None:
         """A stored record, as old as its lease is used up. None if it is none, or another node's."""
+        if remaining < 0:
+            self._ignore(InvalidMessageError(f"a foreign value in the index for {node_id!r}"))
         try:
             node = decode_record(self._seal.open(data))
             if node.node_id.encode() != node_id:

@@ -1,0 +1,48 @@
+"""What the tests of the Redis backend share: opened backends, plain clients, records."""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+from nodes import Ear
+from redis.asyncio import Redis
+
+from catga import NodeInfo
+from catga.abc import Backend, BackendSettings, Observation, Sighting
+from catga.backends.redis import RedisNodeDiscovery, open_backend
+
+
+@asynccontextmanager
+async def plain(url: str) -> AsyncIterator[Redis]:
+    client = Redis.from_url(url)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+@asynccontextmanager
+async def opened(url: str, ear: Ear | None = None, prefix: str = "catga", ttl: float = 120.0) -> AsyncIterator[Backend]:
+    backend = open_backend(BackendSettings(url=url, prefix=prefix, ttl=ttl))
+    await backend.transport.start(ear or Ear())
+    try:
+        yield backend
+    finally:
+        await backend.discovery.aclose()
+        await backend.transport.aclose()
+
+
+def record(node_id: str = "alpha", incarnation: int = 5, sequence: int = 0, load: float = 0.0) -> NodeInfo:
+    return NodeInfo(node_id=node_id, incarnation=incarnation, sequence=sequence, load=load)
+
+
+class Heard:
+    """What a discovery observes."""
+
+    def __init__(self) -> None:
+        self.all: list[Observation] = []
+
+    async def watch(self, backend: Backend, knowing: Iterable[NodeInfo] = ()) -> RedisNodeDiscovery:
+        known = [Sighting(node, 1.0) for node in knowing]
+        await backend.discovery.watch(self.all.append, lambda: known)
+        assert isinstance(backend.discovery, RedisNodeDiscovery)
+        return backend.discovery
