@@ -8,6 +8,9 @@ import pytest
 from documents import blocks
 
 from catga import Mediator, Request, add_cluster
+from catga.cli.checks import Level
+from catga.cli.checks.redis import examine
+from catga.cli.options import Where
 from catga.routing import Queue
 from catga.testing.servers import NatsServer, RedisServer, Server
 
@@ -56,4 +59,6 @@ async def test_the_redis_user_of_the_docs_is_enough(caplog: pytest.LogCaptureFix
     user = blocks("docs/security.md", "acl")[0].text.split()
     with RedisServer(args=["--" + user[0], *user[1:]]) as server:
         await check_cluster(credentials(server))
+        findings = [finding async for finding in examine(Where(credentials(server), "catga", 5.0))]
     assert caplog.text == ""
+    assert [finding for finding in findings if finding.level is Level.PROBLEM] == []

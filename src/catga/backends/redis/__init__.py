@@ -4,7 +4,7 @@ What is in the server, for the prefix ``catga``:
 
 ======================== =======================================================================================
 ``catga:nodes:{id}``     a node's record, JSON, with the lease as its expiry; ``id`` is the plain node_id
-``catga:nodes``          a set of node ids: an index, so that a snapshot costs nothing for other people's keys
+``catga:nodes``          a hash, id → ``{tag} {end of the lease}``: the index of the records (`index.py`)
 ``catga:changes``        channel: every new or changed record whole, and ``{"left": id, "incarnation", "reason"}``;
                          ``catga:changes:{db}`` for another database than 0, as channels know no databases
 ``catga.inbox.*``, …     channels: requests and replies

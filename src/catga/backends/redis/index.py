@@ -17,13 +17,13 @@ def tag(node: NodeInfo) -> str:
     return urlsafe_b64encode(blake2b(version.encode(), digest_size=6).digest()).decode()
 
 
-_VERSION = """
-local function version(json)
-  local ok, record = pcall(cjson.decode, json)
-  if ok and type(record) == 'table' and type(record.incarnation) == 'number' then
-    return record.incarnation, tonumber(record.sequence) or 0
-  end
-  return -1, -1
+# MGET takes what is no string for nothing, which is older than every record, as is what is no record.
+_STORED = """
+local stored = redis.call('MGET', KEYS[1])[1]
+local incarnation, sequence = -1, -1
+local ok, record = pcall(cjson.decode, stored)
+if ok and type(record) == 'table' and type(record.incarnation) == 'number' then
+  incarnation, sequence = record.incarnation, tonumber(record.sequence) or 0
 end
 """
 
@@ -35,14 +35,11 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 # A record with its lease; an older one never replaces a newer one, which is returned instead.
 # Keys: record, index, channel (if it is news). Arguments: record, lease in ms, incarnation, sequence, id, tag, force.
 STORE = (
-    _VERSION
+    _STORED
     + """
-local stored = redis.pcall('GET', KEYS[1])
-if type(stored) == 'string' and ARGV[7] == '' then
-  local incarnation, sequence = version(stored)
-  local mine = tonumber(ARGV[3])
-  if incarnation > mine or (incarnation == mine and sequence > tonumber(ARGV[4])) then return stored end
-end
+local mine = tonumber(ARGV[3])
+local newer = incarnation > mine or (incarnation == mine and sequence > tonumber(ARGV[4]))
+if newer and ARGV[7] == '' then return stored end
 """
     + _NOW
     + """
@@ -56,10 +53,9 @@ return false
 # A record and its place in the index, unless a newer incarnation owns them; and the news of it.
 # Keys: record, index, channel. Arguments: news, incarnation, id.
 REMOVE = (
-    _VERSION
+    _STORED
     + """
-local stored = redis.pcall('GET', KEYS[1])
-if type(stored) ~= 'string' or version(stored) <= tonumber(ARGV[2]) then
+if incarnation <= tonumber(ARGV[2]) then
   redis.call('DEL', KEYS[1])
   redis.call('HDEL', KEYS[2], ARGV[3])
 end

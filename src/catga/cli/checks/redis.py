@@ -1,15 +1,17 @@
 """A Redis or Valkey server."""
 
 import asyncio
+import secrets
 import statistics
 import time
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from catga.backends import redact
+from catga.backends.redis.index import READ, REMOVE, STORE
 from catga.cli.checks import Finding, Level
 from catga.cli.checks.findings import round_trip_finding, version_finding
 from catga.cli.options import Where
@@ -24,7 +26,7 @@ async def examine(where: Where) -> AsyncIterator[Finding]:
     client: Any = cast("Any", Redis).from_url(where.url, socket_connect_timeout=patience, socket_timeout=patience)
     try:
         try:
-            info = await client.info("server")
+            info = await _info(client)
         except (RedisError, OSError, TimeoutError, ValueError) as error:
             refused = isinstance(error, AuthenticationError)
             fix = "check user and password in the URL" if refused else "is the server started, and the port open?"
@@ -40,6 +42,15 @@ async def examine(where: Where) -> AsyncIterator[Finding]:
         yield await _clock(client)
     finally:
         await client.aclose()
+
+
+async def _info(client: Any) -> dict[str, object]:
+    """What the server is; nothing where INFO is forbidden."""
+    try:
+        found: dict[str, object] = await client.info("server")
+    except NoPermissionError:
+        return {}
+    return found
 
 
 async def _round_trip(client: Any) -> float:
@@ -83,11 +94,23 @@ async def _permissions(client: Any, prefix: str) -> Finding:
         async with asyncio.timeout(5), client.pubsub() as listener:
             await listener.subscribe(f"{prefix}.reply.doctor")
             await client.publish(f"{prefix}.reply.doctor", b"")
-            await client.eval("return redis.call('GET', KEYS[1])", 1, f"{prefix}:nodes:doctor")
+            await _keep_record(client, f"{prefix}:nodes:{secrets.token_hex(8)}")
     except (RedisError, TimeoutError) as error:
-        fix = f"ACL: ~{prefix}:* &{prefix}* +@read +@write +@pubsub +eval"
+        fix = f"ACL: ~{prefix}:* &{prefix}* +@read +@write +@pubsub +eval +time"
         return Finding("permissions", Level.PROBLEM, str(error) or "no answer", fix)
     return Finding("permissions", Level.OK, f"may use keys and channels of the prefix {prefix!r}")
+
+
+async def _keep_record(client: Any, index: str) -> None:
+    """Do what nodes do, with an index that none of them reads."""
+    record = f"{index}:doctor"
+    remove = (REMOVE, 3, record, index, f"{index}:changes", "", 0, "doctor")
+    await client.eval(*remove)  # first, as without it something would stay
+    try:
+        await client.eval(STORE, 2, record, index, "{}", 1000, 0, 0, "doctor", "-" * 8, "")
+        await client.eval(READ, 1, index, "", 1000)
+    finally:
+        await client.eval(*remove)
 
 
 async def _clock(client: Any) -> Finding:

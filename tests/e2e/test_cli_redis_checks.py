@@ -1,0 +1,39 @@
+"""What `catga doctor` finds out about a Redis server."""
+
+import pytest
+from redis_bed import plain
+
+from catga.cli.checks import Finding, Level
+from catga.cli.checks.redis import examine
+from catga.cli.options import Where
+from catga.testing.servers import RedisServer
+
+USER = "ann on >s3cret ~catga:* resetchannels &catga* -@all +@connection"
+
+
+async def checks(rules: str) -> dict[str, Finding]:
+    """What is found for a user with these rules. Whatever it is, no keys are left."""
+    with RedisServer(args=["--user", *rules.split()]) as server:
+        where = Where(server.url.replace("://", "://ann:s3cret@"), "catga", 5.0)
+        found = {finding.check: finding async for finding in examine(where)}
+        async with plain(server.url) as client:
+            assert await client.keys("*") == []
+        return found
+
+
+async def test_the_permissions_that_are_advised_are_those_that_were_missing() -> None:
+    lacking = (await checks(f"{USER} +@read +@write +@pubsub +eval"))["permissions"]
+    assert lacking.level is Level.PROBLEM
+    advised = (await checks(f"{USER} {lacking.fix.removeprefix('ACL: ')}"))["permissions"]
+    assert advised.level is Level.OK, advised
+
+
+@pytest.mark.parametrize("command", ["set", "mget", "del", "hset", "hdel", "hgetall", "publish"])
+async def test_each_command_that_the_scripts_use_is_missed(command: str) -> None:
+    finding = (await checks(f"{USER} +@read +@write +@pubsub +eval +time -{command}"))["permissions"]
+    assert finding.level is Level.PROBLEM, finding
+
+
+async def test_a_server_that_forbids_info_is_reachable() -> None:
+    found = await checks(f"{USER} +@read +@write +@pubsub +eval +time")
+    assert found["reachable"].level is found["version"].level is Level.OK
