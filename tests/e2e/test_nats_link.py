@@ -158,6 +158,45 @@ async def test_a_client_that_was_handed_in_serves_as_well(nats_url: str) -> None
     await client.close()
 
 
+@pytest.mark.parametrize("given", [False, True], ids=["own", "handed in"])
+async def test_whoever_gives_up_waiting_leaves_the_client_reading(given: bool, nats_url: str) -> None:
+    client = await nats.connect(nats_url)
+    got, prefix = list[Observation](), f"given-up-{given}"
+    options = {"client": client} if given else {}
+    discovery = open_backend(BackendSettings(url=nats_url, prefix=prefix, options=options)).discovery
+    await discovery.watch(got.append, tuple)
+    for operation in (discovery.get_nodes, lambda: discovery.register(NodeInfo(node_id="b", incarnation=1))):
+        for turns in range(40):  # of the event loop: at whatever it waits for
+            waiting = asyncio.ensure_future(operation())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+    async with await nats.connect(nats_url) as other:
+        last = NodeInfo(node_id="last", incarnation=1)
+        await other.publish(f"{prefix}.nodes.last", encode_record(last))
+        await eventually(lambda: Sighting(last) in got)
+    await discovery.aclose()
+    await client.close()
+
+
+async def test_an_answer_that_is_late_leaves_a_client_that_was_handed_in_reading() -> None:
+    with NatsServer() as server:
+        client = await nats.connect(server.url)
+        transport: Any = open_backend(BackendSettings(url=server.url, options={"client": client})).transport
+        ear = Ear()
+        await transport.start(ear)
+        await transport.subscribe("late.s")
+        server.freeze()
+        with pytest.raises(ClusterError):
+            await transport.subscribe("late.t")
+        server.thaw()
+        transport.publish(outgoing("late.s", b"heard"))
+        await eventually(lambda: ear.messages == [b"heard"])
+        await transport.aclose()
+        await client.close()
+
+
 async def test_an_answer_about_the_view_knows_what_was_announced_before_the_question(nats_url: str) -> None:
     """Else a joiner would miss a node for which it came too late, and who answers it too early."""
     names = [f"n{number}" for number in range(100)]

@@ -7,7 +7,6 @@ wrong password "no servers": all four are set right here.
 import asyncio
 import logging
 import random
-import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -16,10 +15,10 @@ import nats.errors
 from nats.aio.client import Client, Server
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.aio.transport import TcpTransport
 from nats.protocol import command
 
 from catga.backends import redact
+from catga.backends.nats.client import drain, flush, hopeless, is_closing, is_socket
 from catga.backends.nats.direct import DirectClient, OnPayload
 from catga.errors import ClusterError
 
@@ -139,7 +138,7 @@ class NatsConnection:
                 self._listening.remove(listening)
                 self._hand_over(listening, False)
                 await listening.subscription.unsubscribe()
-        await _flush(self.client, 1)
+        await flush(self.client)
 
     async def receive(self, subject: str, on_payload: OnPayload, queue: str = "") -> "Listening":
         """Subscribe to a subject without wildcards, for its payloads. Returns when the server knows."""
@@ -172,7 +171,7 @@ class NatsConnection:
         """Unsubscribe, having handled what the server had sent before."""
         try:
             if self.is_up and listening.subscription is not None:
-                await self._bounded(_drain(self.client, listening.subscription), "unsubscribe", quiet=True)
+                await self._bounded(drain(self.client, listening.subscription), "unsubscribe", quiet=True)
         finally:
             self._drop(listening)
 
@@ -202,7 +201,7 @@ class NatsConnection:
             ClusterError: the link is down, or a message is larger than the server takes; nothing was written.
         """
         client: Any = self._client
-        if not self.is_up or _is_closing(client):
+        if not self.is_up or is_closing(client):
             raise ClusterError(f"the link to {redact(self._url)} is down")
         limit, size = client.max_payload, 0
         commands: list[bytes] = []
@@ -217,10 +216,10 @@ class NatsConnection:
 
     def _write(self, client: Any, commands: list[bytes]) -> bool:
         """Write `commands`. nats-py's flusher does the same, but as a task, in a later turn of the event loop."""
-        if client._pending or not _is_socket(client):  # what was handed to the client itself goes first
+        if client._pending or not is_socket(client):  # what was handed to the client itself goes first
             client._pending += commands
             client._pending_data_size += sum(map(len, commands))
-            if not _is_socket(client):
+            if not is_socket(client):
                 if client._flush_queue.empty():
                     client._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
                 return bool(client._pending_data_size <= BUFFER)
@@ -233,7 +232,7 @@ class NatsConnection:
     async def drain(self) -> None:
         """Return once there is room for more. Raises `ClusterError` if the link is lost."""
         client: Any = self.client
-        if not _is_socket(client):
+        if not is_socket(client):
             await self.flush()
             return
         try:
@@ -248,7 +247,7 @@ class NatsConnection:
 
     async def flush(self) -> None:
         """A round trip to the server, behind everything handed to the client before."""
-        await self._bounded(_flush(self.client), "flush")
+        await self._bounded(flush(self.client), "flush")
 
     async def _connect(self) -> None:
         if self._given is not None:
@@ -355,15 +354,15 @@ class NatsConnection:
                 await self._on_closed()
             elif self._client.is_reconnecting:
                 self._tell(up=False)
-                if _is_closing(self._client):  # it waits for a silent server to read what is buffered
+                if is_closing(self._client):  # it waits for a silent server to read what is buffered
                     cast(Any, self._client)._transport._io_writer.transport.abort()
 
     async def _on_error(self, error: Exception) -> None:
         self.problems += 1
         text = self._last_problem = str(error) or type(error).__name__
-        hopeless = _hopeless(error)
-        if hopeless and self._refused is not None and not self._refused.done():
-            self._refused.set_result(hopeless)
+        final = hopeless(error)
+        if final and self._refused is not None and not self._refused.done():
+            self._refused.set_result(final)
         if "permissions violation" in text.lower():
             logger.error("the broker forbids what catga needs: %s", text)
         logger.debug("the NATS client reports a problem", extra={"catga_error": text})
@@ -386,45 +385,3 @@ class NatsConnection:
         if left_open is not None:  # nats-py forgets the socket of an attempt that failed half-way
             left_open.close()
         return random.choice(servers), random.uniform(0.05, 0.5)
-
-
-def _hopeless(error: Exception) -> str:
-    """What the server will say at every attempt, and is no use waiting for; "" for all else."""
-    text = str(error)
-    if "authorization" in text.lower():
-        return "refused the credentials: " + text.removeprefix("nats: ").strip("'")
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"has a certificate that cannot be verified: {error.verify_message}"
-    return ""
-
-
-def _is_socket(client: Any) -> bool:
-    """Else it is a WebSocket, which needs a task to write."""
-    return isinstance(client._transport, TcpTransport)
-
-
-def _is_closing(client: Any) -> bool:
-    """Whether its socket is being closed, or lost."""
-    return _is_socket(client) and (writer := client._transport._io_writer) is not None and writer.is_closing()
-
-
-async def _flush(client: Client, timeout: int = int(OPERATION_TIMEOUT)) -> None:
-    """nats-py's `flush` writes its PING at once: it overtakes commands that its flusher has not yet taken."""
-    pause = 0.0
-    while client.pending_data_size:
-        await asyncio.sleep(pause)
-        pause = 0.001
-    await client.flush(timeout)
-
-
-async def _drain(client: Any, subscription: Any) -> None:
-    """In nats-py's `drain` too the PING overtakes the UNSUB, and what the server sends in between is dropped: of a
-    queue, requests. So the server is told first; that it is told twice does no harm."""
-    await client._send_unsubscribe(subscription._id)
-    await _flush(client)
-    await subscription.drain()
-
-
-def nobody(message: Msg) -> bool:
-    """Whether this is the server's word that nobody listens on the subject."""
-    return not message.data and message.headers is not None and message.headers.get("Status") == "503"

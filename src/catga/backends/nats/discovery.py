@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from nats.aio.msg import Msg
 
 from catga.abc import Departure, Observation, RecordSigner
-from catga.backends.nats.connection import Listening, NatsConnection, nobody
+from catga.backends.nats.client import nobody
+from catga.backends.nats.connection import Listening, NatsConnection
 from catga.errors import InvalidMessageError
 from catga.membership.exchange import decode_view, digest, encode_view
 from catga.membership.records import Seal, decode_announcement, encode_departure, encode_record

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from nats.aio.msg import Msg
 
 from catga.abc import Outgoing, TransportListener
-from catga.backends.nats.connection import Listening, NatsConnection, nobody
+from catga.backends.nats.client import nobody
+from catga.backends.nats.connection import Listening, NatsConnection
 
 QUEUE_GROUP = "catga"
 

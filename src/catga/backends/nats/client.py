@@ -1,0 +1,57 @@
+"""What is asked of any nats-py client, one that was handed in included."""
+
+import asyncio
+import ssl
+from typing import Any
+
+from nats.aio.msg import Msg
+from nats.aio.transport import TcpTransport
+
+
+async def flush(client: Any) -> None:
+    """A round trip to the server, behind everything handed to `client` before. The caller bounds it.
+
+    Not nats-py's own: its PING overtakes commands that its flusher has not yet taken, and when it is cancelled or late
+    it leaves a cancelled future behind, at which the PONG ends the client's reading.
+    """
+    pause = 0.0
+    while client.pending_data_size:
+        await asyncio.sleep(pause)
+        pause = 0.001
+    answered = asyncio.get_running_loop().create_future()
+    await client._send_ping(answered)
+    await asyncio.shield(answered)
+
+
+async def drain(client: Any, subscription: Any) -> None:
+    """Return once the server sends nothing more to `subscription`, and what it had sent is handled. The caller bounds
+    it. Not nats-py's own, which flushes as above: what comes between its PING and its UNSUB is dropped, of a queue
+    requests."""
+    await client._send_unsubscribe(subscription._id)
+    await flush(client)
+    await subscription._pending_queue.join()
+
+
+def is_socket(client: Any) -> bool:
+    """Else it is a WebSocket, which needs a task to write."""
+    return isinstance(client._transport, TcpTransport)
+
+
+def is_closing(client: Any) -> bool:
+    """Whether its socket is being closed, or lost."""
+    return is_socket(client) and (writer := client._transport._io_writer) is not None and writer.is_closing()
+
+
+def nobody(message: Msg) -> bool:
+    """Whether this is the server's word that nobody listens on the subject."""
+    return not message.data and message.headers is not None and message.headers.get("Status") == "503"
+
+
+def hopeless(error: Exception) -> str:
+    """What the server will say at every attempt, and is no use waiting for; "" for all else."""
+    text = str(error)
+    if "authorization" in text.lower():
+        return "refused the credentials: " + text.removeprefix("nats: ").strip("'")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"has a certificate that cannot be verified: {error.verify_message}"
+    return ""
