@@ -15,7 +15,7 @@ from nodes import Ear, outgoing
 from catga.abc import BackendSettings, NodeDiscovery, Observation, Sighting
 from catga.backends.nats import open_backend
 from catga.errors import ClusterError
-from catga.membership.exchange import decode_view
+from catga.membership.exchange import decode_view, encode_view
 from catga.membership.records import encode_record
 from catga.node import NodeInfo
 from catga.testing.proxy import Proxy
@@ -221,6 +221,22 @@ async def test_joiners_find_each_other_though_who_should_tell_them_is_frozen(nat
             async with discovering(nats_url, "frozen") as late:
                 while Sighting(node) not in await late.get_nodes():
                     pass
+
+
+async def test_an_answer_that_cannot_be_read_is_none_and_another_is_asked(nats_url: str) -> None:
+    node = NodeInfo(node_id="b", incarnation=1)
+    answers = [b"no view", *encode_view([Sighting(node)], 65536)]
+    async with await nats.connect(nats_url) as member:
+
+        async def answer(question: Msg) -> None:
+            await question.respond(answers.pop(0))
+
+        await member.subscribe("unreadable.sync", queue="sync", cb=answer)
+        await member.flush()
+        discovery = open_backend(BackendSettings(url=nats_url, prefix="unreadable")).discovery
+        await discovery.watch(lambda _: None, tuple)
+        assert await discovery.get_nodes() == [Sighting(node)]
+        await discovery.aclose()
 
 
 async def test_a_member_is_not_told_its_own_view(nats_url: str) -> None:

@@ -103,21 +103,22 @@ class NatsNodeDiscovery:
 
     async def _ask(self) -> list[Observation] | None:
         """What one member's view has and this node's has not, and how old the rest is; [] if there is no member, None
-        if there was no answer in time."""
+        if there was no answer in time, or one that cannot be read."""
         known = [] if self._recall is None else list(self._recall())
         found: list[Observation] = []
         answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
         async def on_part(message: Msg) -> None:
-            more = False
+            more, told = False, True
             if not nobody(message):
                 try:
                     observations, more = decode_view(self._seal.open(message.data, message.subject), known)
                     found.extend(observations)
                 except InvalidMessageError as error:
+                    told = False
                     self._ignore(error)
             if not more:
-                _settle(answered, True)
+                _settle(answered, told)
 
         box = f"{self._prefix}.reply.{secrets.token_urlsafe(16)}"
         self._asked[box] = answered
