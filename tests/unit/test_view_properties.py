@@ -247,6 +247,25 @@ def hear_for(observer: Observer, seconds: float) -> None:
         observer.hearing.heard()
 
 
+def test_who_was_deaf_keeps_nobody_alive_elsewhere() -> None:
+    """It waits for others itself, but does not tell of them as if it had heard them."""
+    observer, deaf = Observer(), Observer()
+    for each in (observer, deaf):
+        each.view.observe(Sighting(NodeInfo(node_id="a", incarnation=1)))
+    for _ in range(4):
+        hear_for(observer, MAX_GAP + 1)
+        deaf.clock.advance(MAX_GAP + 1)
+        deaf.hearing.heard()
+        for observation in deaf.view.observations():
+            observer.view.observe(observation)
+    hear_for(observer, 1)
+    assert (deaf.expire(), [node.node_id for node in observer.expire()]) == ([], ["a"])
+    joiner = Observer()
+    for observation in deaf.view.observations():
+        joiner.view.observe(observation)
+    assert joiner.members() == {"a": (1, 0)}  # who may live
+
+
 def test_a_tombstone_outlives_the_lease_of_what_it_buries() -> None:
     observer = Observer()
     observer.view.observe(Departure("a", 5, LeftReason.DRAINED))

@@ -29,6 +29,7 @@ class _Member(msgspec.Struct):
     shown: NodeInfo  # as the watchers were told: the record, with our own suspicion and our own clock
     seen: float  # hearing time of its last sign of life
     resets: int
+    heard_at: float  # reading of the clock at that sign, whatever was deafness since
     load: float  # as it last reported, with every message of its own
     suspect: bool = False
 
@@ -124,9 +125,14 @@ class View:
         return {node_id: self._clock() - at for node_id, at in self._ghosts.items()}
 
     def observations(self) -> Iterator[Observation]:
-        """The whole view in the form in which another view takes it in: sightings with their ages, departures."""
+        """The whole view in the form in which another view takes it in: sightings with their ages, departures.
+
+        Ages are told by the clock, as deafness is a reason to wait but no sign of life, which it would pass for
+        elsewhere; and at most as the ttl, or a joiner would take nobody from who was deaf that long.
+        """
         for member in self._members.values():
-            yield Sighting(msgspec.structs.replace(member.record, load=member.load), self._age(member))
+            age = min(max(self._clock() - member.heard_at, 0.0), self._ttl)
+            yield Sighting(msgspec.structs.replace(member.record, load=member.load), age)
         for node_id, (incarnation, reason, buried_at) in self._tombstones.items():
             yield Departure(node_id, incarnation, reason, max(self._hearing.now - buried_at, 0.0))
 
@@ -146,7 +152,7 @@ class View:
             if member is not None and member.record.incarnation > incarnation:
                 self._ghosts[node_id] = self._clock()
             return False
-        member.seen, member.resets = self._hearing.now, self._hearing.resets
+        member.seen, member.resets, member.heard_at = self._hearing.now, self._hearing.resets, self._clock()
         if load is not None:
             member.load = load
         if member.suspect:
@@ -202,8 +208,8 @@ class View:
         if len(self._members) >= MAX_MEMBERS:
             self.rejected += 1
             return False
-        member = _Member(record, record, 0.0, self._hearing.resets, record.load)
-        member.seen = self._hearing.now - age
+        seen, heard_at = self._hearing.now - age, self._clock() - age
+        member = _Member(record, record, seen, self._hearing.resets, heard_at, record.load)
         self._oldest = min(self._oldest, member.seen)
         member.shown = self._show(member)
         self._members[record.node_id] = member
@@ -234,6 +240,7 @@ class View:
     def _touch(self, member: _Member, age: float) -> None:
         member.seen = max(self._hearing.now - self._age(member), self._hearing.now - max(age, 0.0))
         member.resets = self._hearing.resets
+        member.heard_at = max(member.heard_at, self._clock() - max(age, 0.0))
 
     def _age(self, member: _Member) -> float:
         # A silence too long to be told from deafness started every age anew (rule 2).
