@@ -10,6 +10,7 @@ from catga.errors import InvalidMessageError
 from catga.membership import View
 from catga.membership.exchange import MAX_BUCKETS, decode_view, digest, encode_view
 from catga.membership.hearing import HearingClock
+from catga.membership.records import MAX_RECORD, encode_record
 from catga.node import LeftReason, NodeInfo
 from catga.testing import ManualClock
 
@@ -112,6 +113,35 @@ def test_a_large_view_goes_in_parts() -> None:
     assert [more for _, more in decoded] == [True] * (len(parts) - 1) + [False]
     found = [observation for observations, _ in decoded for observation in observations]
     assert sorted(map(repr, found)) == sorted(map(repr, view))
+
+
+@pytest.mark.parametrize("char", ["a", "字", "\x01", '"'])
+def test_no_part_is_larger_than_it_may_be_whatever_the_ids(char: str) -> None:
+    gone = [Departure(char * 120 + f"{i:08d}", 10**15 + i, LeftReason.CRASHED, i / 7) for i in range(10_000)]
+    assert set(exchanged([], [*gone])) == set(gone)
+
+
+@pytest.mark.parametrize("length", [700, 30_000, MAX_RECORD])
+def test_no_part_is_larger_than_it_may_be_whatever_the_records(length: int) -> None:
+    common = members(2000)
+    large = [Sighting(node_of(length, f"large-{i}"), i / 7) for i in range(40)]
+    told = exchanged(common, common + large, 2 * MAX_RECORD)
+    assert len(told) >= len(common + large)
+    assert all(each in told for each in large)
+
+
+def node_of(length: int, node_id: str = "large") -> NodeInfo:
+    """A node whose record has `length` bytes."""
+    node = NodeInfo(node_id=node_id, incarnation=1, metadata={"x": ""})
+    return msgspec.structs.replace(node, metadata={"x": "y" * (length - len(encode_record(node)))})
+
+
+def test_a_record_that_is_too_large_is_neither_told_nor_taken() -> None:
+    fits, large = Sighting(node_of(MAX_RECORD)), Sighting(node_of(MAX_RECORD - 1, "n"))
+    large = Sighting(msgspec.structs.replace(large.node, endpoint="x" * 1000))
+    assert exchanged([], [large, fits]) == [fits]
+    part = msgspec.json.encode({"nodes": [large, fits]})
+    assert decode_view(part) == ([fits], False)
 
 
 @given(st.binary(max_size=64))

@@ -25,6 +25,11 @@ BUCKET = 16
 """Lives and ends in a bucket, on average: what one change makes an answer longer by."""
 MAX_BUCKETS = 256
 
+MAX_TOLD = MAX_RECORD + 128
+"""Bytes of a record as it is told: with its age and the load that was heard of last."""
+OVERHEAD = 256
+"""Bytes of a part that are no observation: its frame, and a signature."""
+
 Unit = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
@@ -56,32 +61,35 @@ def digest(view: Sequence[Observation]) -> bytes:
 
 
 def encode_view(view: Iterable[Observation], size: int, known: bytes = b"") -> Iterator[bytes]:
-    """A view in parts of about `size` bytes at most; the last says that no more come.
+    """A view in parts, each of which fits into `size` bytes with a signature; the last says that no more come.
 
     Args:
         known: `digest` of what the other side has: only what differs is told, and the ages of the rest.
     """
-    last = Part()
+    part, room = Part(), size - OVERHEAD
     if known and not len(known) % HASH and len(known) <= MAX_BUCKETS * HASH:
-        last, view = _compared(view, known)
-    part, used = Part(more=True), 0
+        part, view = _compared(view, known)
+    part.more, used = True, len(_encoder.encode(part))
     for observation in view:
-        if isinstance(observation, Departure):
-            part.left.append(Left(*observation))
-            used += 200 + len(observation.node_id)
-        else:
-            node = (msgspec.structs.replace(observation.node, last_seen=0.0), observation.age)
-            part.nodes.append(node)
-            used += len(_encoder.encode(node)) + 2
-        if used > size - MAX_RECORD:
+        told = _told(observation)
+        length = len(_encoder.encode(told)) + 1
+        if length > min(MAX_TOLD, room):
+            continue
+        if used + length > room:
             yield _encoder.encode(part)
             part, used = Part(more=True), 0
-    last.nodes, last.left = part.nodes, part.left
-    yield _encoder.encode(last)
+        used += length
+        if isinstance(told, Left):
+            part.left.append(told)
+        else:
+            part.nodes.append(told)
+    part.more = False
+    yield _encoder.encode(part)
 
 
 def decode_view(data: bytes, known: Sequence[Observation] = ()) -> tuple[list[Observation], bool]:
-    """The observations in one part of a view, and whether more parts follow.
+    """The observations in one part of a view, and whether more parts follow. Records that are larger than they may
+    be are left out.
 
     Args:
         known: what the `digest` in the question was of.
@@ -93,7 +101,8 @@ def decode_view(data: bytes, known: Sequence[Observation] = ()) -> tuple[list[Ob
         part = _decoder.decode(data)
     except MALFORMED as error:
         raise InvalidMessageError(f"not a part of a view: {error}") from error
-    found: list[Observation] = [Sighting(node, max(age, 0.0)) for node, age in part.nodes]
+    sightings = (Sighting(node, max(age, 0.0)) for node, age in part.nodes)
+    found: list[Observation] = [each for each in sightings if len(_encoder.encode(_told(each))) < MAX_TOLD]
     found += (Departure(left.left, left.incarnation, left.reason, max(left.age, 0.0)) for left in part.left)
     if part.same:
         buckets = dict(enumerate(_buckets(known, _count(known))))
@@ -102,6 +111,12 @@ def decode_view(data: bytes, known: Sequence[Observation] = ()) -> tuple[list[Ob
             raise InvalidMessageError(f"{len(part.ages)} ages for {len(members)} members")
         found += (Sighting(each.node, age * part.unit) for each, age in zip(members, part.ages, strict=True))
     return found, part.more
+
+
+def _told(observation: Observation) -> tuple[NodeInfo, float] | Left:
+    if isinstance(observation, Departure):
+        return Left(*observation)
+    return msgspec.structs.replace(observation.node, last_seen=0.0), observation.age
 
 
 def _compared(view: Iterable[Observation], known: bytes) -> tuple[Part, list[Observation]]:
