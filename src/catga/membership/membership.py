@@ -22,8 +22,6 @@ logger = logging.getLogger("catga.membership")
 
 RIVAL_PINGS = 3
 """Pings that a newer incarnation of this node's id may leave unanswered until it counts as another process."""
-
-
 OUTGROWTH = 1_000_000
 """By at most so much a node goes beyond an incarnation of its id."""
 
@@ -154,15 +152,17 @@ class Membership:
     async def leave(self) -> None:
         """Unregister and stop the loops. Never raises for a bus that is gone."""
         await self._chores.stop()
+        while self._watchers:  # they end with the members as they are
+            self._watchers.pop().close()
         joined, self._joined = self._joined, False  # the echo of our own farewell is no news
         if joined and not self.fenced:
+            end = Departure(self.me.node_id, self.me.incarnation, LeftReason.DRAINED)
+            self.view.observe(end)  # who joins now may ask this node
             try:
-                await self._discovery.unregister(self.me.node_id, self.me.incarnation, LeftReason.DRAINED)
+                await self._announce(end)
             except ClusterError as error:
                 logger.warning("could not unregister: the lease will run out", extra={"catga_error": str(error)})
         await self._discovery.aclose()
-        for watcher in list(self._watchers):
-            watcher.close()
 
     # -- what the node tells --------------------------------------------------------------------------
 

@@ -1,0 +1,74 @@
+"""What a member tells others of its own id: when it leaves, and when another process took it."""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+
+import pytest
+
+from catga.abc import Departure, Observation, Sighting
+from catga.membership import Membership, MembershipSettings
+from catga.node import LeftReason, NodeChangeEvent, NodeInfo
+from catga.testing import ManualClock
+
+ME = NodeInfo(node_id="me", incarnation=5)
+
+
+class Bus:
+    """A `NodeDiscovery` by which nobody is reached. It keeps what joiners would be told."""
+
+    def __init__(self) -> None:
+        self.observe: Callable[[Observation], None] = lambda _: None
+        self.recall: Callable[[], Iterable[Observation]] = tuple
+        self.at_farewell: list[Observation] = []
+
+    async def watch(
+        self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]] | None
+    ) -> None:
+        assert recall is not None
+        self.observe, self.recall = observe, recall
+
+    async def register(self, node: NodeInfo) -> None: ...
+
+    async def heartbeat(self, node: NodeInfo) -> None: ...
+
+    async def unregister(self, node_id: str, incarnation: int, reason: LeftReason) -> None:
+        self.at_farewell = list(self.recall())
+
+    async def get_nodes(self) -> Sequence[Observation]:
+        return []
+
+    async def aclose(self) -> None: ...
+
+
+class Nobody:
+    """A `Host` that does nothing."""
+
+    def ping(self, node: NodeInfo, /) -> None: ...
+
+    def on_change(self, event: NodeChangeEvent, /) -> None: ...
+
+    def on_fenced(self, incarnation: int, /) -> None: ...
+
+    async def on_rejoin(self, incarnation: int, /) -> None: ...
+
+
+@pytest.fixture
+async def bus() -> Bus:
+    return Bus()
+
+
+@pytest.fixture
+async def member(bus: Bus) -> Membership:
+    """One that has joined."""
+    member = Membership(
+        bus, ME, Nobody(), MembershipSettings(), load=float, clock=ManualClock(), random=random.Random(1)
+    )
+    await member.sync()
+    await member.join()
+    return member
+
+
+async def test_who_leaves_tells_joiners_so_before_it_has_left(bus: Bus, member: Membership) -> None:
+    assert list(bus.recall()) == [Sighting(ME)]
+    await member.leave()
+    assert bus.at_farewell == [Departure("me", 5, LeftReason.DRAINED)]
