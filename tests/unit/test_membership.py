@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterable, Sequence
 
+import msgspec
 import pytest
 
 from catga.abc import Departure, Observation, Sighting
@@ -72,3 +73,14 @@ async def test_who_leaves_tells_joiners_so_before_it_has_left(bus: Bus, member: 
     assert list(bus.recall()) == [Sighting(ME)]
     await member.leave()
     assert bus.at_farewell == [Departure("me", 5, LeftReason.DRAINED)]
+
+
+async def test_who_is_fenced_tells_joiners_who_lives_though_it_heard_of_itself_since(
+    bus: Bus, member: Membership
+) -> None:
+    rival = msgspec.structs.replace(ME, incarnation=9)
+    bus.observe(Sighting(rival))
+    bus.observe(Sighting(ME))
+    member.replaced(9)
+    assert Sighting(rival) in list(bus.recall())
+    await member.leave()

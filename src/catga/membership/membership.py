@@ -278,7 +278,8 @@ class Membership:
             else:
                 self.view.observe(observation)
         elif observation.node.node_id == self.me.node_id:
-            self._rival_record = observation
+            if observation.node.incarnation > self.me.incarnation:
+                self._rival_record = observation
             self._heard_of_me(observation.node)
             if self.fenced:
                 self.view.observe(observation)
