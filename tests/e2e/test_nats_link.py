@@ -180,6 +180,26 @@ async def test_whoever_gives_up_waiting_leaves_the_client_reading(given: bool, n
     await client.close()
 
 
+async def test_whoever_gives_up_subscribing_does_not_count_as_a_listener(nats_url: str) -> None:
+    """Not even for as long as a client that was handed in stays connected."""
+    client = await nats.connect(nats_url)
+    transport = open_backend(BackendSettings(url=nats_url, options={"client": client})).transport
+    ear = Ear()
+    await transport.start(ear)
+    for turns in range(40):  # of the event loop: at whatever it waits for
+        subscribing = asyncio.ensure_future(transport.subscribe(f"up.{turns}"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        subscribing.cancel()
+        await asyncio.wait([subscribing])
+        if not subscribing.cancelled():  # it was quicker
+            await transport.unsubscribe(f"up.{turns}")
+        transport.publish(outgoing(f"up.{turns}", b""))
+    await eventually(lambda: [subject for subject, _ in ear.undeliverable] == [f"up.{i}" for i in range(40)])
+    await transport.aclose()
+    await client.close()
+
+
 async def test_an_answer_that_is_late_leaves_a_client_that_was_handed_in_reading() -> None:
     with NatsServer() as server:
         client = await nats.connect(server.url)

@@ -40,6 +40,7 @@ BUFFER = 64 * 1024
 """Bytes that wait for the socket until there is no room for more."""
 
 pack_publish: Callable[[str, str, bytes], bytes] = cast(Any, command).pub_cmd
+pack_unsubscribe: Callable[[int, int], bytes] = cast(Any, command).unsub_cmd
 
 OnMessage = Callable[[Msg], Awaitable[None]]
 Publication: TypeAlias = tuple[str, bytes, str]
@@ -170,7 +171,7 @@ class NatsConnection:
     async def unsubscribe(self, listening: "Listening") -> None:
         """Unsubscribe, having handled what the server had sent before."""
         try:
-            if self.is_up and listening.subscription is not None:
+            if self._is_current(listening):
                 await self._bounded(drain(self.client, listening.subscription), "unsubscribe", quiet=True)
         finally:
             self._drop(listening)
@@ -180,10 +181,17 @@ class NatsConnection:
         if listening in self._listening:
             self._listening.remove(listening)
         subscription: Any = listening.subscription
-        if subscription is not None and self._client is not None:
+        if subscription is not None:
             subscription._stop_processing()
-            cast(Any, self._client)._remove_sub(subscription._id)
+            subscription._conn._remove_sub(subscription._id)
+            if self._is_current(listening):  # or it would count as a listener for as long as the client is connected
+                self._write(self._client, [pack_unsubscribe(subscription._id, 0)])
         self._hand_over(listening, False)
+
+    def _is_current(self, listening: "Listening") -> bool:
+        """Whether the server has it from this client, not from one that has closed: their numbers are the same."""
+        subscription: Any = listening.subscription
+        return self.is_up and subscription is not None and subscription._conn is self._client
 
     def _hand_over(self, listening: "Listening", on: bool) -> None:
         """Whether the client gives payloads to `listening` itself; a client that was handed in cannot."""
