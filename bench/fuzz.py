@@ -21,8 +21,9 @@ with atheris.instrument_imports(include=["catga"]):
     from catga.membership.exchange import decode_view, encode_view
     from catga.membership.records import decode_announcement, decode_record, encode_departure, encode_record
     from catga.node import LeftReason
+    from catga.rpc.outcomes import error_of
     from catga.rpc.signing import Signer
-    from catga.rpc.wire import (
+from catga.rpc.wire import (
         VERSION,
         Batch,
         Call,
