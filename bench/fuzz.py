@@ -24,18 +24,17 @@ with atheris.instrument_imports(include=["catga"]):
     from catga.rpc.outcomes import error_of
     from catga.rpc.signing import Signer
 from catga.rpc.wire import (
-        VERSION,
-        Batch,
-        Call,
-        Cancel,
-        Fault,
-        Ping,
-        Pong,
-        Reply,
-        decode_batch,
-        encode_batch,
-        error_of,
-    )
+    VERSION,
+    Batch,
+    Call,
+    Cancel,
+    Fault,
+    Ping,
+    Pong,
+    Reply,
+    decode_batch,
+    encode_batch,
+)
 
 SIGNER = Signer([b"0123456789abcdef"])
 CODEC = Codec(Stats)
