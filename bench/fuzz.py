@@ -23,18 +23,18 @@ with atheris.instrument_imports(include=["catga"]):
     from catga.node import LeftReason
     from catga.rpc.outcomes import error_of
     from catga.rpc.signing import Signer
-from catga.rpc.wire import (
-    VERSION,
-    Batch,
-    Call,
-    Cancel,
-    Fault,
-    Ping,
-    Pong,
-    Reply,
-    decode_batch,
-    encode_batch,
-)
+    from catga.rpc.wire import (
+        VERSION,
+        Batch,
+        Call,
+        Cancel,
+        Fault,
+        Ping,
+        Pong,
+        Reply,
+        decode_batch,
+        encode_batch,
+    )
 
 SIGNER = Signer([b"0123456789abcdef"])
 CODEC = Codec(Stats)
