@@ -3,9 +3,27 @@
 import asyncio
 import ssl
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from nats.aio.msg import Msg
 from nats.aio.transport import TcpTransport
+
+
+def address(url: str) -> tuple[list[str], dict[str, Any]]:
+    """The servers that a URL names, and its credentials as options of nats-py's ``connect``: that takes no %XX in URLs.
+
+    ``nats://user:secret@a:4222,b:4222`` names two servers. What follows the first has its scheme, unless it is a URL of
+    its own; the credentials of the first are for all.
+    """
+    scheme = url.partition("://")[0]
+    parts = [urlsplit(each if "://" in each else f"{scheme}://{each}") for each in url.split(",")]
+    bare = [part._replace(netloc=part.netloc.rpartition("@")[2]).geturl() for part in parts]
+    user, password = parts[0].username, parts[0].password
+    if user is None:
+        return bare, {}
+    if password is None:
+        return bare, {"token": unquote(user)}
+    return bare, {"user": unquote(user), "password": unquote(password)}
 
 
 async def flush(client: Any) -> None:

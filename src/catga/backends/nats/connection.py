@@ -18,7 +18,7 @@ from nats.aio.subscription import Subscription
 from nats.protocol import command
 
 from catga.backends import redact
-from catga.backends.nats.client import drain, flush, hopeless, is_closing, is_socket
+from catga.backends.nats.client import address, drain, flush, hopeless, is_closing, is_socket
 from catga.backends.nats.direct import DirectClient, OnPayload
 from catga.errors import ClusterError
 
@@ -271,6 +271,7 @@ class NatsConnection:
         client = DirectClient()
         refused = self._refused = asyncio.get_running_loop().create_future()
         self._last_problem = ""
+        servers, credentials = address(self._url)
         settings: dict[str, Any] = {
             "name": "catga",
             "connect_timeout": 2,
@@ -279,13 +280,14 @@ class NatsConnection:
             "reconnect_to_server_handler": self._next_server,
             "ping_interval": PING_INTERVAL,
             "max_outstanding_pings": 2,
+            **({} if self._options.keys() & {"user", "token"} else credentials),
             **self._options,
             "error_cb": self._on_error,
             "disconnected_cb": self._on_disconnected,
             "reconnected_cb": self._on_reconnected,
             "closed_cb": self._on_closed,
         }
-        connecting = asyncio.create_task(client.connect(self._url, **settings))
+        connecting = asyncio.create_task(client.connect(servers, **settings))
         ends: list[asyncio.Future[Any]] = [connecting, refused]
         try:
             await asyncio.wait(ends, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -387,9 +389,9 @@ class NatsConnection:
         if connected_once and not self._closing and (self._reopening is None or self._reopening.done()):
             self._reopening = asyncio.create_task(self._reopen())
 
-    def _next_server(self, servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
+    def _next_server(self, known: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
         """Which server next, and when: 200 clients that lost one broker must not return in one instant."""
         left_open = getattr(self._client, "_transport", None)
         if left_open is not None:  # nats-py forgets the socket of an attempt that failed half-way
             left_open.close()
-        return random.choice(servers), random.uniform(0.05, 0.5)
+        return random.choice(known), random.uniform(0.05, 0.5)

@@ -10,6 +10,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from catga.backends import redact
+from catga.backends.nats.client import address
 from catga.cli.checks import Finding, Level
 from catga.cli.checks.findings import round_trip_finding, version_finding
 from catga.cli.options import Where
@@ -28,9 +29,11 @@ async def examine(where: Where) -> AsyncIterator[Finding]:
 
     try:
         async with asyncio.timeout(where.connect_timeout):
-            await client.connect(
-                where.url, allow_reconnect=False, connect_timeout=max(int(where.connect_timeout), 1), error_cb=complain
-            )
+            servers, settings = address(where.url)
+            if len(servers) > 1:
+                settings |= {"max_reconnect_attempts": 1, "reconnect_time_wait": 0.1}
+            settings |= {"allow_reconnect": len(servers) > 1, "connect_timeout": max(int(where.connect_timeout), 1)}
+            await client.connect(servers, error_cb=complain, **settings)
     except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
         text = "; ".join(dict.fromkeys(complaints)) or str(error) or "no answer in time"
         refused = "authorization" in text.lower()
