@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from typing import TypeVar
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,25 +33,54 @@ async def run_stream(
     """Results in order, as they are ready; `items` is read at most `concurrency` ahead of the consumer."""
     check_concurrency(concurrency)
     running: deque[asyncio.Future[R]] = deque()
-    try:
-        async for item in _each(items):
-            running.append(asyncio.ensure_future(call(item)))
-            if len(running) >= concurrency:
-                yield await running.popleft()
-        while running:
-            yield await running.popleft()
-    finally:
-        for task in running:
-            task.cancel()
-
-
-async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    results: AsyncGenerator[R, None]
     if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
+        results = _coming(call, aiter(items), running, concurrency)
     else:
-        for item in items:
-            yield item
+        results = _listed(call, items, running, concurrency)
+    try:
+        async for result in results:
+            yield result
+    finally:
+        await results.aclose()
+        for future in running:
+            future.cancel()
+
+
+async def _listed(
+    call: Callable[[T], Awaitable[R]], items: Iterable[T], running: "deque[asyncio.Future[R]]", concurrency: int
+) -> AsyncGenerator[R, None]:
+    for item in items:
+        running.append(asyncio.ensure_future(call(item)))
+        if len(running) >= concurrency:
+            yield await running.popleft()
+    while running:
+        yield await running.popleft()
+
+
+async def _coming(
+    call: Callable[[T], Awaitable[R]], source: AsyncIterator[T], running: "deque[asyncio.Future[R]]", concurrency: int
+) -> AsyncGenerator[R, None]:
+    """The next item may take its time, or wait for what becomes of a result: neither holds the other up."""
+    coming: asyncio.Future[T] | None = None
+    has_more = True
+    try:
+        while has_more or running:
+            if has_more and coming is None and len(running) < concurrency:
+                coming = asyncio.ensure_future(anext(source))
+            heads: list[asyncio.Future[Any]] = [running[0]] if running else []
+            await asyncio.wait(heads if coming is None else [*heads, coming], return_when=asyncio.FIRST_COMPLETED)
+            if coming is not None and coming.done():
+                try:
+                    running.append(asyncio.ensure_future(call(coming.result())))
+                except StopAsyncIteration:
+                    has_more = False
+                coming = None
+            if running and running[0].done():
+                yield running.popleft().result()
+    finally:
+        if coming is not None:
+            coming.cancel()
 
 
 def check_concurrency(concurrency: int) -> None:

@@ -30,7 +30,6 @@ class ClassHandler:
         self.cls = cls
         self.resolver = resolver
         functools.update_wrapper(self, handle, updated=())
-        self._is_async = inspect.iscoroutinefunction(handle)
 
     async def __call__(self, message: Any) -> Any:
         if self.resolver is None:
@@ -39,4 +38,5 @@ class ClassHandler:
             return await self._handle(instance, message)
 
     async def _handle(self, instance: HandlerObject[Any], message: Any) -> Any:
-        return await instance.handle(message) if self._is_async else instance.handle(message)
+        value = instance.handle(message)
+        return await value if hasattr(value, "__await__") else value

@@ -1,5 +1,6 @@
 """`Mediator`: messages to handlers within one process."""
 
+from asyncio import CancelledError
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from types import ModuleType
 from typing import TypeVar
@@ -8,7 +9,7 @@ from catga.abc import Interceptor, Resolver
 from catga.errors import CatgaError
 from catga.mediator.bounded import run_all, run_stream
 from catga.mediator.check import Problem, check
-from catga.mediator.pipeline import as_catga_error, combined
+from catga.mediator.pipeline import combined, failed
 from catga.mediator.registry import Runners
 from catga.mediator.router import Router
 from catga.messages import Event, Request, is_event, is_request, no_message
@@ -52,7 +53,7 @@ class Mediator(Router):
 
     async def send(self, request: Request[R]) -> CatgaResult[R]:
         """Run the request's handler. Await it for ``Success(value)`` or ``Failure(error)``; it raises nothing
-        but `asyncio.CancelledError`.
+        but `asyncio.CancelledError`, and that only if its own task is cancelled.
 
         Failures: `HandlerNotFoundError`; `HandlerError` (the handler raised; ``__cause__`` has the original);
         any `CatgaError` that the handler or a behavior raised or returned.
@@ -65,8 +66,8 @@ class Mediator(Router):
             return await self._runners[type(request)](request)
         try:
             return Success(await call(request))
-        except Exception as error:  # noqa: BLE001 - the border around a user's handler
-            return Failure(as_catga_error(error))
+        except (Exception, CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
+            return Failure(failed(error))
 
     async def publish(self, event: Event) -> CatgaResult[None]:
         """Run every handler of the event, one after the other; with none, do nothing.
@@ -83,8 +84,8 @@ class Mediator(Router):
         for call in calls:
             try:
                 await call(event)
-            except Exception as error:  # noqa: BLE001 - the border around a user's handler
-                errors = (*errors, as_catga_error(error))
+            except (Exception, CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
+                errors = (*errors, failed(error))
         return Failure(combined(errors)) if errors else _DONE
 
     async def send_batch(

@@ -35,19 +35,19 @@ class Pipeline(NamedTuple):
 
 
 def compile_request(
-    handler: Handler, behaviors: Sequence[Behavior], metadata: ResultMetadata, *, may_return_result: bool
+    handler: Handler, behaviors: Sequence[Behavior], metadata: ResultMetadata, *, is_plain: bool
 ) -> Pipeline:
     """The pipeline of a request.
 
     Args:
-        may_return_result: the handler's annotation leaves open that it returns a `CatgaResult`.
+        is_plain: the handler's annotation says that it returns neither a `CatgaResult` nor something to await.
     """
     is_async = is_coroutine_function(handler)
-    if not is_async and not behaviors and not may_return_result:
+    if not is_async and not behaviors and is_plain:
         direct = _direct(handler, metadata)
         return Pipeline(_asynchronous(direct), direct)
     call: Call = handler if is_async else _awaitable(handler)
-    if may_return_result:
+    if not is_plain:
         call = _unwrapping(call)
     call = around(call, bound(behaviors, label(handler)))
     return Pipeline(_outermost(call, metadata), None, (call,))
@@ -66,10 +66,10 @@ def compile_event(handlers: Sequence[Handler], behaviors: Sequence[Behavior], me
         for call in calls:
             try:
                 await call(event)
-            except Exception as error:  # noqa: BLE001 - the border around a user's handler
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
                 if errors is None:
                     errors = []
-                errors.append(as_catga_error(error))
+                errors.append(failed(error))
         return done if errors is None else Failure(combined(errors), metadata)
 
     return Pipeline(run, None, calls)
@@ -87,12 +87,12 @@ def bound(behaviors: Sequence[Behavior], name: str) -> list[Behavior]:
     return [b.bound_to(name) if isinstance(b, HandlerBehavior) else b for b in behaviors]
 
 
-def enclosed(handler: Handler, behaviors: Sequence[Behavior], *, may_return_result: bool) -> Handler:
+def enclosed(handler: Handler, behaviors: Sequence[Behavior], *, is_plain: bool) -> Handler:
     """`handler` with `behaviors` of its own, as one handler."""
     if not behaviors:
         return handler
     call: Callable[[Any], Awaitable[Any]] = handler if is_coroutine_function(handler) else _awaitable(handler)
-    if may_return_result:
+    if not is_plain:
         call = _unwrapping(call)
     call = around(call, bound(behaviors, label(handler)))
 
@@ -138,8 +138,8 @@ def _outermost(call: Callable[[Any], Awaitable[Any]], metadata: ResultMetadata) 
     async def run(message: Any) -> CatgaResult[Any]:
         try:
             return Success(await call(message), metadata)
-        except Exception as error:  # noqa: BLE001 - the border around a user's handler
-            return Failure(as_catga_error(error), metadata)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
+            return Failure(failed(error), metadata)
 
     return run
 
@@ -163,7 +163,8 @@ def _asynchronous(direct: Direct) -> Run:
 
 def _awaitable(handler: Handler) -> Callable[[Any], Awaitable[Any]]:
     async def call(message: Any) -> Any:
-        return handler(message)
+        value = handler(message)
+        return await value if hasattr(value, "__await__") else value
 
     return call
 
@@ -184,6 +185,20 @@ def is_result(value: object) -> TypeGuard[CatgaResult[Any]]:
 def is_coroutine_function(handler: Handler) -> bool:
     """Whether calling `handler` gives a coroutine: also for an object with an ``async def __call__``."""
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+
+
+def failed(error: BaseException) -> CatgaError:
+    """What a handler raised, as an error of ours.
+
+    Raises:
+        asyncio.CancelledError: that it is, and it was meant for this task, not for something that the handler awaits.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise error
+        return HandlerError("CancelledError: the handler was cancelled", details={"type": "CancelledError"})
+    return as_catga_error(error)
 
 
 def as_catga_error(error: BaseException) -> CatgaError:

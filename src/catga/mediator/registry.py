@@ -69,9 +69,8 @@ class Registry:
         requests = [(cls, handler) for cls, handler in other._requests.items()]
         events = [(cls, handler) for cls, handlers in other._events.items() for handler in handlers]
         for cls, handler in requests + events:
-            may_return_result = _may_return_result(handler)
-            steps = other._behaviors_of(cls)
-            self.add(cls, enclosed(adapt(handler), steps, may_return_result=may_return_result))
+            steps, is_plain = other._behaviors_of(cls), _returns_plain_value(handler)
+            self.add(cls, enclosed(adapt(handler), steps, is_plain=is_plain))
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener`, a bound method, after each registration, as long as its object lives: nodes come and go."""
@@ -82,7 +81,7 @@ class Registry:
         """The pipeline of a message class; None where it has no handler."""
         behaviors = self._behaviors_of(cls)
         if (handler := self._requests.get(cls)) is not None:
-            return compile_request(handler, behaviors, metadata, may_return_result=_may_return_result(handler))
+            return compile_request(handler, behaviors, metadata, is_plain=_returns_plain_value(handler))
         if (handlers := self._events.get(cls)) is not None:
             return compile_event(handlers, behaviors, metadata)
         return None
@@ -171,7 +170,7 @@ def message_type_of(handler: Handler, frame: FrameType | None) -> type:
     """The class of the message that `handler` takes, from the annotation of its first parameter.
 
     Args:
-        frame: where the decorator stands, whose local classes the annotation may name.
+        frame: where the decorator stands, whose local classes the annotation may name if the handler is of its module.
     """
     function = _function_of(handler)
     parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls")]
@@ -202,15 +201,25 @@ def _function_of(handler: Any) -> Callable[..., Any]:
     return function
 
 
-def _may_return_result(handler: Handler) -> bool:
-    """False only where the annotation says that the handler returns a plain value."""
-    function = inspect.unwrap(_function_of(handler))
-    annotation: Any = getattr(function, "__annotations__", {}).get("return", inspect.Parameter.empty)
-    if annotation is inspect.Parameter.empty or annotation in (Any, object):
-        return True
+def _returns_plain_value(handler: Handler) -> bool:
+    """Whether the annotation says that the handler returns neither a `CatgaResult` nor something to await. What a
+    decorator makes of a function may return anything."""
+    function = _function_of(handler)
+    if hasattr(function, "__wrapped__") or hasattr(handler, "__wrapped__"):
+        return False
+    annotation: Any = getattr(function, "__annotations__", {}).get("return", Any)
     if isinstance(annotation, str):
-        return any(word in annotation for word in ("Result", "Success", "Failure", "Any", "object"))
-    return any(part in (Success, Failure, Any, object) for part in _parts(annotation))
+        try:
+            annotation = eval(annotation, dict(getattr(function, "__globals__", {})))  # noqa: S307 - the handler's own
+        except Exception:  # noqa: BLE001 - a name for type checkers alone, or of a function's body
+            return False
+    return all(map(_is_plain, _parts(annotation)))
+
+
+def _is_plain(part: Any) -> bool:
+    if part is None:
+        return True
+    return isinstance(part, type) and part not in (Success, Failure, object) and not hasattr(part, "__await__")
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
@@ -221,9 +230,9 @@ def _parts(annotation: Any) -> Iterator[Any]:
 
 
 def _evaluate(annotation: str, function: Any, frame: FrameType | None) -> Any:
-    names: dict[str, Any] = dict(getattr(inspect.unwrap(function), "__globals__", {}))
-    if frame is not None:
-        names.update(frame.f_locals)
+    names: dict[str, Any] = getattr(inspect.unwrap(function), "__globals__", {})
+    if frame is not None and frame.f_globals is names:  # elsewhere a local class would be another's namesake
+        names = {**names, **frame.f_locals}
     try:
         return eval(annotation, names)  # noqa: S307 - the handler's own annotation
     except NameError as error:
