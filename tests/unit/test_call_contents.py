@@ -1,6 +1,7 @@
 """What is in one call, or its answer, harms no other: they travel in batches, and users put anything into them."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from typing import Any, NoReturn
@@ -8,7 +9,7 @@ from typing import Any, NoReturn
 import msgspec
 import pytest
 
-from catga import DistributedMediator, Failure, Mediator, Request, add_cluster, message
+from catga import DistributedMediator, Event, Failure, Mediator, Request, add_cluster, message
 from catga.abc import BackendSettings, Forward, Handle, Outgoing
 from catga.backends import open_backend
 from catga.errors import (
@@ -18,11 +19,12 @@ from catga.errors import (
     HandlerError,
     HandlerNotFoundError,
     InvalidMessageError,
+    MaybeExecutedError,
 )
 from catga.rpc.client import MAX_STEPS
-from catga.rpc.outcomes import MAX_FAULT, fault_of
+from catga.rpc.outcomes import MAX_FAULT, error_of, fault_of
 from catga.rpc.subjects import inbox
-from catga.rpc.wire import VERSION, decode_batch, encode_batch
+from catga.rpc.wire import VERSION, Fault, decode_batch, encode_batch
 from catga.testing import eventually
 
 URL = "memory://contents"
@@ -38,6 +40,20 @@ class Unfinished(CatgaError):
 
     def __init__(self) -> None:
         pass  # and not the one it derives from
+
+
+class Stubborn(CatgaError):
+    """Its attributes cannot be set."""
+
+    code = "stubborn"
+
+    @property
+    def is_retryable(self) -> bool:  # type: ignore[override]
+        return True
+
+    @property
+    def execution(self) -> Execution:  # type: ignore[override]
+        return Execution.NO
 
 
 class Unsayable:
@@ -68,6 +84,7 @@ ODD: dict[str, Callable[[], object]] = {
     "a text without an end": raising(ValueError("x" * 2_000_000)),
     "an error without a text": raising(Mute()),
     "an error that was not made": raising(Unfinished()),
+    "an error that cannot be changed": raising(Stubborn("no")),
     "a value that cannot be said": Unsayable,
     "a lone surrogate": raising(ValueError("\udcff")),
 }
@@ -79,6 +96,10 @@ class Ask(msgspec.Struct, Request[Any], frozen=True):
 
 class AskDirectly(msgspec.Struct, Request[Any], frozen=True):
     what: str
+
+
+class Told(msgspec.Struct, Event, frozen=True):
+    pass
 
 
 class Wait(msgspec.Struct, Request[None], frozen=True):
@@ -117,11 +138,14 @@ class Shop:
         self.app.handler(self._ask_directly)
         self.app.handler(self._wait)
         self.app.handler(self._wait_shortly)
+        self.app.handler(self._told)
         self.caller_app = Mediator()
         self.node = add_cluster(self.app, URL, node_id="shop", **options)
         self.caller = add_cluster(self.caller_app, URL, node_id="caller", request_timeout=20.0)
 
     async def _ask(self, request: Ask) -> Any:
+        if request.what == "cluster":
+            raise MaybeExecutedError("of what it sent")
         return ODD[request.what]() if request.what in ODD else request.what
 
     def _ask_directly(self, request: AskDirectly) -> Any:
@@ -129,6 +153,9 @@ class Shop:
 
     async def _wait(self, request: Wait) -> None:
         await asyncio.Event().wait()
+
+    async def _told(self, event: Told) -> None:
+        raise HandlerNotFoundError("of what it sent")
 
     async def _wait_shortly(self, request: WaitShortly) -> None:
         try:
@@ -181,6 +208,13 @@ def test_a_fault_that_travels_is_told_as_it_is() -> None:
     assert fault.text == "text"
 
 
+def test_an_error_that_cannot_be_made_anew_arrives_as_a_plain_one() -> None:
+    error = error_of(Fault(1, Stubborn.code, "text", {"a": 1}, True, Execution.MAYBE))
+    assert type(error) is CatgaError
+    assert (error.message, error.details) == ("text", {"code": "stubborn", "a": 1})
+    assert (error.is_retryable, error.execution) == (True, Execution.MAYBE)
+
+
 async def test_a_header_that_is_no_text_fails_its_own_request_only(shop: Shop) -> None:
     tenant = Tenant()
     shop.caller_app.use(tenant)
@@ -211,6 +245,16 @@ async def test_frames_that_cannot_be_read_are_dropped_alone_and_counted(shop: Sh
     await shop.say(msgspec.msgpack.encode([VERSION, "hand", 1, 0.0, box, [*bad, call]]))
     await eventually(lambda: shop.caller.counters["late_replies"] == 1)  # its answer
     assert shop.node.counters["garbage"] == len(bad)
+
+
+@pytest.mark.parametrize("place", [0, 50, 100])
+def test_good_frames_are_read_wherever_a_bad_one_is(place: int) -> None:
+    frames: list[Any] = [[3, number] for number in range(100)]
+    frames.insert(place, [99])
+    told: list[str] = []
+    batch = decode_batch(msgspec.msgpack.encode([VERSION, "hand", 1, 0.0, "box", frames]), told.append)
+    assert [frame.nonce for frame in batch.frames] == list(range(100))  # type: ignore[union-attr]
+    assert len(told) == 1
 
 
 def test_a_batch_full_of_garbage_is_not_read_to_its_end() -> None:
@@ -250,6 +294,68 @@ async def test_a_handler_is_cancelled_once_so_that_it_can_put_things_in_order(sh
     assert (await shop.caller.send(Ask("behind it"))).is_success  # what came before it was read
     shop.tidying.set()
     await eventually(lambda: shop.tidied == 1)
+
+
+async def test_a_node_that_stops_cancels_no_handler_twice() -> None:
+    shop = Shop(drain_timeout=0.0)
+    async with shop.node, shop.caller:
+        call = asyncio.create_task(shop.caller.send(WaitShortly()))
+        await eventually(lambda: shop.peer(shop.node).server.inflight == 1)
+        assert isinstance(await call, Failure)
+        await eventually(lambda: shop.cancelled == 1)
+        stopping = asyncio.create_task(shop.node.stop())
+        await eventually(lambda: shop.peer(shop.node).server._closed)
+        shop.tidying.set()
+        await stopping
+    assert shop.tidied == 1
+
+
+async def test_what_a_handler_finds_out_by_calls_of_its_own_is_its_answer(shop: Shop) -> None:
+    """It says nothing of the node that it runs on, nor that there is no handler."""
+    result = await shop.caller.broadcast(Told())
+    assert set(result.failed) == {"shop"}
+    outliers = shop.peer(shop.caller)._listener._outliers
+    for _ in range(10):
+        failure = await shop.caller.send(Ask("cluster"))
+        assert isinstance(failure, Failure)
+        assert isinstance(failure.error, MaybeExecutedError)
+    assert not outliers.ejected
+
+
+async def test_a_handler_that_awaits_what_was_cancelled_fails_and_cancels_nobody(shop: Shop) -> None:
+    async def leave() -> None:
+        raise asyncio.CancelledError
+
+    mediator = Mediator()
+
+    @mediator.handler
+    async def ask(request: Ask) -> None:
+        await leave()
+
+    @mediator.handler
+    async def told(event: Told) -> None:
+        await leave()
+
+    @mediator.handler
+    async def told_too(event: Told) -> None:
+        heard.append(event)
+
+    heard: list[Told] = []
+    node = add_cluster(mediator, "memory://left", node_id="alone")
+    async with node:
+        for sender in (mediator, node):
+            for result in (await sender.send(Ask("x")), await sender.publish(Told())):
+                assert isinstance(result, Failure)
+                assert isinstance(result.error, HandlerError)
+            assert len(await sender.send_batch([Ask("x")] * 5, concurrency=2)) == 5
+        assert set((await node.broadcast(Told())).failed) == {"alone"}
+    assert len(heard) == 3
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, math.nan, math.inf])
+async def test_a_timeout_that_is_none_is_refused(shop: Shop, timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout"):
+        await shop.caller.send_to_all(Ask("x"), timeout=timeout)
 
 
 async def test_a_local_call_that_gave_up_waiting_takes_no_place() -> None:

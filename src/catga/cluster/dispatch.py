@@ -10,10 +10,10 @@ from catga.cluster.explain import Explanation, explain
 from catga.cluster.handlers import Codecs
 from catga.cluster.options import default_routing
 from catga.cluster.outliers import Outliers
-from catga.cluster.scatter import Broadcast, Gathered, broadcast, gather
+from catga.cluster.scatter import Broadcast, Gathered, broadcast, gather, is_unknown
 from catga.cluster.table import Pool, RoutingTable
 from catga.codec import Codec
-from catga.errors import CatgaError, Execution, HandlerNotFoundError, NodeNotFoundError, NoNodeAvailableError
+from catga.errors import CatgaError, NodeNotFoundError, NoNodeAvailableError
 from catga.mediator.registry import handler_not_found
 from catga.membership import View
 from catga.messages import Event, Request, is_event, is_request, no_message
@@ -98,7 +98,7 @@ class Dispatch:
             result = await self._to(node, request, codec, headers)
         except CatgaError as error:
             return Failure(error)
-        if type(result) is Failure and _is_unknown_there(result.error):
+        if type(result) is Failure and is_unknown(result.error):
             handled = dict.fromkeys(node.handles, (node_id,))
             return Failure(handler_not_found(codec.name, {**handled}), result.metadata)
         return result
@@ -190,10 +190,6 @@ class Dispatch:
         if self._table.was_handled(name):
             return NoNodeAvailableError(f"no node that handles {name} is available any more")
         return handler_not_found(name, {n: tuple(ids) for n, ids in self._table.handled().items()})
-
-
-def _is_unknown_there(error: CatgaError) -> bool:
-    return type(error) is HandlerNotFoundError and error.execution is Execution.NO
 
 
 async def _failed(error: CatgaError) -> CatgaResult[Any]:

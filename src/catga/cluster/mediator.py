@@ -7,7 +7,7 @@ from catga.abc import Backend, Forward, RoutingStrategy
 from catga.cluster.dispatch import Dispatch, Headers, Routing
 from catga.cluster.explain import Explanation
 from catga.cluster.node import Node
-from catga.cluster.options import ClusterOptions
+from catga.cluster.options import ClusterOptions, check_positive
 from catga.cluster.scatter import Broadcast, Gathered
 from catga.errors import ClosedError
 from catga.mediator import Mediator
@@ -100,8 +100,10 @@ class DistributedMediator(Mediator):
             timeout: seconds, over the message's own and the cluster's.
 
         Returns the answer of each, and why the others gave none. Raises `ClosedError`, `InvalidMessageError`,
-        and `HandlerNotFoundError` if no node has a handler.
+        `HandlerNotFoundError` if no node has a handler, and `ValueError` for a `timeout` that is none.
         """
+        if timeout is not None:
+            check_positive("timeout", timeout)
         dispatch = self._running()
 
         def forward(message: Request[Any], headers: Headers = None) -> Coroutine[Any, Any, Gathered[Any]]:

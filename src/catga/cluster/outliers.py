@@ -156,6 +156,10 @@ class Outliers:
         """Whether the node failed; None if the error says nothing of it."""
         if isinstance(error, HandlerError):
             return self._settings.handler_errors
+        if (
+            error.execution is Execution.ANSWERED
+        ):  # whatever its class: a handler may raise what befell a call of its own
+            return None
         if isinstance(error, OverloadedError) or not isinstance(error, CatgaTimeoutError | ClusterError):
             return None
         if isinstance(error, CatgaTimeoutError) and error.execution is Execution.NO:

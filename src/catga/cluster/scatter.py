@@ -49,9 +49,7 @@ async def broadcast(nodes: Iterable[NodeInfo], send: Send) -> Broadcast:
     """`send` to each of `nodes` at once; who acknowledged, those without a handler included."""
     results = await _each(nodes, send)
     failed = {
-        i: result.error
-        for i, result in results.items()
-        if isinstance(result, Failure) and not isinstance(result.error, HandlerNotFoundError)
+        i: result.error for i, result in results.items() if isinstance(result, Failure) and not is_unknown(result.error)
     }
     return Broadcast(tuple(i for i in results if i not in failed), failed)
 
@@ -68,6 +66,11 @@ async def gather(nodes: Iterable[NodeInfo], send: Send) -> Gathered[Any]:
         else:
             answers[node_id] = result
     return Gathered(answers, silent)
+
+
+def is_unknown(error: CatgaError) -> bool:
+    """Whether the node has no handler; not that a handler of its own found none for what it sent."""
+    return isinstance(error, HandlerNotFoundError) and error.execution is Execution.NO
 
 
 async def _each(nodes: Iterable[NodeInfo], send: Send) -> dict[str, CatgaResult[Any]]:

@@ -8,6 +8,7 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from types import FunctionType, MethodType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
@@ -204,9 +205,10 @@ def failed(error: BaseException) -> CatgaError:
 def as_catga_error(error: BaseException) -> CatgaError:
     """`error` itself if it belongs to our tree, else a `HandlerError` that tells of it."""
     if isinstance(error, CatgaError):
-        # It ran: that it was refused further down (a nested call) is not a reason to run it elsewhere.
-        error.execution = Execution.ANSWERED
-        return error
+        with suppress(Exception):  # a class of the user's may not let it be set
+            # It ran: that it was refused further down (a nested call) is not a reason to run it elsewhere.
+            error.execution = Execution.ANSWERED
+            return error
     name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
     try:
         text = str(error)

@@ -138,7 +138,9 @@ class Answers:
             self._kept = self._wanted(self._kept)
             self._bytes = sum(map(_size, self._kept.values()))
             self._sweep_at = max(2 * len(self._kept), GENERATION)  # twice what was wanted the last time
-        while self._is_full:
+        if not self._is_full:
+            return
+        while len(self._kept) > self._entries or self._bytes > self._size:
             (reply_to, call_id), answer = self._kept.popitem(last=False)
             self._bytes -= _size(answer)
             caller = self._callers.get(reply_to)
@@ -146,8 +148,8 @@ class Answers:
                 caller.forgotten = max(caller.forgotten, call_id)
 
     @property
-    def _is_full(self) -> bool:
-        return len(self._kept) > self._entries or self._bytes > self._size
+    def _is_full(self) -> bool:  # an eighth over the bounds: to look through all of them costs each answer little so
+        return len(self._kept) > self._entries * 9 // 8 or self._bytes > self._size * 9 // 8
 
     def _wanted(self, answers: Mapping[CallKey, Answer]) -> OrderedDict[CallKey, Answer]:
         """Those of `answers` that their callers may still ask for."""

@@ -176,10 +176,11 @@ class Client:
                     self.foreign += 1
                     continue
                 pending.taker.append(node_id)
+            outcome: Outcome = frame if kind is Reply else error_of(frame)  # type: ignore[assignment, arg-type]
             call_id = pending.call.id
             del held[call_id], to.pending[call_id]
             try:
-                pending.future.set_result(frame if kind is Reply else error_of(frame))  # type: ignore[arg-type]
+                pending.future.set_result(outcome)
             except asyncio.InvalidStateError:  # cancelled, and its caller did not run yet
                 continue
         return rest

@@ -70,7 +70,12 @@ def _text(value: object, length: int) -> str:
 
 
 def error_of(fault: Fault) -> CatgaError:
-    """The error that `fault` carries, as the class that was raised."""
-    return CatgaError.rebuild(
-        fault.code, fault.text, fault.details, is_retryable=fault.is_retryable, execution=fault.execution
-    )
+    """The error that `fault` carries, as the class that was raised; a plain one if that cannot be made so."""
+    try:
+        return CatgaError.rebuild(
+            fault.code, fault.text, fault.details, is_retryable=fault.is_retryable, execution=fault.execution
+        )
+    except Exception:  # noqa: BLE001 - a class of the user's, with properties or a `__new__` of its own
+        error = CatgaError(fault.text, details={"code": fault.code, **fault.details})
+        error.is_retryable, error.execution = fault.is_retryable, fault.execution
+        return error

@@ -88,6 +88,7 @@ class Server:
         self._runner = Runner(self._ended, outbox.flush_soon)
         self._refusing: CatgaError | None = None
         self._idle: asyncio.Future[None] | None = None
+        self._closed = False
         self.refused = 0
         """Calls answered with `OverloadedError`."""
         self.dropped = 0
@@ -230,7 +231,10 @@ class Server:
             await self._idle
 
     async def close(self) -> None:
-        """Cancel what still runs and wait for its end. What only waited is refused."""
+        """Cancel what still runs and wait for its end, once. What only waited is refused."""
+        if self._closed:
+            return
+        self._closed = True
         for waiting in self._queue:
             if isinstance(waiting, Admitted):
                 del self._calls[waiting.key]
@@ -247,7 +251,8 @@ class Server:
                 continue
             error = ClosedError("the node stopped before the handler finished")
             error.execution = Execution.MAYBE
-            self._cancel(call, error)
+            if not call.cancelled:
+                self._cancel(call, error)
             running.append(call.task)
         if running:  # a handler may hold on to its cancellation: it does not hold the node
             await asyncio.wait(running, timeout=CLOSE_GRACE)

@@ -159,12 +159,14 @@ def _readable(data: bytes, on_bad_frame: Callable[[str], None]) -> Batch:
     if loose.version != VERSION:
         raise _unspoken(loose.version)
     frames: list[Frame] = []
+    bad = 0
     for raw in loose.frames:
         try:
             frames.append(decode_frame(raw))
         except _MALFORMED as error:
             on_bad_frame(f"not a frame: {error}")
-            if len(loose.frames) - len(frames) > MAX_BAD_FRAMES:
+            bad += 1
+            if bad == MAX_BAD_FRAMES:
                 break
     header = loose.version, loose.node_id, loose.incarnation, loose.load, loose.reply_to
     return Batch(*header, frames, loose.epoch, loose.oldest)
