@@ -324,3 +324,31 @@ def an_outbox(sent: list[Outgoing]) -> Outbox:
         on_sent=lambda subject, token, frames: None,
         on_failed=on_failed,
     )
+
+
+@pytest.mark.parametrize("fails", [ClusterError("it broke again"), asyncio.CancelledError()])
+async def test_a_subscription_that_broke_while_it_was_made_anew_is_made_again(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, fails: BaseException
+) -> None:
+    """Else replies would have nowhere to go, and the link would look well."""
+    peer = pair.peer(pair.caller)
+    echo, subscribe, failures = peer.echo, peer._transport.subscribe, [TimeoutError(), fails]
+
+    async def deaf_once() -> None:
+        if len(failures) == 2:
+            raise failures.pop(0)
+        await echo()
+
+    async def broken_once(subject: str, *, shared: bool = False) -> None:
+        if failures and subject == peer._reply_box:
+            raise failures.pop(0)
+        await subscribe(subject, shared=shared)
+
+    monkeypatch.setattr(peer, "echo", deaf_once)
+    monkeypatch.setattr(peer._transport, "subscribe", broken_once)
+    peer.on_link(False)
+    peer.on_link(True)
+    await eventually(lambda: not failures)
+    peer.on_link(True)  # as the link does when it is back
+    await eventually(lambda: pair.caller.health == "healthy")
+    assert (await pair.caller.send(Count(1))).is_success

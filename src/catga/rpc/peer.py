@@ -44,6 +44,8 @@ GREET_INTERVAL = 0.2
 GREET_TIMEOUT = 1.0
 ECHO_TIMEOUT = 2.0
 """Seconds until a ping to oneself counts as lost."""
+AGAIN = 0.1
+"""Seconds until what could not be subscribed to is tried again."""
 MAX_UNSENT = 10_000
 """Answers that wait for the link to come back."""
 
@@ -98,6 +100,7 @@ class Peer:
         self._addresses: tuple[str, ...] = (self._reply_box,)  # what a signed batch may be meant for
         self._nonce = secrets.randbits(53)  # only another process of this node's id is told it
         self._queues: set[str] = set()
+        self._doubtful: dict[str, bool] = {}  # subscriptions that may be gone: subject → whether it is shared
         self._signer = signer
         self._outbox = Outbox(
             transport,
@@ -137,6 +140,7 @@ class Peer:
             self._addresses = (self._inbox, self._reply_box, former)  # what was sent to the former one still counts
             await self._transport.subscribe(self._inbox)
             if former:
+                self._doubtful.pop(former, None)
                 await self._transport.unsubscribe(former)
 
     async def close_inbox(self) -> None:
@@ -144,6 +148,7 @@ class Peer:
         await self.close_queues()
         if self._inbox:
             former, self._inbox = self._inbox, ""
+            self._doubtful.pop(former, None)
             await self._transport.unsubscribe(former)
 
     async def open_queues(self, names: Iterable[str]) -> None:
@@ -163,6 +168,8 @@ class Peer:
     async def close_queues(self) -> None:
         """Take no more calls from queues; those that the broker had sent before still come."""
         queues, self._queues = self._queues, set()
+        for each in queues:
+            self._doubtful.pop(each, None)
         await asyncio.gather(*map(self._transport.unsubscribe, queues))
 
     async def echo(self) -> None:
@@ -272,13 +279,18 @@ class Peer:
         What was in flight when it broke is then asked for again, and answers that could not leave go out.
         """
         while True:
+            await self._subscribe_again()
             try:
                 async with asyncio.timeout(ECHO_TIMEOUT):
                     await self.echo()
-                break
             except TimeoutError:
                 self.counters["deaf"] += 1
-                await self._resubscribe()
+                self._doubtful = {each: False for each in (self._inbox, self._reply_box) if each}
+                self._doubtful |= dict.fromkeys(self._queues, True)
+            else:
+                if not self._doubtful:
+                    break
+                await asyncio.sleep(AGAIN)
         self._epoch += 1
         await self.greet(self._listener.members(), GREET_TIMEOUT)  # they lost the link too, and may not be back
         self._listener.link(True)
@@ -288,16 +300,14 @@ class Peer:
             for subject, frame in unsent:
                 self._outbox.put(subject, frame)
 
-    async def _resubscribe(self) -> None:
-        for subject in (self._inbox, self._reply_box):
-            if subject:
-                with suppress(ClusterError):  # the link broke again: the next `on_link` starts anew
-                    await self._transport.unsubscribe(subject)
-                    await self._transport.subscribe(subject)
-        for subject in list(self._queues):
-            with suppress(ClusterError):
+    async def _subscribe_again(self) -> None:
+        """To what is in doubt; a subject is until that was done, however often the link breaks meanwhile."""
+        for subject, shared in list(self._doubtful.items()):
+            with suppress(ClusterError):  # the link broke again: the next `on_link` starts anew
                 await self._transport.unsubscribe(subject)
-                await self._transport.subscribe(subject, shared=True)
+                if subject in self._doubtful:  # not given up meanwhile
+                    await self._transport.subscribe(subject, shared=shared)
+                    self._doubtful.pop(subject, None)
 
     # -- inside ---------------------------------------------------------------------------------------
 
