@@ -20,6 +20,7 @@ from catga.errors import (
     HandlerNotFoundError,
     InvalidMessageError,
     MaybeExecutedError,
+    NoNodeAvailableError,
 )
 from catga.rpc.client import MAX_STEPS
 from catga.rpc.outcomes import MAX_FAULT, error_of, fault_of
@@ -350,6 +351,20 @@ async def test_a_handler_that_awaits_what_was_cancelled_fails_and_cancels_nobody
             assert len(await sender.send_batch([Ask("x")] * 5, concurrency=2)) == 5
         assert set((await node.broadcast(Told())).failed) == {"alone"}
     assert len(heard) == 3
+
+
+async def test_a_broadcast_does_not_wait_for_who_takes_no_calls_any_more(shop: Shop) -> None:
+    await shop.node.drain()
+    result = await shop.caller.broadcast(Told())
+    assert result.acknowledged == ("caller",)
+    assert isinstance(result.failed["shop"], NoNodeAvailableError)
+
+
+def test_a_fault_does_not_change_with_what_the_handler_does_to_its_error() -> None:
+    details: dict[str, Any] = {"a": [1]}
+    fault = fault_of(1, CatgaError("text", details=details))
+    details["a"].append(object())
+    assert fault.details == {"a": [1]}
 
 
 @pytest.mark.parametrize("timeout", [0.0, -1.0, math.nan, math.inf])

@@ -11,6 +11,7 @@ import pytest
 
 from catga import DistributedMediator, Mediator, Request, Success, add_cluster
 from catga.abc import Outgoing
+from catga.backends.memory import MemoryTransport, hub
 from catga.errors import CatgaTimeoutError, ClosedError, ClusterError, Execution
 from catga.rpc.answers import GENERATION, Answers, Seen
 from catga.rpc.outbox import FULL, Outbox
@@ -326,29 +327,75 @@ def an_outbox(sent: list[Outgoing]) -> Outbox:
     )
 
 
-@pytest.mark.parametrize("fails", [ClusterError("it broke again"), asyncio.CancelledError()])
+@pytest.mark.parametrize("fails", [ClusterError("it broke again"), asyncio.CancelledError()], ids=["fails", "ends"])
 async def test_a_subscription_that_broke_while_it_was_made_anew_is_made_again(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, fails: BaseException
+    monkeypatch: pytest.MonkeyPatch, fails: BaseException
 ) -> None:
     """Else replies would have nowhere to go, and the link would look well."""
-    peer = pair.peer(pair.caller)
-    echo, subscribe, failures = peer.echo, peer._transport.subscribe, [TimeoutError(), fails]
+    async with Pair("again", "b") as pair:
+        peer = pair.peer(pair.caller)
+        echo, subscribe, failures = peer.echo, peer._transport.subscribe, [TimeoutError(), fails]
 
-    async def deaf_once() -> None:
-        if len(failures) == 2:
-            raise failures.pop(0)
-        await echo()
+        async def deaf_once() -> None:
+            if len(failures) == 2:
+                raise failures.pop(0)
+            await echo()
 
-    async def broken_once(subject: str, *, shared: bool = False) -> None:
-        if failures and subject == peer._reply_box:
-            raise failures.pop(0)
-        await subscribe(subject, shared=shared)
+        async def broken_once(subject: str, *, shared: bool = False) -> None:
+            if failures and subject == peer._reply_box:
+                raise failures.pop(0)
+            await subscribe(subject, shared=shared)
 
-    monkeypatch.setattr(peer, "echo", deaf_once)
-    monkeypatch.setattr(peer._transport, "subscribe", broken_once)
-    peer.on_link(False)
-    peer.on_link(True)
-    await eventually(lambda: not failures)
-    peer.on_link(True)  # as the link does when it is back
-    await eventually(lambda: pair.caller.health == "healthy")
-    assert (await pair.caller.send(Count(1))).is_success
+        monkeypatch.setattr(peer, "echo", deaf_once)
+        monkeypatch.setattr(peer._transport, "subscribe", broken_once)
+        peer.on_link(False)
+        peer.on_link(True)
+        await eventually(lambda: not failures)
+        peer.on_link(True)  # as the link does when it is back
+        await eventually(lambda: pair.caller.health == "healthy")
+        assert (await pair.caller.send(Count(1))).is_success
+
+
+async def test_whoever_gives_up_waiting_for_the_drain_does_not_end_it_for_others(pair: Pair) -> None:
+    call = asyncio.create_task(pair.caller.send(Hold(1)))
+    await eventually(lambda: pair.ran == [("b", 1)])
+    server = pair.peer(pair.nodes["b"]).server
+    first, second = asyncio.create_task(server.idle()), asyncio.create_task(server.idle())
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    pair.gate.set()
+    await asyncio.wait_for(second, 30)
+    assert (await call).is_success
+
+
+async def test_a_ping_that_is_lost_does_not_keep_a_node_from_joining(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost: list[Outgoing] = []
+
+    def publish(transport: MemoryTransport, messages: Sequence[Outgoing]) -> bool:
+        if len(lost) < 3:
+            lost.extend(messages)
+            return True
+        return real(transport, messages)
+
+    real = MemoryTransport.publish
+    monkeypatch.setattr(MemoryTransport, "publish", publish)
+    async with add_cluster(Mediator(), "memory://lost", node_id="a") as node:
+        assert node.health == "healthy"
+    assert len(lost) == 3
+
+
+async def test_a_stop_that_is_cancelled_again_and_again_frees_everything() -> None:
+    async with Pair("stopped", "b") as pair:
+        call = asyncio.create_task(pair.caller.send(Hold(1)))
+        await eventually(lambda: pair.ran == [("b", 1)])
+        node, peer = pair.nodes["b"], pair.peer(pair.nodes["b"])
+        ending = asyncio.create_task(node.stop())
+        await asyncio.sleep(0)
+        for _ in range(2):
+            ending.cancel()
+            await asyncio.sleep(0)
+        await asyncio.wait([ending])
+        await eventually(lambda: peer.client.closed)
+        await eventually(lambda: not any(peer._transport in each for each in hub("stopped").subscribers.values()))
+        call.cancel()

@@ -170,7 +170,9 @@ class Dispatch:
 
         def pool() -> Candidates:
             member = self._view.get(node.node_id)
-            return alone if member is not None and member.incarnation == node.incarnation else NOBODY
+            if member is None or member.incarnation != node.incarnation or member.state is NodeState.DRAINING:
+                return NOBODY
+            return alone
 
         return await self._deliver(message, codec, pool, ONLY, headers, timeout)
 

@@ -44,6 +44,7 @@ class Node:
         self._backend = backend
         self._link = asyncio.Event()
         self._alive = False
+        self._ending: asyncio.Task[None] | None = None
         self._updates: set[asyncio.Future[None]] = set()
         codecs = Codecs()
         self._recorder = Recorder()
@@ -161,7 +162,8 @@ class Node:
         except TimeoutError:
             logger.warning("the broker did not take the last messages in time")
         finally:
-            await self._abandon()
+            self._ending = asyncio.create_task(self._abandon())
+            await asyncio.shield(self._ending)  # once begun it goes to its end, whoever gives up waiting
 
     async def _abandon(self) -> None:
         """Free everything, whatever state it is in."""

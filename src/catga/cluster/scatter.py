@@ -59,9 +59,7 @@ async def gather(nodes: Iterable[NodeInfo], send: Send) -> Gathered[Any]:
     answers: dict[str, CatgaResult[Any]] = {}
     silent: dict[str, CatgaError] = {}
     for node_id, result in (await _each(nodes, send)).items():
-        if isinstance(result, Failure) and (
-            result.error.execution is not Execution.ANSWERED or isinstance(result.error, TimeoutError)
-        ):
+        if isinstance(result, Failure) and result.error.execution is not Execution.ANSWERED:
             silent[node_id] = result.error
         else:
             answers[node_id] = result

@@ -109,7 +109,7 @@ class Outbox:
         while self._is_busy:
             if self._idle is None or self._idle.done():
                 self._idle = self._loop.create_future()
-            await self._idle
+            await asyncio.shield(self._idle)  # others wait for it, too
 
     def link_changed(self) -> None:
         """The buffer that was full is gone with its connection."""

@@ -41,8 +41,7 @@ def fault_of(call_id: int, error: CatgaError) -> Fault:
         fault = Fault(call_id, error.code, error.message, error.details, error.is_retryable, error.execution)
         data = encode_frame(fault)
         if len(data) <= MAX_FAULT:
-            decode_frame(data)
-            return fault
+            return cast(Fault, decode_frame(data))  # a copy: who raised the error may go on with its details
     except Exception:  # noqa: BLE001, S110 - a property or a `__str__` of the user's, or what they gave
         pass
     return _as_text(call_id, error)

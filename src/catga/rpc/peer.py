@@ -176,9 +176,12 @@ class Peer:
         """Return when a ping to this node's own inbox has come back: the subscription works."""
         if not self._inbox:  # closed for good: there is nothing to prove
             return
-        self._echo = asyncio.get_running_loop().create_future()
-        self._ping_self()
-        await self._echo
+        if self._echo is None or self._echo.done():
+            self._echo = self._loop.create_future()
+        echo = self._echo
+        while not echo.done():  # the link may break and lose one
+            self._ping_self()
+            await asyncio.wait([echo], timeout=GREET_INTERVAL)
 
     async def flush(self) -> None:
         """Return once everything put so far was handed to the broker."""

@@ -207,7 +207,7 @@ class Server:
                 return result
         except TimeoutError:
             error = CatgaTimeoutError(f"{endpoint.codec.name} took longer than {timeout:g} s")
-            error.execution = Execution.ANSWERED if has_place else Execution.NO
+            error.execution = Execution.MAYBE if has_place else Execution.NO
             return Failure(error)
         except ClosedError as error:  # the node stopped while the call waited for its place
             return Failure(error)
@@ -228,7 +228,7 @@ class Server:
         while self.inflight:
             if self._idle is None or self._idle.done():
                 self._idle = self._loop.create_future()
-            await self._idle
+            await asyncio.shield(self._idle)  # others wait for it, too
 
     async def close(self) -> None:
         """Cancel what still runs and wait for its end, once. What only waited is refused."""
