@@ -158,6 +158,18 @@ async def test_a_client_that_was_handed_in_serves_as_well(nats_url: str) -> None
     await client.close()
 
 
+async def test_a_client_that_was_handed_in_and_was_gone_for_a_moment_only_has_lost_its_link(nats_url: str) -> None:
+    client: Any = await nats.connect(nats_url, reconnect_time_wait=0)
+    ear = Ear()
+    transport = open_backend(BackendSettings(url=nats_url, options={"client": client})).transport
+    await transport.start(ear)
+    for number in range(1, 4):
+        client._transport._io_writer.transport.abort()
+        await eventually(lambda number=number: ear.links == [False, True] * number)
+    await transport.aclose()
+    await client.close()
+
+
 @pytest.mark.parametrize("given", [False, True], ids=["own", "handed in"])
 async def test_whoever_gives_up_waiting_leaves_the_client_reading(given: bool, nats_url: str) -> None:
     client = await nats.connect(nats_url)

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from catga import ConsistentHash, Mediator, RoundRobin, add_cluster
-from catga.errors import ClusterError
+from catga import ConsistentHash, Failure, Mediator, Request, RoundRobin, add_cluster
+from catga.errors import ClusterError, NoNodeAvailableError
 from catga.node import token
 from catga.routing import Queue
 
@@ -33,6 +33,12 @@ from catga.routing import Queue
         ({"drain_timeout": -1}, "drain_timeout must be 0 or more"),
         ({"ttl": 30.0}, "must be longer than heartbeat_interval .* use at least three times"),
         ({"ttl": 5.0, "heartbeat_interval": 1.0, "probe_interval": 5.0}, "must be longer than probe_interval"),
+        ({"node_id": 5}, "node_id must be 1 to 128"),
+        ({"request_timeout": "3"}, "request_timeout must be a positive number"),
+        ({"ttl": None}, "ttl must be a positive number"),
+        ({"drain_timeout": None}, "drain_timeout must be 0 or more"),
+        ({"nodeid": "a"}, "no option 'nodeid': did you mean 'node_id'"),
+        ({"heartbeat": 1, "request_time_out": 2}, "did you mean 'request_timeout'"),
         ({"max_concurrency": 0}, "max_concurrency must be at least 1"),
         ({"max_queue": -1}, "max_queue must be 0 or more"),
         ({"queues": True, "observe_only": True}, "takes no calls"),
@@ -43,6 +49,59 @@ from catga.routing import Queue
 def test_a_value_that_cannot_work_says_the_fix(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         add_cluster(Mediator(), "memory://options", **options)
+
+
+@pytest.mark.parametrize("metadata", [{"weight": 1}, {1: "a"}, "zone=eu", {"zone": None}])
+async def test_metadata_is_text(metadata: Any) -> None:
+    with pytest.raises(TypeError, match="metadata must be"):
+        add_cluster(Mediator(), "memory://options", metadata=metadata)
+    async with add_cluster(Mediator(), "memory://options") as node:
+        with pytest.raises(TypeError, match="metadata must be"):
+            await node.update(metadata=metadata)
+
+
+@pytest.mark.parametrize("mediator", ["shop:app", Mediator])
+def test_a_cluster_is_made_of_a_mediator(mediator: Any) -> None:
+    with pytest.raises(TypeError, match="takes a Mediator"):
+        add_cluster(mediator, "memory://options")
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("nats://localhost:99999", "a port is a number from 1 to 65535"),
+        ("redis://localhost:abc", "a port is a number"),
+        ("nats://localhost:0", "a port is a number"),
+        ("nats:/localhost", "must begin with one of .*nats://"),
+        ("localhost:4222", "must begin with one of .*nats://"),
+        ("nats://u:p/w@localhost", "write special characters"),
+    ],
+)
+def test_what_is_no_url_is_told_why(url: str, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        add_cluster(Mediator(), url)
+
+
+def test_a_url_that_is_not_set_is_told() -> None:
+    with pytest.raises(TypeError, match="such as nats://host:4222, got None"):
+        add_cluster(Mediator(), None)  # type: ignore[arg-type]
+
+
+async def test_a_scheme_may_have_capitals() -> None:
+    async with add_cluster(Mediator(), "MEMORY://capitals") as node:
+        assert node.health == "healthy"
+
+
+async def test_nobody_at_all_is_no_missing_handler() -> None:
+    async with add_cluster(Mediator(), "memory://empty", observe_only=True) as node:
+        result = await node.send(Nobodys())
+    assert isinstance(result, Failure)
+    assert isinstance(result.error, NoNodeAvailableError)
+    assert "no node is in the cluster" in result.error.message
+
+
+class Nobodys(Request[None]):
+    pass
 
 
 def test_a_class_is_no_strategy() -> None:

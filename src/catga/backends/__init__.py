@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import msgspec
+
 from catga.abc import Backend, BackendFactory, BackendSettings
 from catga.errors import ClusterError, MissingExtraError
 
@@ -35,14 +37,18 @@ def open_backend(settings: BackendSettings) -> Backend:
             f"{scheme}:// needs {error.name}, which is not installed: pip install 'catga[{extra}]'"
         ) from error
     if factory is None:
-        known = ", ".join(f"{name}://" for name in sorted(schemes()))
-        raise ClusterError(f"no backend for {redact(settings.url)!r}: the scheme must be one of {known}")
-    return factory(settings)
+        raise ClusterError(f"no backend for {redact(settings.url)!r}: the scheme must be one of {_schemes()}")
+    rest = settings.url.partition("://")[2]
+    return factory(msgspec.structs.replace(settings, url=f"{scheme}://{rest}"))
 
 
 def schemes() -> set[str]:
     """The URL schemes that have a backend."""
     return {*_BUILT_IN, *(entry.name for entry in _entries())}
+
+
+def _schemes() -> str:
+    return ", ".join(f"{name}://" for name in sorted(schemes()))
 
 
 def redact(url: str) -> str:
@@ -61,19 +67,24 @@ def _without_password(found: "re.Match[str]") -> str:
 
 
 def check_url(url: str) -> None:
-    """Raise ValueError, without the secret that a client library would put into its own, unless it is a URL."""
+    """Raise ValueError, without the secret that a client library would put into its own, unless it is a URL; TypeError
+    unless it is text."""
+    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance] - of a variable that is not set
+        raise TypeError(f"the URL of the cluster must be text such as nats://host:4222, got {url!r}")
+    if "://" not in url:
+        raise ValueError(f"{redact(url)!r} is no URL: it must begin with one of {_schemes()}")
     if not all(map(_is_url, url.split(","))):  # raised out here: an error's context is shown, too
-        raise ValueError(
-            f"{redact(url)!r} is no URL: write special characters of user and password as %XX (urllib.parse.quote)"
-        )
+        rule = "a port is a number from 1 to 65535"
+        if "@" in url:
+            rule = "write special characters of user and password as %XX (urllib.parse.quote), and " + rule
+        raise ValueError(f"{redact(url)!r} is no URL: {rule}")
 
 
 def _is_url(url: str) -> bool:
     try:
-        _ = urlsplit(url).port
+        return urlsplit(url).port != 0
     except ValueError:
         return False
-    return True
 
 
 _BUILT_IN = {

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from catga.abc import BackendSettings, RoutingStrategy
-from catga.backends import open_backend
+from catga.backends import check_url, open_backend
 from catga.cluster.mediator import DistributedMediator
-from catga.cluster.options import ClusterOptions, check_positive, default_node_id, default_routing
+from catga.cluster.options import ClusterOptions, check_options, check_positive, default_node_id, default_routing
 from catga.cluster.outliers import OutlierEjection
 from catga.mediator import Mediator
 from catga.routing import Queue
@@ -80,9 +80,14 @@ def add_cluster(
 
     Raises:
         ValueError: a value that cannot work; the message says the fix.
+        TypeError: `mediator`, `routing`, `url` or `metadata` is something else.
         ClusterError: no backend has the URL's scheme.
         MissingExtraError: the backend's client library is not installed.
     """
+    if not isinstance(mediator, Mediator):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"add_cluster takes a Mediator, such as Mediator(), got {mediator!r}")
+    check_url(url)
+    check_options(options, CommonOptions.__annotations__)
     check_positive("ttl", ttl)
     checked = ClusterOptions(
         url=url,

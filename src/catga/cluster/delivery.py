@@ -277,6 +277,7 @@ def _final(failure: Failure, in_doubt: bool) -> Failure:
         error.__cause__ = failure.error
         error.execution = failure.error.execution
     if in_doubt and error.execution is Execution.NO:
+        error.args = (f"{error.message}; an earlier attempt may have been executed",)
         error.execution = Execution.MAYBE
     return Failure(error, failure.metadata)
 

@@ -191,6 +191,8 @@ class Dispatch:
     def _nobody(self, name: str) -> CatgaError:
         if self._table.was_handled(name):
             return NoNodeAvailableError(f"no node that handles {name} is available any more")
+        if not self._view.nodes():
+            return NoNodeAvailableError("no node is in the cluster: does one run, at this URL and with this prefix?")
         return handler_not_found(name, {n: tuple(ids) for n, ids in self._table.handled().items()})
 
 

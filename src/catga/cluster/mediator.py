@@ -7,7 +7,7 @@ from catga.abc import Backend, Forward, RoutingStrategy
 from catga.cluster.dispatch import Dispatch, Headers, Routing
 from catga.cluster.explain import Explanation
 from catga.cluster.node import Node
-from catga.cluster.options import ClusterOptions, check_positive
+from catga.cluster.options import ClusterOptions, check_metadata, check_positive
 from catga.cluster.scatter import Broadcast, Gathered
 from catga.errors import ClosedError
 from catga.mediator import Mediator
@@ -182,6 +182,7 @@ class DistributedMediator(Mediator):
         hear of it once the link is back."""
         fields: dict[str, object] = {} if endpoint is None else {"endpoint": endpoint}
         if metadata is not None:
+            check_metadata(metadata)
             fields["metadata"] = dict(metadata)
         await self._joined().membership.update(**fields)
 

@@ -2,7 +2,8 @@
 
 import platform
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import msgspec
@@ -42,12 +43,13 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         check_name("node_id", self.node_id)
         check_name("service", self.service)
+        check_metadata(self.metadata)
         if not self.prefix or any(c in self.prefix for c in " *>\t\r\n") or self.prefix.strip(".") != self.prefix:
             raise ValueError(f"prefix must be a word of letters, digits, '-', '_' and inner dots, got {self.prefix!r}")
         for name in ("ttl", "heartbeat_interval", "probe_interval", "request_timeout", "connect_timeout"):
             check_positive(name, getattr(self, name))
-        if self.drain_timeout < 0:
-            raise ValueError(f"drain_timeout must be 0 or more seconds, got {self.drain_timeout}")
+        if not _is_number(self.drain_timeout) or not self.drain_timeout >= 0:
+            raise ValueError(f"drain_timeout must be 0 or more seconds, got {self.drain_timeout!r}")
         if self.ttl <= self.heartbeat_interval:
             raise ValueError(
                 f"ttl ({self.ttl:g} s) must be longer than heartbeat_interval ({self.heartbeat_interval:g} s), "
@@ -97,11 +99,32 @@ def default_node_id() -> str:
 
 def check_name(what: str, name: str) -> None:
     """Raise ValueError unless `name` can be an id."""
-    if not 1 <= len(name) <= 128 or not name.isprintable() or name != name.strip():
+    if not isinstance(name, str) or not 1 <= len(name) <= 128 or not name.isprintable() or name != name.strip():
         raise ValueError(f"{what} must be 1 to 128 printable characters without spaces around them, got {name!r}")
 
 
 def check_positive(what: str, seconds: float) -> None:
     """Raise ValueError unless `seconds` is a positive, finite number."""
-    if not 0 < seconds < float("inf"):
+    if not _is_number(seconds) or not 0 < seconds < float("inf"):
         raise ValueError(f"{what} must be a positive number of seconds, got {seconds!r}")
+
+
+def check_metadata(metadata: Mapping[str, str]) -> None:
+    """Raise TypeError unless all of it is text: the others could not read the node's record."""
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata must be a dictionary of texts, got {metadata!r}")
+    for name, value in metadata.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"metadata must be text, both name and value: write {str(name)!r}: {str(value)!r}")
+
+
+def check_options(given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ValueError for an option of the backend's that looks like a slip of the pen for one of catga's."""
+    for name in given:
+        meant = get_close_matches(name, known, n=1, cutoff=0.9)
+        if meant:
+            raise ValueError(f"there is no option {name!r}: did you mean {meant[0]!r}?")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -350,7 +350,11 @@ class NatsConnection:
 
     async def _poll_given(self, client: Client) -> None:
         """A client that was handed in has its owner's callbacks: look at its state instead."""
+        reconnects = client.stats["reconnects"]
         while True:
+            if client.stats["reconnects"] != reconnects:  # between two looks
+                reconnects = client.stats["reconnects"]
+                self._tell(up=False)
             self._tell(client.is_connected)
             await asyncio.sleep(0.1)
 
