@@ -501,3 +501,32 @@ async def test_a_cluster_over_tls_with_credentials(kind: str, authority: Authori
         with pytest.raises(ClusterError, match="refused the credentials") as caught:
             await add_cluster(Mediator(), wrong, connect_timeout=600.0, **options).start()
         assert "wrong" not in str(caught.value)
+
+
+@pytest.mark.parametrize("asked", ["scheme", "option"])
+async def test_nothing_is_said_to_a_nats_server_in_plain_text_where_tls_was_asked_for(asked: str) -> None:
+    said: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"X","version":"2.11.0","max_payload":1048576,"auth_required":true}\r\n')
+        said.append(await reader.read(65_536))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
+        address = f"it:secret@127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        url = f"{'tls' if asked == 'scheme' else 'nats'}://{address}"
+        options = {} if asked == "scheme" else {"tls": ssl.create_default_context()}
+        with pytest.raises(ClusterError, match="offers no TLS"):
+            await add_cluster(Mediator(), url, connect_timeout=600.0, **options).start()
+        await eventually(lambda: said)
+    assert b"".join(said) == b""
+
+
+async def test_tls_is_spoken_to_a_nats_server_that_would_do_without(authority: Authority, tmp_path: Path) -> None:
+    files, config = authority.files, tmp_path / "optional.conf"
+    config.write_text(f'tls {{ cert_file: "{files.cert}", key_file: "{files.key}" }}\nallow_non_tls: true\n')
+    with NatsServer(args=["-c", str(config)]) as server:
+        url = server.url.replace("nats://", "tls://")
+        async with add_cluster(Mediator(), url, node_id="a", **trusting("nats", authority)) as node:
+            client: Any = node._node.membership._discovery._connection.client  # type: ignore[union-attr]
+            assert client._transport._io_writer.get_extra_info("cipher") is not None

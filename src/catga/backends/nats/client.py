@@ -8,6 +8,8 @@ from urllib.parse import unquote, urlsplit
 from nats.aio.msg import Msg
 from nats.aio.transport import TcpTransport
 
+from catga.backends.nats.direct import NoTlsError
+
 
 def address(url: str) -> tuple[list[str], dict[str, Any]]:
     """The servers that a URL names, and its credentials as options of nats-py's ``connect``: that takes no %XX in URLs.
@@ -70,6 +72,8 @@ def hopeless(error: Exception) -> str:
     text = str(error)
     if "authorization" in text.lower():
         return "refused the credentials: " + text.removeprefix("nats: ").strip("'")
+    if isinstance(error, NoTlsError):
+        return "offers no TLS: use nats://, or have the server speak TLS"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"has a certificate that cannot be verified: {error.verify_message}"
     return ""

@@ -1,4 +1,4 @@
-"""nats-py's client with a shorter way in."""
+"""nats-py's client with a shorter way in, and with no way around TLS."""
 
 import asyncio
 import logging
@@ -8,11 +8,16 @@ from typing import Any, cast
 
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
+from nats.errors import Error
 from nats.protocol.parser import AWAITING_CONTROL_LINE
 
 logger = logging.getLogger("catga.backends.nats")
 
 OnPayload = Callable[[bytes], None]
+
+
+class NoTlsError(Error):
+    """The server offers no TLS, and was to be spoken to by TLS alone."""
 
 
 class DirectClient(Client):
@@ -36,6 +41,19 @@ class DirectClient(Client):
         """Do so no longer, if it was this owner's."""
         if self._direct.get(subject.encode(), (None,))[0] is owner:
             del self._direct[subject.encode()]
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        """nats-py goes on in plain text, password and all, unless the server insists on TLS."""
+        if initial_connection and self._must_be_tls and not self.options["tls_handshake_first"]:
+            if not (info.get("tls_required") or info.get("tls_available")):
+                raise NoTlsError("nats: the server offers no TLS")
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
+
+    @property
+    def _must_be_tls(self) -> bool:
+        server: Any = self._current_server
+        return server.uri.scheme == "tls" or (server.uri.scheme == "nats" and "tls" in self.options)
 
     async def _read_loop(self) -> None:
         if isinstance(self._transport, TcpTransport):
