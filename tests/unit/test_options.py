@@ -60,6 +60,12 @@ async def test_metadata_is_text(metadata: Any) -> None:
             await node.update(metadata=metadata)
 
 
+@pytest.mark.parametrize("keys", ["0123456789abcdef", b"0123456789abcdef", ["0123456789abcdef"]])
+def test_signing_keys_are_bytes(keys: Any) -> None:
+    with pytest.raises(TypeError, match=r"list of bytes"):
+        add_cluster(Mediator(), "memory://options", signing_keys=keys)
+
+
 @pytest.mark.parametrize("mediator", ["shop:app", Mediator])
 def test_a_cluster_is_made_of_a_mediator(mediator: Any) -> None:
     with pytest.raises(TypeError, match="takes a Mediator"):

@@ -38,9 +38,12 @@ class Signer:
 
     Raises:
         ValueError: no key, or one too short.
+        TypeError: text, or a single key in place of several.
     """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
+        if isinstance(keys, bytes | str) or not all(isinstance(key, bytes) for key in keys):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError("signing_keys must be a list of bytes: [secret.encode()]")
         if not keys or any(len(key) < MIN_KEY for key in keys):
             raise ValueError(f"signing_keys must be one or more secrets of at least {MIN_KEY} bytes")
         self._keys = {_key_id(key): key for key in keys}
