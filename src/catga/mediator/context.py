@@ -28,15 +28,18 @@ class MessageInfo(msgspec.Struct, frozen=True):
         message_id: of this send or publish; the same on every node that is tried.
         correlation_id: of the whole conversation: the first message's id, or what `correlate` gave.
         causation_id: of the message whose handler sent this one; empty for the first.
+        node_id: of the node that runs the handler; empty where there is no cluster.
     """
 
     message_id: str
     correlation_id: str
     causation_id: str = ""
+    node_id: str = ""
 
 
 _current: ContextVar[MessageInfo | None] = ContextVar("catga_current_message", default=None)
 _correlation: ContextVar[str] = ContextVar("catga_correlation_id", default="")
+_node_id: ContextVar[str] = ContextVar("catga_node_id", default="")
 
 
 def current_message() -> MessageInfo | None:
@@ -52,6 +55,16 @@ def correlate(correlation_id: str) -> Generator[None]:
         yield
     finally:
         _correlation.reset(token)
+
+
+@contextmanager
+def running_on(node_id: str) -> Generator[None]:
+    """What is handled in this block is handled by that node."""
+    token = _node_id.set(node_id)
+    try:
+        yield
+    finally:
+        _node_id.reset(token)
 
 
 def new_id() -> str:
@@ -84,7 +97,8 @@ class MessageContext:
 
 def _info(headers: Mapping[str, str]) -> MessageInfo:
     message_id = _id(headers, MESSAGE_ID) or new_id()
-    return MessageInfo(message_id, _id(headers, CORRELATION_ID) or message_id, _id(headers, CAUSATION_ID))
+    correlation_id = _id(headers, CORRELATION_ID) or message_id
+    return MessageInfo(message_id, correlation_id, _id(headers, CAUSATION_ID), _node_id.get())
 
 
 def _id(headers: Mapping[str, str], name: str) -> str:

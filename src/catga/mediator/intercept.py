@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from catga.abc import Forward, Handle, Interceptor
 from catga.errors import HandlerError
+from catga.mediator.context import running_on
 from catga.mediator.pipeline import Run, as_catga_error, is_result
 from catga.result import CatgaResult, Failure, ResultMetadata
 
@@ -30,7 +31,8 @@ def handling(interceptors: Sequence[Interceptor], run: Run, metadata: ResultMeta
         for interceptor in reversed(interceptors):
             handle = _handling_step(interceptor, headers, handle)
         try:
-            result: object = await handle(message)
+            with running_on(metadata.node_id):
+                result: object = await handle(message)
         except Exception as error:  # noqa: BLE001 - the border around a user's interceptor
             return Failure(as_catga_error(error), metadata)
         if is_result(result):

@@ -4,13 +4,13 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from catga.abc import Behavior, CallNext
 from catga.codec import Codec, encode
 from catga.errors import CatgaError, CatgaTimeoutError, InProgressError, InvalidMessageError
-from catga.mediator.behaviors.store import KeyValueStore, MemoryStore
+from catga.mediator.behaviors.store import KeyValueStore, MemoryStore, key_text
 from catga.mediator.context import current_message
 from catga.messages import is_event
 
@@ -18,7 +18,11 @@ logger = logging.getLogger("catga.behaviors")
 
 _CLAIM = b"\0"
 _RESULT = b"\1"
+_LOST = b"\2"
+"""It ran, and its value cannot be kept."""
 _PAUSE, _MAX_PAUSE = 0.01, 0.5
+_GRACE = 1.0
+"""Seconds that a claim outlives its run's lease: a run that is cancelled needs a moment to end."""
 
 
 class Idempotency:
@@ -26,14 +30,17 @@ class Idempotency:
 
     Whoever claims the key in the store runs the handler; a duplicate that comes meanwhile waits for the value. A
     failed run frees the key, so that the message may be tried again. If the node dies in mid-run, the claim ends
-    with its lease and the message may run a second time: at most once as long as nodes live, not beyond.
+    soon after its lease and the message may run a second time: at most once as long as nodes live, not beyond.
+
+    Nodes that share the store share its keys. What is to run on each of them (`broadcast`, `send_to_all`) needs a
+    store of each node's own, if it has a `key`; and services that handle an event by the same function, one each.
 
     Args:
         store: shared by the nodes that may get duplicates; by default this process's memory.
-        key: of a message; by default its ``message_id`` (needs `MessageContext`), which only recognises the
-            repeats that failover makes.
+        key: of a message, anything but None; by default its ``message_id`` (needs `MessageContext`), which only
+            recognises the repeats that failover makes of an idempotent request.
         ttl: seconds a value is remembered.
-        lease: seconds a run may take; it is cancelled then, before another may start.
+        lease: seconds a run may take; it is cancelled then, a second before another may start.
         wait: seconds a duplicate waits for the value until `InProgressError`.
     """
 
@@ -47,11 +54,12 @@ class Idempotency:
         wait: float = 30.0,
     ) -> None:
         self._store = store or MemoryStore()
-        self._key = key or _message_id
+        self._key = key
         self._ttl = ttl
         self._lease = lease
         self._wait = wait
         self._codecs: dict[type, Codec] = {}
+        self._settling: set[asyncio.Task[None]] = set()
 
     def bound_to(self, handler: str) -> Behavior:
         """Each handler of an event runs once."""
@@ -66,40 +74,62 @@ class Idempotency:
 
     async def _once(self, message: object, call_next: CallNext[Any, Any], handler: str) -> Any:
         codec = self._codec(type(message))
-        parts = (
-            [codec.name, handler, self._key(message)] if is_event(type(message)) else [codec.name, self._key(message)]
-        )
-        key = "idempotency:" + ":".join(str(part) for part in parts)
+        key = self._key_of(message, codec, handler)
         claim = _CLAIM + os.urandom(16)
-        result = await self._claim(key, claim)
-        if result is not None:
-            return codec.decode_response(result)
-        limit = asyncio.timeout(self._lease)
+        found = await self._claim(key, claim)
+        if isinstance(found, bytes):
+            return _value(found, codec)
+        limit = asyncio.timeout_at(found)
         try:
             async with limit:
                 value = await call_next(message)
         except BaseException as error:
-            await self._free(key, claim)
+            await self._settle(self._free(key, claim))
             if isinstance(error, TimeoutError) and limit.expired():
                 raise CatgaTimeoutError(f"{codec.name} took longer than its lease of {self._lease:g} s") from error
             raise
-        await self._remember(key, encode(value))
+        await self._settle(self._remember(key, None if is_event(codec.cls) else value))
         return value
 
-    async def _claim(self, key: str, claim: bytes) -> bytes | None:
-        """None once the key is ours, else the value of whoever had it."""
+    def _key_of(self, message: object, codec: Codec, handler: str) -> str:
+        key = _message_id(message, codec) if self._key is None else self._key(message)
+        parts = ["idempotency", codec.name, key_text(key)]
+        if is_event(codec.cls):
+            parts.insert(2, handler)
+        return ":".join(parts)
+
+    async def _claim(self, key: str, claim: bytes) -> float | bytes:
+        """The loop's time at which our lease ends, once the key is ours; else what is known of the run before."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._wait
         pause = _PAUSE
-        while not await self._store.add(key, claim, self._lease):
+        while True:
+            lease_end = loop.time() + self._lease  # the store's ends later, as it sets the claim after now
+            if await self._add(key, claim):
+                return lease_end
             held = await self._store.get(key)
-            if held is not None and held.startswith(_RESULT):
-                return held[1:]
+            if held == claim:  # the store's client sent `add` again, as the first reply was lost
+                return lease_end
+            if held is not None and not held.startswith(_CLAIM):
+                return held
             if loop.time() >= deadline:
                 raise InProgressError(f"the same message is still being run after {self._wait:g} s")
             await asyncio.sleep(random.uniform(pause / 2, pause))
             pause = min(2 * pause, _MAX_PAUSE)
-        return None
+
+    async def _add(self, key: str, claim: bytes) -> bool:
+        try:
+            return await self._store.add(key, claim, self._lease + _GRACE)
+        except BaseException:  # the claim may be there all the same, and nobody would run under it
+            await self._settle(self._free(key, claim))
+            raise
+
+    async def _settle(self, work: Coroutine[Any, Any, None]) -> None:
+        """`work` goes on though its caller is cancelled: the store must hear how a run ended."""
+        task = asyncio.ensure_future(work)
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+        await asyncio.shield(task)
 
     async def _free(self, key: str, claim: bytes) -> None:
         try:
@@ -107,9 +137,9 @@ class Idempotency:
         except CatgaError as error:
             logger.warning("a claim could not be freed: it ends with its lease", extra={"catga_error": str(error)})
 
-    async def _remember(self, key: str, body: bytes) -> None:
+    async def _remember(self, key: str, value: object) -> None:
         try:
-            await self._store.put(key, _RESULT + body, self._ttl)
+            await self._store.put(key, _encoded(value), self._ttl)
         except CatgaError as error:
             # It ran: to fail now would invite the very repeat that this prevents.
             logger.warning("a value could not be remembered", extra={"catga_error": str(error)})
@@ -121,11 +151,27 @@ class Idempotency:
         return codec
 
 
-def _message_id(message: object) -> object:
+def _encoded(value: object) -> bytes:
+    try:
+        return _RESULT + encode(value)
+    except InvalidMessageError as error:
+        return _LOST + str(error).encode(errors="replace")
+
+
+def _value(found: bytes, codec: Codec) -> Any:
+    if found.startswith(_LOST):
+        raise InvalidMessageError(f"{codec.name} ran before, and its value was lost: {found[1:].decode()}")
+    return codec.decode_response(found[1:])
+
+
+def _message_id(message: object, codec: Codec) -> object:
     info = current_message()
     if info is None:
         name = type(message).__qualname__
         raise InvalidMessageError(
             f"{name} has no idempotency key: give Idempotency(key=...), or install MessageContext"
         )
-    return info.message_id
+    # The id is one on all nodes that a verb reaches. Failover alone reaches one in place of another, and only with
+    # what may run twice; an event may as well have been broadcast.
+    is_shared = codec.idempotent and not is_event(codec.cls)
+    return info.message_id if is_shared else (info.node_id, info.message_id)

@@ -4,6 +4,19 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from catga.errors import InvalidMessageError
+
+
+def key_text(key: object) -> str:
+    """What a user's `key` gave, as text: different for different keys, as 1 and "1".
+
+    Raises:
+        InvalidMessageError: it is None, which would make all messages one.
+    """
+    if key is None:
+        raise InvalidMessageError("the function `key` returned None: each message needs a key")
+    return repr(key)
+
 
 class KeyValueStore(Protocol):
     """Bytes by key. Every method returns in a bounded time, or raises `StoreError`.
