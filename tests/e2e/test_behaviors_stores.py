@@ -158,6 +158,24 @@ async def test_a_full_memory_store_drops_what_was_set_first() -> None:
     assert await store.get("10") == b"v"
 
 
+async def test_a_full_memory_store_keeps_what_was_added_until_its_time_is_over() -> None:
+    now = 0.0
+    store = MemoryStore(max_entries=10, clock=lambda: now)
+    assert await store.add("claim", b"mine", 60.0)
+    for number in range(50):
+        await store.put(str(number), b"v", 60.0)
+    assert await store.get("claim") == b"mine"
+    assert await store.get("49") == b"v"
+    for number in range(9):
+        assert await store.add(f"claim {number}", b"mine", 60.0)
+    with pytest.raises(StoreError):
+        await store.put("one more", b"v", 60.0)
+    await store.put("claim", b"value", 60.0)
+    assert await store.add("next", b"mine", 60.0)
+    now = 61.0
+    assert await store.add("late", b"mine", 60.0)
+
+
 async def test_a_frozen_redis_is_a_store_error_in_bounded_time() -> None:
     with RedisServer() as server:
         async with Redis.from_url(server.url) as client:

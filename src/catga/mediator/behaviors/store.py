@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from catga.errors import InvalidMessageError
+from catga.errors import InvalidMessageError, StoreError
 
 
 def key_text(key: object) -> str:
@@ -42,16 +42,23 @@ class KeyValueStore(Protocol):
         ...
 
 
+class _Entry(NamedTuple):
+    value: bytes
+    end: float
+    is_added: bool
+
+
 class MemoryStore:
     """A `KeyValueStore` in a dictionary.
 
     Args:
-        max_entries: when full, what is over goes first, then what was set first.
+        max_entries: when full, what is over goes first, then what was put first. What was added stays until its time
+            is over: somebody counts on it. A store that is full of that raises `StoreError`.
         clock: seconds, monotonic.
     """
 
     def __init__(self, *, max_entries: int = 100_000, clock: Callable[[], float] = time.monotonic) -> None:
-        self._entries: dict[str, tuple[bytes, float]] = {}
+        self._entries: dict[str, _Entry] = {}
         self._max_entries = max_entries
         self._clock = clock
 
@@ -59,12 +66,12 @@ class MemoryStore:
         return self._get(key)
 
     async def put(self, key: str, value: bytes, ttl: float) -> None:
-        self._put(key, value, ttl)
+        self._put(key, value, ttl, is_added=False)
 
     async def add(self, key: str, value: bytes, ttl: float) -> bool:
         if self._get(key) is not None:
             return False
-        self._put(key, value, ttl)
+        self._put(key, value, ttl, is_added=True)
         return True
 
     async def discard(self, key: str, value: bytes) -> None:
@@ -75,19 +82,22 @@ class MemoryStore:
         entry = self._entries.get(key)
         if entry is None:
             return None
-        if entry[1] <= self._clock():
+        if entry.end <= self._clock():
             del self._entries[key]
             return None
-        return entry[0]
+        return entry.value
 
-    def _put(self, key: str, value: bytes, ttl: float) -> None:
+    def _put(self, key: str, value: bytes, ttl: float, *, is_added: bool) -> None:
         self._entries.pop(key, None)
         if len(self._entries) >= self._max_entries:
             self._make_room()
-        self._entries[key] = (value, self._clock() + ttl)
+        self._entries[key] = _Entry(value, self._clock() + ttl, is_added)
 
     def _make_room(self) -> None:
         now = self._clock()
-        self._entries = {key: entry for key, entry in self._entries.items() if entry[1] > now}
-        for key in list(self._entries)[: len(self._entries) - self._max_entries * 9 // 10]:
+        self._entries = {key: entry for key, entry in self._entries.items() if entry.end > now}
+        spare = [key for key, entry in self._entries.items() if not entry.is_added]
+        for key in spare[: max(0, len(self._entries) - self._max_entries * 9 // 10)]:
             del self._entries[key]  # a tenth at once, so that the next ones find room
+        if len(self._entries) >= self._max_entries:
+            raise StoreError(f"{self._max_entries} keys are in use, which is the limit")
