@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import nats
 import pytest
 from redis.asyncio import Redis
@@ -61,6 +62,16 @@ async def test_a_value_is_what_was_put(store: KeyValueStore) -> None:
     assert await store.get(ODD_KEY) == b"\x00\xff"
     await store.put(ODD_KEY, b"new", 60.0)
     assert await store.get(ODD_KEY) == b"new"
+
+
+@pytest.mark.parametrize("key", ["k" * 100_000, "ключ" * 100, "", "a" * 200, "'" * 200])
+async def test_a_key_may_be_as_long_as_a_client_makes_it(store: KeyValueStore, key: str) -> None:
+    await store.put(key, b"1", 60.0)
+    await store.put(key + "k", b"2", 60.0)
+    assert (await store.get(key), await store.get(key + "k")) == (b"1", b"2")
+    assert not await store.add(key, b"3", 60.0)
+    await store.discard(key, b"1")
+    assert await store.get(key) is None
 
 
 async def test_of_many_who_add_one_succeeds(store: KeyValueStore) -> None:
@@ -140,6 +151,41 @@ async def test_letters_are_listed_oldest_first_replaced_and_removed(letters: Dea
     await letters.remove(letter(1).id)
     assert await letters.get(letter(1).id) is None
     assert await letters.list(10) == [letter(2, attempts=2), letter(3)]
+
+
+async def test_a_letter_of_any_id_is_found_or_not(letters: DeadLetterStore) -> None:
+    for letter_id in ("x" * 10_000, "a b.*>", "1"):
+        assert await letters.get(letter_id) is None
+        odd = msgspec.structs.replace(letter(1), id=letter_id)
+        await letters.put(odd)
+        assert await letters.get(letter_id) == odd
+    assert len(await letters.list(10)) == 3
+    await letters.remove("x" * 10_000)
+    assert len(await letters.list(10)) == 2
+
+
+async def test_what_was_deleted_leaves_nothing_on_nats(nats_url: str) -> None:
+    name = f"t{uuid.uuid4().hex[:12]}"
+    connection = await nats.connect(nats_url)
+    store = await NatsStore.open(connection, name)
+    letters = await NatsDeadLetters.open(connection, f"{name}-dead")
+    for number in range(5):
+        assert await store.add(f"k{number}", b"claim", 60.0)
+        await store.discard(f"k{number}", b"claim")
+        await letters.put(letter(number))
+        await letters.remove(letter(number).id)
+    assert await letters.list(10) == []
+    assert await store.add("k0", b"again", 60.0)
+
+    async def kept(bucket: str) -> int:
+        return (await connection.jetstream().stream_info(f"KV_{bucket}")).state.messages
+
+    async def nothing_else() -> bool:
+        return (await kept(name), await kept(f"{name}-dead")) == (1, 0)
+
+    await eventually(nothing_else)
+    assert await store.get("k0") == b"again"
+    await connection.close()
 
 
 async def test_full_letter_boxes_drop_the_oldest(redis_url: str) -> None:

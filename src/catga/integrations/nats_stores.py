@@ -2,7 +2,9 @@
 `NatsDeadLetters`. They need a server of version 2.11 or later, which has lifetimes per key.
 """
 
+import hashlib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -17,6 +19,11 @@ from catga.node import token
 
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _WRONG_SEQUENCE = (10071, 10164)
+_PURGE = {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}
+_MARKER_TTL = 1.0
+"""Seconds that the mark of a deletion stays."""
+_MAX_KEY = 200
+"""Characters of a key in a subject. A client may choose longer ones, and a server closes the connection over 4 KB."""
 
 
 class _Bucket:
@@ -40,10 +47,19 @@ class _Bucket:
 
     async def _write(self, key: str, value: bytes, ttl: float | None, expected: int | None) -> bool:
         """Write, if the key's revision is `expected` (0: there is none). False if it is not."""
-        headers = None if expected is None else {_EXPECTED: str(expected)}
-        seconds = None if ttl is None else float(max(1, math.ceil(ttl)))
+        return await self._publish(key, value, {}, None if ttl is None else float(max(1, math.ceil(ttl))), expected)
+
+    async def _delete(self, key: str, expected: int | None = None) -> None:
+        # A purge, not a delete: its marker has an end.
+        await self._publish(key, b"", _PURGE, _MARKER_TTL, expected)
+
+    async def _publish(
+        self, key: str, value: bytes, headers: Mapping[str, str], ttl: float | None, expected: int | None
+    ) -> bool:
+        if expected is not None:
+            headers = {**headers, _EXPECTED: str(expected)}
         try:
-            await self._js.publish(f"$KV.{self._name}.{key}", value, headers=headers, msg_ttl=seconds)
+            await self._js.publish(f"$KV.{self._name}.{key}", value, headers=dict(headers) or None, msg_ttl=ttl)
         except APIError as error:
             if error.err_code in _WRONG_SEQUENCE:
                 return False
@@ -51,15 +67,6 @@ class _Bucket:
         except (NatsError, OSError) as error:
             raise _store_error(error) from error
         return True
-
-    async def _delete(self, key: str, revision: int | None = None) -> None:
-        try:
-            await self._kv.delete(key, last=revision)
-        except APIError as error:
-            if error.err_code not in _WRONG_SEQUENCE:
-                raise _store_error(error) from error
-        except (NatsError, OSError) as error:
-            raise _store_error(error) from error
 
 
 class NatsStore(_Bucket):
@@ -79,24 +86,24 @@ class NatsStore(_Bucket):
         return cls(*await _open(client, bucket, timeout, options))
 
     async def get(self, key: str) -> bytes | None:
-        entry = await self._entry(token(key))
+        entry = await self._entry(_key(key))
         return None if entry is None else entry[0] or None
 
     async def put(self, key: str, value: bytes, ttl: float) -> None:
-        await self._write(token(key), value, ttl, None)
+        await self._write(_key(key), value, ttl, None)
 
     async def add(self, key: str, value: bytes, ttl: float) -> bool:
-        if await self._write(token(key), value, ttl, 0):
+        if await self._write(_key(key), value, ttl, 0):
             return True
-        entry = await self._entry(token(key))
+        entry = await self._entry(_key(key))
         if entry is not None and entry[0]:
             return False
-        return await self._write(token(key), value, ttl, 0 if entry is None else entry[1])
+        return await self._write(_key(key), value, ttl, 0 if entry is None else entry[1])
 
     async def discard(self, key: str, value: bytes) -> None:
-        entry = await self._entry(token(key))
+        entry = await self._entry(_key(key))
         if entry is not None and entry[0] == value:
-            await self._delete(token(key), entry[1])
+            await self._delete(_key(key), entry[1])
 
 
 class NatsDeadLetters(_Bucket):
@@ -110,10 +117,13 @@ class NatsDeadLetters(_Bucket):
         return cls(*await _open(client, bucket, timeout, options))
 
     async def put(self, letter: DeadLetter) -> None:
-        await self._write(letter.id, msgspec.msgpack.encode(letter), None, None)
+        await self._write(_key(letter.id), msgspec.msgpack.encode(letter), None, None)
 
     async def get(self, letter_id: str) -> DeadLetter | None:
-        entry = await self._entry(token(letter_id))
+        return await self._get(_key(letter_id))
+
+    async def _get(self, key: str) -> DeadLetter | None:
+        entry = await self._entry(key)
         if entry is None or not entry[0]:
             return None
         try:
@@ -122,7 +132,7 @@ class NatsDeadLetters(_Bucket):
             raise StoreError(f"what is stored is no dead letter: {error}") from error
 
     async def remove(self, letter_id: str) -> None:
-        await self._delete(token(letter_id))
+        await self._delete(_key(letter_id))
 
     async def list(self, limit: int) -> "list[DeadLetter]":
         try:
@@ -131,19 +141,27 @@ class NatsDeadLetters(_Bucket):
             return []
         except (NatsError, OSError) as error:
             raise _store_error(error) from error
-        letters = [await self.get(key) for key in sorted(keys)[:limit]]
+        letters = [await self._get(key) for key in sorted(keys)[:limit]]
         return [letter for letter in letters if letter is not None]
 
 
 async def _open(client: Client, bucket: str, timeout: float, options: dict[str, Any]) -> tuple[Any, Any, str]:
     untyped: Any = client  # in part
     js: Any = untyped.jetstream(timeout=timeout)
-    settings: dict[str, Any] = {"limit_marker_ttl": 1.0, **options}
+    settings: dict[str, Any] = {"limit_marker_ttl": _MARKER_TTL, **options}
     config = KeyValueConfig(bucket=bucket, **settings)
     try:
         return await js.create_key_value(config), js, bucket
     except (NatsError, OSError) as error:
         raise _store_error(error) from error
+
+
+def _key(key: str) -> str:
+    """`key` as one token, or two if it is long. Two keys never share one."""
+    short = token(key) if len(key) <= _MAX_KEY else ""
+    if 0 < len(short) <= _MAX_KEY:
+        return short
+    return f"sha256.{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()}"
 
 
 def _store_error(error: Exception) -> StoreError:
