@@ -22,7 +22,7 @@ from catga.errors import (
     RateLimitedError,
     StoreError,
 )
-from catga.mediator import MessageContext
+from catga.mediator import MessageContext, Router
 from catga.mediator.behaviors import (
     Caching,
     CircuitBreaker,
@@ -411,3 +411,60 @@ async def test_a_failure_is_passed_on_though_its_letter_cannot_be_kept(caplog: p
     app = mediator(DeadLetters(BrokenStore()), fail)  # type: ignore[arg-type]
     assert isinstance(error_of(await app.publish(Told())), HandlerError)
     assert "could not be kept" in caplog.text
+
+
+@dataclass(frozen=True)
+class Odd(Event):
+    what: Any
+
+
+async def test_an_event_that_cannot_be_kept_hides_neither_failure_nor_cancellation() -> None:
+    letters = DeadLetters()
+    app = Mediator()
+    app.behavior(letters)
+    started: list[int] = []
+
+    @app.handler
+    async def odd(event: Odd) -> None:
+        started.append(1)
+        if len(started) == 1:
+            raise ValueError("the cause")
+        await asyncio.Event().wait()
+
+    assert error_of(await app.publish(Odd(object()))).details["message"] == "the cause"
+    publish = asyncio.ensure_future(app.publish(Odd(object())))
+    await eventually(lambda: len(started) == 2)
+    publish.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await publish
+    assert await letters.list() == []
+
+
+async def test_a_letter_is_replayed_for_the_box_that_keeps_it() -> None:
+    outer, inner = DeadLetters(), DeadLetters()
+    router, app = Router(), Mediator()
+    router.behavior(inner)
+    app.behavior(outer)
+    runs: list[str] = []
+    is_up = False
+
+    @router.handler
+    async def told(event: Told) -> None:
+        if not is_up:
+            raise KeyError("down")
+        runs.append("told")
+
+    @app.handler
+    async def also(event: Told) -> None:
+        runs.append("also")
+
+    app.include(router)
+    await app.publish(Told())
+    (letter,) = await inner.list()
+    await inner.replay(app, letter.id)
+    assert [found.attempts for found in await inner.list()] == [2]
+    assert len(await outer.list()) == 1
+    is_up = True
+    assert (await inner.replay(app, letter.id)).is_success
+    assert runs == ["also", "told"]
+    assert (len(await inner.list()), len(await outer.list())) == (0, 1)

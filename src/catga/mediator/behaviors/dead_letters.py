@@ -89,8 +89,9 @@ class MemoryDeadLetters:
 
 
 class _Replay:
-    def __init__(self, letter: DeadLetter) -> None:
+    def __init__(self, letter: DeadLetter, owner: "DeadLetters") -> None:
         self.letter = letter
+        self.owner = owner
         self.found = False
 
 
@@ -144,7 +145,7 @@ class DeadLetters:
             event = Codec(cls).decode(letter.body)
         except CatgaError as error:
             return Failure(error)
-        replay = _Replay(letter)
+        replay = _Replay(letter, self)
         token = _replay.set(replay)
         try:
             run = handling(router.registry.interceptors, pipeline.run, LOCAL)
@@ -162,12 +163,14 @@ class DeadLetters:
         if replay is not None:
             if replay.letter.handler != handler:
                 return None
+            if replay.owner is not self:  # who keeps the letter is further inside
+                return await call_next(message)
             replay.found = True
         token = _replay.set(None)  # what the handler itself publishes is no replay
         try:
             value = await call_next(message)
         except BaseException as error:
-            await self._put(_letter(message, handler, error, replay))
+            await self._put(message, handler, error, replay)
             raise
         finally:
             _replay.reset(token)
@@ -175,11 +178,11 @@ class DeadLetters:
             await self._store.remove(replay.letter.id)
         return value
 
-    async def _put(self, letter: DeadLetter) -> None:
+    async def _put(self, message: object, handler: str, error: BaseException, replay: _Replay | None) -> None:
         try:
-            await self._store.put(letter)
-        except CatgaError as error:
-            extra = {"catga_message": letter.name, "catga_handler": letter.handler, "catga_error": str(error)}
+            await self._store.put(_letter(message, handler, error, replay))
+        except CatgaError as reason:  # also: the event cannot be encoded
+            extra = {"catga_message": wire_name(type(message)), "catga_handler": handler, "catga_error": str(reason)}
             logger.exception("an event that failed could not be kept", extra=extra)
 
 
