@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -200,8 +201,55 @@ async def test_a_cache_without_its_store_misses_and_failures_are_not_kept() -> N
 async def test_what_a_newer_version_cached_is_a_miss() -> None:
     store = MemoryStore()
     app = mediator(Caching(store, ttl=60.0, key=lambda m: "k"), _echo)
-    await store.put(f"cache:{Ask.__module__}.Ask:k", b"\xa5hello", 60.0)
+    await store.put(f"cache:{Ask.__module__}.Ask:'k'", b"\xa5hello", 60.0)
     assert (await app.send(Ask(4))).unwrap() == 4
+
+
+class Address(pydantic.BaseModel):
+    street: str
+    note: str = pydantic.Field("", exclude=True)
+
+
+class Page(pydantic.BaseModel, Request[str]):
+    number: int
+    tenant: str = pydantic.Field("", exclude=True)
+    address: Address = Address(street="s")
+    path: Path = Path()
+
+
+async def test_requests_that_differ_in_anything_share_no_answer() -> None:
+    app = Mediator()
+    app.behavior(Caching(ttl=60.0))
+    runs: list[Page] = []
+
+    @app.handler
+    def page(request: Page) -> str:
+        runs.append(request)
+        return repr(request)
+
+    pages = [
+        Page(number=1),
+        Page(number=1, tenant="a"),
+        Page(number=1, tenant="b"),
+        Page(number=1, address=Address(street="s", note="n")),
+        Page(number=1, path=Path("p")),
+    ]
+    for _ in range(2):
+        assert [(await app.send(page)).unwrap() for page in pages] == [repr(page) for page in pages]
+    assert runs == pages
+
+
+async def test_a_request_without_a_key_is_refused_by_the_cache() -> None:
+    for key in (lambda m: None, None):
+        app = Mediator()
+        app.behavior(Caching(ttl=60.0, key=key))
+        app.handles(Unkeyed)(lambda request: 1)
+        assert isinstance(error_of(await app.send(Unkeyed(lambda: 1))), InvalidMessageError)
+
+
+@dataclass(frozen=True)
+class Unkeyed(Request[int]):
+    what: Any
 
 
 async def _echo(number: int) -> int:

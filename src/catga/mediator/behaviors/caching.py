@@ -2,13 +2,16 @@
 
 import hashlib
 import logging
+import pickle
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from catga.abc import CallNext
 from catga.codec import Codec, encode
-from catga.errors import CatgaError
-from catga.mediator.behaviors.store import KeyValueStore, MemoryStore
+from catga.errors import CatgaError, InvalidMessageError
+from catga.mediator.behaviors.store import KeyValueStore, MemoryStore, key_text
 from catga.messages import is_request
 
 logger = logging.getLogger("catga.behaviors")
@@ -22,7 +25,7 @@ class Caching:
 
     Args:
         store: by default this process's memory.
-        key: of a request; by default its whole content.
+        key: of a request, anything but None; by default all that the handler can see in it.
     """
 
     def __init__(
@@ -39,7 +42,7 @@ class Caching:
         if not is_request(type(message)):
             return await call_next(message)
         codec = self._codec(type(message))
-        key = f"cache:{codec.name}:{self._key(message)}"
+        key = f"cache:{codec.name}:{key_text(self._key(message))}"
         try:
             body = await self._store.get(key)
             if body is not None:
@@ -61,4 +64,18 @@ class Caching:
 
 
 def _digest(message: object) -> str:
-    return hashlib.sha256(encode(message)).hexdigest()
+    try:
+        content = _encoder.encode(message)
+    except Exception as error:
+        text = f"{type(message).__qualname__} has no key, as it cannot be encoded: {error}; give Caching(key=...)"
+        raise InvalidMessageError(text) from error
+    return hashlib.sha256(content).hexdigest()
+
+
+def _content(value: Any) -> Any:
+    """All of a pydantic model, also what it excludes from the wire. Of what msgspec does not know, a pickle: it never
+    makes two values one."""
+    return dict(value) if hasattr(value, "model_dump") else pickle.dumps(value)
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_content)
