@@ -311,6 +311,37 @@ async def test_a_cancelled_probe_lets_the_next_one_probe() -> None:
     assert (await app.send(Ask(3))).unwrap() == 3
 
 
+async def test_each_handler_of_an_event_has_its_own_circuit() -> None:
+    app = Mediator()
+    app.behavior(CircuitBreaker(2))
+    runs: list[str] = []
+
+    @app.handler
+    async def broken(event: Told) -> None:
+        runs.append("broken")
+        raise KeyError("down")
+
+    @app.handler
+    async def well(event: Told) -> None:
+        runs.append("well")
+
+    errors = [error_of(await app.publish(Told())) for _ in range(4)]
+    assert [type(error) for error in errors] == [HandlerError, HandlerError, CircuitOpenError, CircuitOpenError]
+    assert (runs.count("broken"), runs.count("well")) == (2, 4)
+
+
+async def test_a_handler_that_hangs_opens_the_circuit_where_the_timeout_is_inside() -> None:
+    async def hang(number: int) -> int:
+        await asyncio.Event().wait()
+        return number
+
+    app = Mediator()
+    app.behavior(CircuitBreaker(2))
+    app.include(mediator(Timeout(0.01), hang))
+    errors = [error_of(await app.send(Ask())) for _ in range(3)]
+    assert [type(error) for error in errors] == [CatgaTimeoutError, CatgaTimeoutError, CircuitOpenError]
+
+
 async def test_invalid_messages_do_not_open_the_circuit() -> None:
     async def refuse(number: int) -> int:
         raise InvalidMessageError("bad")

@@ -1,6 +1,6 @@
 """No more calls to what keeps failing.
 
-Our own, as it is sixty lines: the libraries for it wrap functions rather than a step of a pipeline, bring their
+Our own, as it is eighty lines: the libraries for it wrap functions rather than a step of a pipeline, bring their
 own storage and listeners, or know threads only.
 """
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from catga.abc import CallNext
+from catga.abc import Behavior, CallNext
 from catga.errors import CircuitOpenError, InvalidMessageError
 
 
@@ -22,10 +22,11 @@ class _Circuit:
 
 
 class CircuitBreaker:
-    """After `failures` failures in a row of one message type, refuses it with `CircuitOpenError` for `reset`
-    seconds; then lets one through: if that goes well all may pass, else it refuses for as long again.
+    """After `failures` failures in a row of one handler of a message type, refuses it with `CircuitOpenError` for
+    `reset` seconds; then lets one through: if that goes well all may pass, else it refuses for as long again.
 
-    M. Nygard, "Release It!", 2007. The circuit is this process's, one a message type.
+    M. Nygard, "Release It!", 2007. The circuit is this process's. A cancellation does not count, as it may come from
+    a caller who left: put `Timeout` inside, so that what hangs is a failure.
 
     Args:
         ignore: exceptions that do not count, as the message was to blame, not what handles it.
@@ -46,10 +47,21 @@ class CircuitBreaker:
         self._reset = reset
         self._ignore = ignore
         self._clock = clock
-        self._circuits: dict[type, _Circuit] = {}
+        self._circuits: dict[tuple[type, str], _Circuit] = {}
+
+    def bound_to(self, handler: str) -> Behavior:
+        """Each handler of an event has its circuit: one that fails does not shut out the others."""
+
+        async def step(message: object, call_next: CallNext[Any, Any]) -> Any:
+            return await self._pass(message, call_next, handler)
+
+        return step
 
     async def __call__(self, message: object, call_next: CallNext[Any, Any]) -> Any:
-        circuit = self._circuits.setdefault(type(message), _Circuit())
+        return await self._pass(message, call_next, "")
+
+    async def _pass(self, message: object, call_next: CallNext[Any, Any], handler: str) -> Any:
+        circuit = self._circuits.setdefault((type(message), handler), _Circuit())
         is_probe = self._enter(circuit)
         try:
             value = await call_next(message)
