@@ -278,6 +278,17 @@ async def test_a_cancelled_waiter_gives_its_place_back() -> None:
     assert [(await tasks[0]).unwrap(), (await third).unwrap()] == [1, 3]
 
 
+def test_a_limit_works_in_one_event_loop_after_another() -> None:
+    async def wait(number: int) -> int:
+        await asyncio.sleep(0)
+        return number
+
+    app = mediator(ConcurrencyLimit(1), wait)
+    for _ in range(2):
+        results = asyncio.run(app.send_batch([Ask(1), Ask(2), Ask(3)]))
+        assert [result.unwrap() for result in results] == [1, 2, 3]
+
+
 async def test_each_key_has_a_bucket_and_their_number_is_bounded() -> None:
     limit = RateLimit(1.0, burst=1, key=lambda m: m.number, max_keys=2, clock=lambda: 0.0)
     app = mediator(limit, _echo)
