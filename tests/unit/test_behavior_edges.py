@@ -369,7 +369,9 @@ async def test_invalid_messages_do_not_open_the_circuit() -> None:
         lambda: Retry(0),
         lambda: Retry(base=-1),
         lambda: ConcurrencyLimit(0),
+        lambda: Retry(cap=float("nan")),
         lambda: RateLimit(0),
+        lambda: RateLimit(float("inf")),
         lambda: RateLimit(1, burst=0),
         lambda: CircuitBreaker(0),
         lambda: CircuitBreaker(reset=0),
@@ -379,6 +381,14 @@ async def test_invalid_messages_do_not_open_the_circuit() -> None:
 def test_numbers_that_cannot_work_are_refused(make: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match="must be"):
         make()
+
+
+async def test_a_thousand_retries_end_with_the_handlers_error() -> None:
+    async def fail(number: int) -> int:
+        raise ConnectionError("down")
+
+    app = mediator(Retry(1200, base=1.0, cap=0.0, on=ConnectionError), fail)
+    assert error_of(await app.send(Ask())).details["type"] == "ConnectionError"
 
 
 # -- validation -----------------------------------------------------------------------------------------

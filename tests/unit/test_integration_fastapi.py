@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from catga import Failure, Mediator, Success, add_cluster
 from catga.errors import (
     CatgaError,
     CatgaTimeoutError,
+    CircuitOpenError,
     HandlerError,
     InvalidMessageError,
     NoNodeAvailableError,
@@ -154,6 +156,14 @@ def test_what_a_handler_raised_is_not_told() -> None:
 def test_details_that_are_no_json_go_as_text() -> None:
     response = problem(CatgaError("odd", details={"what": object}))
     assert "class" in msgspec.json.decode(bytes(response.body))["details"]["what"]
+
+
+@pytest.mark.parametrize("text", ["half \ud800", "whole"])
+def test_any_error_is_a_problem_that_can_be_read(text: str) -> None:
+    details = {"retry_after": float("inf"), "what": text, text: object}
+    response = problem(CircuitOpenError(text, details=details))
+    assert (response.status_code, json.loads(bytes(response.body))["detail"]) == (503, text)
+    assert "retry-after" not in response.headers
 
 
 def test_every_code_of_ours_has_a_status() -> None:

@@ -8,6 +8,7 @@ async def create(order: CreateOrder, mediator: Annotated[Mediator, Depends(media
     return respond(await mediator.send(order), status=201)
 """
 
+import json
 import math
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -94,7 +95,7 @@ def problem(error: CatgaError, *, errors: Mapping[str, int] | None = None) -> Re
         body |= {"detail": error.message, "details": error.details}
     headers: dict[str, str] = {}
     retry_after = error.details.get("retry_after")
-    if isinstance(retry_after, int | float):
+    if isinstance(retry_after, int | float) and math.isfinite(retry_after):
         headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
     return Response(_json(body), status, headers, media_type=PROBLEM)
 
@@ -126,6 +127,6 @@ def _dump(value: Any) -> Any:
 def _json(body: dict[str, Any]) -> bytes:
     try:
         return msgspec.json.encode(body)
-    except (TypeError, ValueError):  # details are anything
-        body["details"] = {str(key): str(value) for key, value in body["details"].items()}
-        return msgspec.json.encode(body)
+    except (TypeError, ValueError):  # details are anything, and text may hold half of a character
+        details = {str(key): str(value) for key, value in body.get("details", {}).items()}
+        return json.dumps({**body, "details": details}).encode()

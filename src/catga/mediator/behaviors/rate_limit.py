@@ -1,5 +1,6 @@
 """So many a second: a token bucket."""
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -29,8 +30,9 @@ class RateLimit:
         max_keys: int = 10_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not rate > 0 or (burst is not None and burst < 1) or max_keys < 1:
-            raise ValueError(f"rate must be positive, burst and max_keys at least 1: got {rate}, {burst}, {max_keys}")
+        if not 0 < rate < math.inf or (burst is not None and burst < 1) or max_keys < 1:
+            text = "rate must be positive and finite, burst and max_keys at least 1"
+            raise ValueError(f"{text}: got {rate}, {burst}, {max_keys}")
         self._rate = rate
         self._burst = float(burst if burst is not None else max(1, round(rate)))
         self._key = key

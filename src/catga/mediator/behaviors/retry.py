@@ -7,6 +7,9 @@ from typing import Any
 from catga.abc import CallNext
 from catga.errors import CatgaError
 
+_MAX_POWER = 1000
+"""Of 2, below what overflows."""
+
 
 class Retry:
     """Calls what is inside again after a retryable failure, with exponential back-off and full jitter.
@@ -32,7 +35,7 @@ class Retry:
         cap: float = 2.0,
         on: type[Exception] | tuple[type[Exception], ...] = (),
     ) -> None:
-        if attempts < 1 or base < 0 or cap < 0:
+        if attempts < 1 or not base >= 0 or not cap >= 0:
             raise ValueError(f"attempts must be at least 1, base and cap 0 or more: got {attempts}, {base}, {cap}")
         self._attempts = attempts
         self._base = base
@@ -46,7 +49,7 @@ class Retry:
             except Exception as error:
                 if not self._is_retryable(error):
                     raise
-            await asyncio.sleep(random.uniform(0, min(self._cap, self._base * 2**attempt)))
+            await asyncio.sleep(random.uniform(0, min(self._cap, self._base * 2.0 ** min(attempt, _MAX_POWER))))
         return await call_next(message)
 
     def _is_retryable(self, error: Exception) -> bool:
