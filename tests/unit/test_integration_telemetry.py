@@ -1,5 +1,6 @@
 """Telemetry, proven with the in-memory exporters: one trace from the gateway to the nested send."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -19,6 +20,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from catga import DistributedMediator, Event, Mediator, Request, add_cluster
 from catga.integrations import otel, prometheus
 from catga.mediator import MessageContext
+from catga.mediator.behaviors import Logging
+from catga.testing import eventually
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,11 @@ class Place(Request[int]):
 @dataclass(frozen=True)
 class Reserve(Request[int]):
     sku: str
+
+
+@dataclass(frozen=True)
+class Hang(Request[int]):
+    pass
 
 
 @dataclass(frozen=True)
@@ -185,3 +193,58 @@ async def test_prometheus_has_the_same_through_the_same_hooks(cluster: Any) -> N
     await nodes["gateway"].stop()
     assert registry.get_sample_value("catga_node_ready", {"node_id": "gateway"}) == 0
     assert b"catga_node_ready" in generate_latest(registry)
+
+
+async def test_a_cancelled_call_is_recorded_on_both_ends(cluster: Any, caplog: pytest.LogCaptureFixture) -> None:
+    telemetry, registry = Telemetry(), CollectorRegistry()
+    mediators, nodes = apps(telemetry.interceptor)
+    started = asyncio.Event()
+
+    @mediators["stock"].handler
+    async def hang(request: Hang) -> int:
+        started.set()
+        await asyncio.Event().wait()
+        return 0
+
+    for name in ("gateway", "stock"):
+        mediators[name].use(prometheus.Prometheus(registry if name == "stock" else CollectorRegistry()))
+    mediators["stock"].behavior(Logging())
+    nodes |= await cluster(**mediators)
+    send = asyncio.ensure_future(nodes["gateway"].send(Hang()))
+    await started.wait()
+    send.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await send
+
+    labels = {"message": f"{Hang.__module__}.Hang", "outcome": "cancelled"}
+    await eventually(lambda: registry.get_sample_value("catga_handled_seconds_count", labels))
+    await eventually(lambda: len(telemetry.spans.get_finished_spans()) == 2)
+    for kind in (SpanKind.CLIENT, SpanKind.SERVER):
+        span = telemetry.named("Hang", kind)
+        assert span.status.status_code is StatusCode.ERROR
+        assert dict(span.attributes or {})["error.type"] == "cancelled"
+    for metric in ("rpc.client.call.duration", "rpc.server.call.duration"):
+        (point,) = telemetry.points(metric)
+        assert (point.attributes["error.type"], point.count) == ("cancelled", 1)
+    assert [vars(r)["catga_error"] for r in caplog.records if r.message == "failed"] == ["cancelled"]
+
+
+async def test_an_interceptor_that_fails_inside_is_recorded_as_the_failure_that_it_is() -> None:
+    class Broken:
+        async def sending(self, message: Any, headers: dict[str, str], forward: Any) -> Any:
+            return await forward(message, headers)
+
+        async def handling(self, message: Any, headers: Any, handle: Any) -> Any:
+            raise KeyError("a bug")
+
+    telemetry, registry = Telemetry(), CollectorRegistry()
+    app = Mediator()
+    for interceptor in (telemetry.interceptor, prometheus.Prometheus(registry), Broken()):
+        app.use(interceptor)
+    app.handles(Place)(lambda request: 1)
+    assert not (await app.send(Place("tea"))).is_success
+    labels = {"message": f"{Place.__module__}.Place", "outcome": "handler_error"}
+    assert registry.get_sample_value("catga_handled_seconds_count", labels) == 1
+    (point,) = telemetry.points("rpc.server.call.duration")
+    assert point.attributes["error.type"] == "handler_error"
+    assert telemetry.named("Place", SpanKind.SERVER).status.status_code is StatusCode.ERROR

@@ -8,8 +8,9 @@ the headers by the globally configured propagators (W3C by default). Only the AP
 does nothing, slowly.
 """
 
+import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from opentelemetry import context, propagate
@@ -21,10 +22,14 @@ from catga._version import __version__
 from catga.abc import Forward, Handle
 from catga.cluster import DistributedMediator
 from catga.mediator.context import CORRELATION_ID, MESSAGE_ID
+from catga.mediator.pipeline import as_catga_error, is_result
 from catga.messages import is_event, wire_name
-from catga.result import CatgaResult, Failure, Success
+from catga.result import CatgaResult, Failure
 
 Attributes = dict[str, AttributeValue]
+
+CANCELLED = "cancelled"
+"""The ``error.type`` of a call whose caller left, or whose deadline passed."""
 
 
 class OpenTelemetry:
@@ -53,20 +58,23 @@ class OpenTelemetry:
         event = is_event(type(message))
         name, attributes = _named(message, "publish" if event else "", "send")
         kind = SpanKind.PRODUCER if event else SpanKind.CLIENT
-        started = time.perf_counter()
-        with self._tracer.start_as_current_span(name, kind=kind, attributes={**attributes, **_ids(headers)}) as span:
-            propagate.inject(headers)
-            result = await forward(message, headers)
-            attributes |= _finish(span, result)
         record = self._event_sent if event else self._call_sent
-        record(time.perf_counter() - started, attributes)
-        return result
+        started = time.perf_counter()
+        try:
+            with self._tracer.start_as_current_span(
+                name, kind=kind, attributes={**attributes, **_ids(headers)}
+            ) as span:
+                propagate.inject(headers)
+                return await _watched(forward(message, headers), span, attributes)
+        finally:
+            record(time.perf_counter() - started, attributes)
 
     async def handling(self, message: object, headers: Mapping[str, str], handle: Handle) -> CatgaResult[Any]:
         """A server or consumer span, a child of the sender's."""
         event = is_event(type(message))
         name, attributes = _named(message, "process" if event else "", "process")
         kind = SpanKind.CONSUMER if event else SpanKind.SERVER
+        record = self._event_handled if event else self._call_handled
         started = time.perf_counter()
         # A fresh context: what is current in a receive loop is nobody's parent.
         token = context.attach(propagate.extract(headers, context.Context()))
@@ -74,13 +82,11 @@ class OpenTelemetry:
             with self._tracer.start_as_current_span(
                 name, kind=kind, attributes={**attributes, **_ids(headers)}
             ) as span:
-                result = await handle(message)
-                attributes |= _finish(span, result)
+                result: CatgaResult[Any] = await _watched(handle(message), span, attributes)
+                return result
         finally:
             context.detach(token)
-        record = self._event_handled if event else self._call_handled
-        record(time.perf_counter() - started, attributes)
-        return result
+            record(time.perf_counter() - started, attributes)
 
 
 def observe_cluster(cluster: DistributedMediator, *, meter_provider: MeterProvider | None = None) -> None:
@@ -138,13 +144,26 @@ def _ids(headers: Mapping[str, str]) -> Attributes:
     return found
 
 
-def _finish(span: Span, result: Any) -> Attributes:
-    """Write the outcome into the span; what of it the metric needs."""
-    if isinstance(result, Success | Failure) and result.metadata.node_id:
+async def _watched(call: Awaitable[Any], span: Span, attributes: Attributes) -> Any:
+    """Await `call`. Its outcome goes into the span, and what of it the metric needs into `attributes`."""
+    try:
+        result: object = await call
+    except asyncio.CancelledError:  # the slowest calls end so
+        attributes["error.type"] = CANCELLED
+        _fail(span, CANCELLED, "the call was cancelled")
+        raise
+    except Exception as error:  # of an interceptor inside: the span tells of it already
+        attributes["error.type"] = as_catga_error(error).code
+        raise
+    if is_result(result) and result.metadata.node_id:
         span.set_attribute("catga.node_id", result.metadata.node_id)
         span.set_attribute("catga.attempts", result.metadata.attempts)
-    if not isinstance(result, Failure):
-        return {}
-    span.set_attribute("error.type", result.error.code)
-    span.set_status(StatusCode.ERROR, str(result.error))
-    return {"error.type": result.error.code}
+    if isinstance(result, Failure):
+        attributes["error.type"] = result.error.code
+        _fail(span, result.error.code, str(result.error))
+    return result
+
+
+def _fail(span: Span, code: str, text: str) -> None:
+    span.set_attribute("error.type", code)
+    span.set_status(StatusCode.ERROR, text)

@@ -5,7 +5,7 @@ observe_cluster(cluster)           # metrics of the node itself
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Histogram
@@ -13,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from catga.abc import Forward, Handle
 from catga.cluster import DistributedMediator
+from catga.mediator.pipeline import as_catga_error
 from catga.messages import wire_name
 from catga.result import CatgaResult, Failure
 
@@ -21,7 +22,7 @@ BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 class Prometheus:
     """An interceptor: the histograms ``catga_sent_seconds`` and ``catga_handled_seconds``, by message and outcome
-    (``ok``, or the error's code). One for each registry.
+    (``ok``, ``cancelled``, or the error's code). One for each registry.
     """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
@@ -35,16 +36,11 @@ class Prometheus:
 
     async def sending(self, message: object, headers: dict[str, str], forward: Forward) -> Any:
         """Observe the whole way."""
-        started = time.perf_counter()
-        result = await forward(message, headers)
-        self._sent.labels(wire_name(type(message)), _outcome(result)).observe(time.perf_counter() - started)
-        return result
+        return await _observed(self._sent, message, forward(message, headers))
 
     async def handling(self, message: object, headers: Mapping[str, str], handle: Handle) -> CatgaResult[Any]:
         """Observe behaviors and handlers."""
-        started = time.perf_counter()
-        result = await handle(message)
-        self._handled.labels(wire_name(type(message)), _outcome(result)).observe(time.perf_counter() - started)
+        result: CatgaResult[Any] = await _observed(self._handled, message, handle(message))
         return result
 
 
@@ -77,5 +73,15 @@ class _Node:
         return nodes, load, events, ready
 
 
-def _outcome(result: Any) -> str:
-    return result.error.code if isinstance(result, Failure) else "ok"
+async def _observed(histogram: Histogram, message: object, call: Awaitable[Any]) -> Any:
+    started = time.perf_counter()
+    outcome = "cancelled"
+    try:
+        result = await call
+        outcome = result.error.code if isinstance(result, Failure) else "ok"
+    except Exception as error:  # of an interceptor inside
+        outcome = as_catga_error(error).code
+        raise
+    finally:
+        histogram.labels(wire_name(type(message)), outcome).observe(time.perf_counter() - started)
+    return result

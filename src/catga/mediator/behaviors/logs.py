@@ -2,6 +2,7 @@
 
 import logging
 import time
+from asyncio import CancelledError
 from typing import Any
 
 from catga.abc import CallNext
@@ -27,7 +28,7 @@ class Logging:
         started = time.perf_counter()
         try:
             value = await call_next(message)
-        except Exception as error:
+        except (Exception, CancelledError) as error:
             self._logger.warning("failed", extra={**_fields(message, started), "catga_error": _code(error)})
             raise
         if self._logger.isEnabledFor(self._level):
@@ -46,5 +47,7 @@ def _fields(message: object, started: float) -> dict[str, object]:
     return fields
 
 
-def _code(error: Exception) -> str:
+def _code(error: BaseException) -> str:
+    if isinstance(error, CancelledError):
+        return "cancelled"
     return error.code if isinstance(error, CatgaError) else type(error).__qualname__
