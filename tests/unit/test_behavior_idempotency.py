@@ -96,10 +96,10 @@ async def cancelled(call: Awaitable[Any], when: Callable[[], object]) -> None:
 # -- one message, many nodes ----------------------------------------------------------------------------
 
 
-def node_of(name: str, store: MemoryStore, ran: list[str]) -> Mediator:
+def node_of(name: str, store: MemoryStore, ran: list[str], key: Callable[[Any], object] | None = None) -> Mediator:
     app = Mediator()
     app.use(MessageContext())
-    app.behavior(Idempotency(store))
+    app.behavior(Idempotency(store, key=key))
 
     @app.handler
     async def told(event: Told) -> None:
@@ -135,6 +135,19 @@ async def test_each_service_runs_an_event_though_they_share_handlers_and_store()
         await eventually(lambda: all(len(node.get_nodes()) == 2 for node in nodes))
         assert (await nodes[0].publish(Told())).is_success
     assert sorted(ran) == ["billing", "email"]
+
+
+async def test_a_node_that_finds_a_broadcast_taken_by_another_does_not_acknowledge_it() -> None:
+    store, ran = MemoryStore(), list[str]()
+    apps = [node_of(name, store, ran, key=lambda m: 1) for name in ("a", "b", "c")]
+    async with memory_cluster(*apps) as nodes:
+        sent = await nodes[0].broadcast(Told())
+        assert (len(sent.acknowledged), len(sent.failed)) == (1, 2)
+        assert all("its own store" in str(error) for error in sent.failed.values())
+        assert not (await nodes[0].broadcast(Told())).failed  # another message, so a duplicate on every node
+        assert len(ran) == 1
+        gathered = await nodes[0].send_to_all(AskName())
+        assert list(gathered.values.values()) == ran[1:]
 
 
 async def test_a_repeat_of_an_idempotent_request_on_another_node_runs_nothing() -> None:
@@ -292,6 +305,13 @@ async def test_a_cancelled_run_may_take_a_moment_to_end_before_another_starts() 
 
     await asyncio.gather(*(app.publish(Told()) for _ in range(3)))
     assert most == 1
+
+
+async def test_what_else_is_found_under_a_key_is_an_error_of_the_store() -> None:
+    store = MemoryStore()
+    service = Service(Idempotency(store, key=lambda m: m.number))
+    await store.put(f"idempotency:{Ask.__module__}.Ask:0", b"\1\xff", 60.0)
+    assert isinstance(error_of(await service.app.send(Ask())), StoreError)
 
 
 # -- values ---------------------------------------------------------------------------------------------

@@ -7,9 +7,11 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
+
 from catga.abc import Behavior, CallNext
 from catga.codec import Codec, encode
-from catga.errors import CatgaError, CatgaTimeoutError, InProgressError, InvalidMessageError
+from catga.errors import CatgaError, CatgaTimeoutError, InProgressError, InvalidMessageError, StoreError
 from catga.mediator.behaviors.store import KeyValueStore, MemoryStore, key_text
 from catga.mediator.context import current_message
 from catga.messages import is_event
@@ -18,11 +20,18 @@ logger = logging.getLogger("catga.behaviors")
 
 _CLAIM = b"\0"
 _RESULT = b"\1"
-_LOST = b"\2"
-"""It ran, and its value cannot be kept."""
 _PAUSE, _MAX_PAUSE = 0.01, 0.5
 _GRACE = 1.0
 """Seconds that a claim outlives its run's lease: a run that is cancelled needs a moment to end."""
+
+
+class _Ran(msgspec.Struct, array_like=True, frozen=True):
+    """What is kept of a run that went well: its value, or why that is lost; which message it was, and where."""
+
+    body: bytes | None
+    lost: str = ""
+    message_id: str = ""
+    node_id: str = ""
 
 
 class Idempotency:
@@ -33,7 +42,8 @@ class Idempotency:
     soon after its lease and the message may run a second time: at most once as long as nodes live, not beyond.
 
     Nodes that share the store share its keys. What is to run on each of them (`broadcast`, `send_to_all`) needs a
-    store of each node's own, if it has a `key`; and services that handle an event by the same function, one each.
+    store of each node's own, if it has a `key`; and services that handle an event by the same function, one each. With
+    `MessageContext` the nodes that find such a message taken fail, unless it is marked ``idempotent``.
 
     Args:
         store: shared by the nodes that may get duplicates; by default this process's memory.
@@ -152,16 +162,30 @@ class Idempotency:
 
 
 def _encoded(value: object) -> bytes:
+    info = current_message()
+    origin = {} if info is None else {"message_id": info.message_id, "node_id": info.node_id}
     try:
-        return _RESULT + encode(value)
+        ran = _Ran(encode(value), **origin)
     except InvalidMessageError as error:
-        return _LOST + str(error).encode(errors="replace")
+        ran = _Ran(None, str(error), **origin)
+    return _RESULT + encode(ran)
 
 
 def _value(found: bytes, codec: Codec) -> Any:
-    if found.startswith(_LOST):
-        raise InvalidMessageError(f"{codec.name} ran before, and its value was lost: {found[1:].decode()}")
-    return codec.decode_response(found[1:])
+    try:
+        ran = msgspec.msgpack.decode(found[1:], type=_Ran)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"what is stored is no value of {codec.name}: {error}") from error
+    info = current_message()
+    if info is not None and not codec.idempotent and ran.message_id == info.message_id and ran.node_id != info.node_id:
+        # Failover does not repeat what may not run twice. To acknowledge it would be to lose it.
+        raise InvalidMessageError(
+            f"{codec.name} was sent to several nodes, and {ran.node_id} ran it under the key that they share: "
+            "give each its own store"
+        )
+    if ran.body is None:
+        raise InvalidMessageError(f"{codec.name} ran before, and its value was lost: {ran.lost}")
+    return codec.decode_response(ran.body)
 
 
 def _message_id(message: object, codec: Codec) -> object:
