@@ -10,6 +10,8 @@ import msgspec
 import nats
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from catga import Mediator, Request, message
 from catga.errors import StoreError
@@ -25,6 +27,7 @@ from catga.mediator.behaviors import (
 )
 from catga.testing import eventually
 from catga.testing.cluster import memory_cluster
+from catga.testing.proxy import Proxy
 from catga.testing.servers import NatsServer, RedisServer
 
 ODD_KEY = "idempotency:a b.*>:ключ/1"
@@ -132,6 +135,35 @@ async def test_duplicates_on_two_nodes_run_once_between_them(store: KeyValueStor
         assert [(await send).unwrap() for send in sends] == [1] * 8
         assert (await caller.send(Charge("o1"))).unwrap() == 1
         assert len(runs) == 1
+
+
+@pytest.mark.parametrize("resends", [True, False])
+async def test_a_claim_whose_reply_redis_could_not_send_blocks_nobody(redis_url: str, resends: bool) -> None:
+    runs: list[str] = []
+    prefix = f"{uuid.uuid4().hex}:"
+    async with Proxy(redis_url) as proxy, Redis.from_url(redis_url) as direct:
+        retry = {} if resends else {"retry": Retry(NoBackoff(), 0)}
+        async with Redis(host="127.0.0.1", port=proxy.port, **retry) as client:
+            await client.ping()
+            app = Mediator()
+            app.behavior(Idempotency(RedisStore(client, prefix=prefix), key=lambda charge: charge.order_id))
+
+            @app.handler
+            def charge(request: Charge) -> int:
+                runs.append(request.order_id)
+                return 1
+
+            async def is_claimed() -> bool:
+                return bool(await direct.keys(f"{prefix}*"))
+
+            proxy.delay = 0.5
+            send = asyncio.ensure_future(app.send(Charge("o1")))
+            await eventually(is_claimed)
+            proxy.drop()
+            proxy.delay = 0.0
+            assert (await send).is_success is resends
+            assert (await app.send(Charge("o1"))).unwrap() == 1
+            assert runs == ["o1"]
 
 
 def letter(number: int, **fields: Any) -> DeadLetter:
