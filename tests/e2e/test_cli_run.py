@@ -170,3 +170,39 @@ async def test_options_come_from_the_environment(nats_url: str, tmp_path: Path) 
             assert (found.service, found.metadata) == ("orders", {"zone": "a"})
         run.terminate()
         assert await run.ended() == 0, run.err
+
+
+READY = """
+import os
+from cli_shop import mediator
+from catga import add_cluster
+app = add_cluster(mediator, os.environ["BROKER"], prefix="ready", node_id="ready-made")
+"""
+
+
+async def test_the_environment_is_ignored_for_a_target_that_is_in_a_cluster_already(
+    nats_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "ready_shop.py").write_text(READY)
+    env = {"CATGA_URL": "nats://127.0.0.1:1", "CATGA_NODE_ID": "other", "BROKER": nats_url, "PYTHONPATH": str(HERE)}
+    with Catga(tmp_path, "run", "ready_shop:app", cwd=tmp_path, **env) as run:
+        async with caller(nats_url, "ready") as node:
+            await eventually(lambda: member(node, "ready-made"))
+        run.terminate()
+        assert await run.ended() == 0, run.err
+    assert "CATGA_URL is ignored: ready_shop:app is in a cluster already" in run.err
+
+
+@pytest.mark.parametrize(
+    ("option", "named"), [(("--url", "nats://127.0.0.1:1"), "--url"), (("--workers", "2"), "--workers")]
+)
+async def test_an_option_that_a_target_in_a_cluster_cannot_have_is_named(
+    tmp_path: Path, option: tuple[str, str], named: str
+) -> None:
+    (tmp_path / "ready_shop.py").write_text(READY)
+    env = {"CATGA_PREFIX": "other", "BROKER": "nats://127.0.0.1:1", "PYTHONPATH": str(HERE)}
+    with Catga(tmp_path, "run", "ready_shop:app", *option, cwd=tmp_path, **env) as run:
+        assert await run.ended() == 2
+    assert "ready_shop:app is in a cluster already" in run.err
+    assert named in run.err
+    assert "CATGA_PREFIX" not in run.err

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from catga.cli.options import DEFAULT_URL, app_dir_option, env_option
 from catga.cli.output import note
@@ -46,12 +47,18 @@ def command(workers: int, reload: bool, metadata: tuple[str, ...], **options: An
     SIGTERM and SIGINT (Ctrl-C) make it drain: it takes no more requests, finishes those it accepted, and leaves.
     A second signal stops it at once.
     """
-    settings = WorkerSettings(metadata=dict(map(_pair, metadata)), **options)
+    settings = WorkerSettings(metadata=dict(map(_pair, metadata)), ambient=_ambient(), **options)
     if workers == 1 and not reload:
         sys.exit(serve(settings))
     if workers > 1 and (settings.url or "").startswith("memory:"):
         raise click.UsageError("a memory:// cluster lives inside one process: --workers needs nats:// or redis://")
     sys.exit(asyncio.run(_supervise(settings, workers, reload=reload)))
+
+
+def _ambient() -> frozenset[str]:
+    """The names of the options that the environment has set."""
+    context = click.get_current_context()
+    return frozenset(n for n in context.params if context.get_parameter_source(n) is ParameterSource.ENVIRONMENT)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -65,8 +72,11 @@ async def _supervise(settings: WorkerSettings, workers: int, *, reload: bool) ->
     base = settings.node_id or default_node_id()
 
     async def start(number: int) -> Process:
-        node_id = settings.node_id if workers == 1 else f"{base}-{number + 1}"
-        return await _start(msgspec.structs.replace(settings, node_id=node_id, supervised=True))
+        mine = settings
+        if workers > 1:
+            ambient = settings.ambient - {"node_id"}
+            mine = msgspec.structs.replace(settings, node_id=f"{base}-{number + 1}", ambient=ambient)
+        return await _start(msgspec.structs.replace(mine, supervised=True))
 
     def say(line: str) -> None:
         note(f"catga: {line}")

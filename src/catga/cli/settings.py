@@ -21,6 +21,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: float = 30.0
     loop: str = "auto"
     log_level: str = "info"
+    ambient: frozenset[str] = frozenset()
+    """Names of those that come from the environment: perhaps meant for other commands."""
     supervised: bool = False
     """Standard input is a pipe from the supervisor; its end is the supervisor's."""
 

@@ -22,6 +22,8 @@ from catga.mediator import Mediator
 
 logger = logging.getLogger("catga.cli")
 
+OPTIONS = {"node_id": "--node-id (or --workers, CATGA_WORKERS)"}
+"""What a setting is called on the command line, if not by its name."""
 FORCED = 1.0
 """Seconds to say good-bye to the cluster when told to stop at once."""
 
@@ -133,12 +135,14 @@ def _called(factory: Any, target: str) -> Any:
 
 
 def _ready_made(node: DistributedMediator, settings: WorkerSettings) -> DistributedMediator:
-    clash = [name for name in ("url", *_given(settings)) if getattr(settings, name, None) and name != "drain_timeout"]
-    if clash:
-        options = ", ".join("--node-id (or --workers)" if n == "node_id" else f"--{n.replace('_', '-')}" for n in clash)
-        raise CommandError(
-            f"{settings.target} is in a cluster already, so {options} cannot apply: name its Mediator instead", USAGE
-        )
+    """`node` as it is. What the command line asks of it is a mistake; the environment may mean other commands."""
+    given = {name for name in ("url", *_given(settings)) if getattr(settings, name)} - {"drain_timeout"}
+    if clash := given - settings.ambient:
+        options = ", ".join(sorted(OPTIONS.get(name, f"--{name.replace('_', '-')}") for name in clash))
+        text = f"{settings.target} is in a cluster already, so {options} cannot apply"
+        raise CommandError(f"{text}: take away the option, or name its Mediator", USAGE)
+    for name in sorted(given):
+        logger.info("CATGA_%s is ignored: %s is in a cluster already", name.upper(), settings.target)
     return node
 
 
