@@ -129,11 +129,18 @@ async def test_reload_runs_the_changed_code(nats_url: str, tmp_path: Path) -> No
         assert await run.ended() == 0, run.err
 
 
+TWICE = """from catga import Mediator
+from cli_shop import CreateOrder
+mediator = Mediator()
+mediator.handles(CreateOrder)(lambda order: {})
+mediator.handles(CreateOrder)(lambda order: {})
+"""
 MISTAKES = {
     "there is no module 'nowhere'": ("nowhere:mediator", ""),
     "did you mean mediator?": ("mistake:mediatr", "from catga import Mediator\nmediator = Mediator()\n"),
     "SyntaxError": ("mistake:mediator", "def ("),
     "mistake.py, line 2": ("mistake:mediator", "x = 1\nraise ValueError('no database')\n"),
+    "mistake.py, line 5": ("mistake:mediator", TWICE),
     "No module named 'not_installed_at_all'": ("mistake:mediator", "import not_installed_at_all\n"),
     "not a Mediator": ("mistake:mediator", "mediator = 1\n"),
     "add --factory": ("mistake:mediator", "def mediator(): ...\n"),
@@ -147,7 +154,7 @@ async def test_a_mistake_of_the_user_is_told_in_a_line_without_a_traceback(
 ) -> None:
     target, source = MISTAKES[expected]
     (tmp_path / "mistake.py").write_text(source)
-    with Catga(tmp_path, "run", target, "--workers", workers, cwd=tmp_path) as run:
+    with Catga(tmp_path, "run", target, "--workers", workers, cwd=tmp_path, PYTHONPATH=str(HERE)) as run:
         assert await run.ended() == 2
     assert expected in run.err
     assert "Traceback" not in run.err

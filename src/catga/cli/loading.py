@@ -8,9 +8,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import catga
 from catga.cli.failures import USAGE, CommandError
 from catga.mediator import Mediator
 from catga.messages import is_event, is_request
+
+CATGA = Path(catga.__file__).parent
 
 
 def load(target: str, app_dir: str = ".") -> Any:
@@ -46,10 +49,18 @@ def import_module(name: str, app_dir: str) -> ModuleType:
 
 
 def _broken(name: str, error: BaseException) -> str:
-    text = f"{type(error).__name__}: {error}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
-    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if len(frames) > 1 else ""
-    return f"the module {name!r} cannot be imported: {text}{place}"
+    return f"the module {name!r} cannot be imported: {told(error)}"
+
+
+def told(error: BaseException) -> str:
+    """What a user's code raised, and the last line of it that led there."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def _is_users(file: str) -> bool:
+    return "importlib" not in file and not Path(file).is_relative_to(CATGA)
 
 
 def _no_attribute(holder: Any, module: str, name: str) -> str:

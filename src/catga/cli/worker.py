@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from catga.cli.failures import FAILED, UNREACHABLE, USAGE, CommandError, explained
-from catga.cli.loading import load
+from catga.cli.loading import load, told
 from catga.cli.logs import log_to_stderr
 from catga.cli.loops import loop_factory
 from catga.cli.options import DEFAULT_URL
@@ -131,7 +131,7 @@ def _called(factory: Any, target: str) -> Any:
     try:
         return factory()
     except Exception as error:  # the border to the user's function
-        raise CommandError(f"the factory {target} failed: {type(error).__name__}: {error}", USAGE) from error
+        raise CommandError(f"the factory {target} failed: {told(error)}", USAGE) from error
 
 
 def _ready_made(node: DistributedMediator, settings: WorkerSettings) -> DistributedMediator:
