@@ -72,6 +72,12 @@ def test_nodes_prints_a_table_without_colours_where_there_is_no_terminal(shop: s
     assert "\x1b" not in text
 
 
+def test_nodes_cuts_nothing_where_there_is_no_terminal(shop: str) -> None:
+    result = CliRunner().invoke(cli, ["nodes"], env={"CATGA_URL": shop, "CATGA_PREFIX": PREFIX, "COLUMNS": "40"})
+    assert "INCARNATION" in result.stdout
+    assert result.stdout.count("CreateOrder, Created, Die, Fail, Work\n") == 2, result.stdout
+
+
 def test_nodes_of_an_empty_cluster_says_so(shop: str) -> None:
     result = catga(shop, "nodes", "--prefix", "nobody")
     assert (result.exit_code, result.stdout) == (0, "")

@@ -15,11 +15,13 @@ from catga.cli.loops import run
 from catga.cli.messages import message_of
 from catga.cli.observer import observer
 from catga.cli.options import app_dir_option, cluster_options, json_option, where
-from catga.cli.output import console, milliseconds, percentile, plain_table, to_json
+from catga.cli.output import console, milliseconds, percentile, to_json
+from catga.cli.tables import Fitted
 from catga.cluster import DistributedMediator
 from catga.cluster.stats import Stats
 from catga.result import CatgaResult, Failure
 
+COLUMNS = ("CALLS", "SECONDS", "CALLS/S", "P50", "P90", "P99", "MAX", "ERRORS", "FAILOVERS")
 BARS = 12
 WIDTH = 40
 
@@ -135,9 +137,8 @@ def summary(measured: Measured) -> dict[str, Any]:
 
 def _print(measured: Measured) -> None:
     figures = summary(measured)
-    table = plain_table("CALLS", "SECONDS", "CALLS/S", "P50", "P90", "P99", "MAX", "ERRORS", "FAILOVERS")
     latency: dict[str, float] = figures["latency"] or {}
-    table.add_row(
+    row = (
         str(figures["calls"]),
         f"{measured.seconds:.2f}",
         f"{figures['rate']:.0f}",
@@ -147,7 +148,7 @@ def _print(measured: Measured) -> None:
         str(measured.failovers),
     )
     screen = console()
-    screen.print(table)
+    screen.print(Fitted(COLUMNS, [row], folding={"ERRORS": 16}, spare=("P90", "SECONDS", "MAX", "FAILOVERS")))
     nodes = ", ".join(f"{node_id} {count}" for node_id, count in sorted(measured.nodes.items()))
     screen.print(f"\nby node: {nodes or '–'}\n")
     for line in histogram(measured.latencies):

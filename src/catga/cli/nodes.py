@@ -4,17 +4,18 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import click
-from rich.table import Table
 from rich.text import Text
 
 from catga.cli.live import Frame, show
 from catga.cli.loops import run
 from catga.cli.observer import Reading, observer, read_all
 from catga.cli.options import Where, cluster_options, json_option, where
-from catga.cli.output import COLORS, console, milliseconds, node_dict, one_line, plain_table, to_json
+from catga.cli.output import COLORS, console, milliseconds, node_dict, to_json
+from catga.cli.tables import Cell, Fitted
 from catga.cluster import DistributedMediator
 from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 
@@ -46,7 +47,7 @@ async def _nodes(cluster: Where, *, watch: bool, interval: float, as_json: bool)
         if as_json:
             click.echo(to_json(rows_json(members, readings)))
         elif members:
-            console().print(nodes_table(members, readings, {}))
+            console().print(nodes_table(members, readings))
         else:
             click.echo(f"no nodes (prefix {cluster.prefix!r})", err=True)
 
@@ -72,40 +73,48 @@ async def frames(node: DistributedMediator, interval: float) -> AsyncGenerator[F
             members = node.get_nodes()  # as it is now: a node may have died in between
             recent = {i: event for i, (at, event) in gone.items() if began - at < REMEMBERED}
             title = f"{len(members)} nodes · {datetime.now():%H:%M:%S}"
-            yield Frame(title, nodes_table(members, readings, recent), rows_json(members, readings))
+            yield Frame(title, nodes_table(members, readings, recent, cut="HANDLES"), rows_json(members, readings))
             await asyncio.sleep(max(interval - (time.monotonic() - began), 0.0))
     finally:
         remembering.cancel()
 
 
 def nodes_table(
-    members: Sequence[NodeInfo], readings: Mapping[str, Reading], gone: Mapping[str, NodeChangeEvent]
-) -> Table:
+    members: Sequence[NodeInfo],
+    readings: Mapping[str, Reading],
+    gone: Mapping[str, NodeChangeEvent] = MappingProxyType({}),
+    cut: str = "",
+) -> Fitted:
     """A row a node; those that are gone at the end."""
-    table = plain_table(
-        *("NODE", "STATE", "SERVICE", "LOAD", "IN FLIGHT", "LATENCY", "HEARD", "INCARNATION", "HANDLES"),
+    return Fitted(
+        ("NODE", "STATE", "SERVICE", "LOAD", "IN FLIGHT", "LATENCY", "HEARD", "INCARNATION", "HANDLES"),
+        [*(_row(node, readings.get(node.node_id)) for node in members), *map(_row_of_gone, gone.values())],
         right=("IN FLIGHT", "LATENCY", "HEARD"),
-        flexible="HANDLES",
+        folding={"NODE": 12, "SERVICE": 7, "HANDLES": 8},
+        cut=cut,
+        spare=("INCARNATION", "HEARD", "HANDLES", "SERVICE", "LATENCY", "IN FLIGHT"),
     )
-    for node in members:
-        reading = readings.get(node.node_id)
-        answered = reading is not None and reading.stats is not None
-        table.add_row(
-            node.node_id,
-            Text(node.state.value, COLORS[node.state]),
-            node.service,
-            load_bar(node.load),
-            str(reading.stats.inflight) if reading is not None and reading.stats is not None else "–",
-            milliseconds(reading.seconds if reading is not None and answered else None),
-            f"{max(time.monotonic() - node.last_seen, 0.0):.1f} s",
-            incarnation(node.incarnation),
-            one_line(handled(node.handles)),
-        )
-    for event in gone.values():
-        reason = event.reason.value if event.reason is not None else "?"
-        state = Text(f"left ({reason})", COLORS[NodeState.LEFT])
-        table.add_row(event.node.node_id, state, event.node.service, *("",) * 4, incarnation(event.node.incarnation))
-    return table
+
+
+def _row(node: NodeInfo, reading: Reading | None) -> tuple[Cell, ...]:
+    stats = None if reading is None else reading.stats
+    return (
+        node.node_id,
+        Text(node.state.value, COLORS[node.state]),
+        node.service,
+        load_bar(node.load),
+        "–" if stats is None else str(stats.inflight),
+        milliseconds(None if reading is None or stats is None else reading.seconds),
+        f"{max(time.monotonic() - node.last_seen, 0.0):.1f} s",
+        incarnation(node.incarnation),
+        handled(node.handles),
+    )
+
+
+def _row_of_gone(event: NodeChangeEvent) -> tuple[Cell, ...]:
+    node, reason = event.node, event.reason.value if event.reason is not None else "?"
+    state = Text(f"left ({reason})", COLORS[NodeState.LEFT])
+    return (node.node_id, state, node.service, *("",) * 4, incarnation(node.incarnation), "")
 
 
 def load_bar(load: float) -> Text:

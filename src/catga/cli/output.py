@@ -2,13 +2,11 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import click
 import msgspec
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from catga.node import NodeInfo, NodeState
 
@@ -20,9 +18,19 @@ COLORS = {
 }
 
 
+ENDLESS = 1_000_000
+"""Characters in a line, more than there ever are."""
+
+
 def console(*, stderr: bool = False) -> Console:
-    """A console on stdout or stderr; without colours where that is no terminal, or NO_COLOR is set."""
-    return Console(stderr=stderr, highlight=False)
+    """A console on stdout or stderr; where that is no terminal, lines have any width.
+
+    Without colours there, or where NO_COLOR is set.
+    """
+    found = Console(stderr=stderr, highlight=False)
+    if not found.is_terminal:
+        found.width = ENDLESS
+    return found
 
 
 def to_json(value: Any) -> str:
@@ -52,20 +60,6 @@ def milliseconds(seconds: float | None) -> str:
 def percentile(ordered: Sequence[float], share: float) -> float:
     """The value that `share` of `ordered`, which is sorted and not empty, does not exceed."""
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
-
-
-def plain_table(*columns: str, right: Sequence[str] = (), flexible: str = "") -> Table:
-    """An empty table whose `right` columns hold numbers, and whose `flexible` one yields where space is short."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1 if len(columns) > 8 else 2, 0, 0))
-    for column in columns:
-        justify: Literal["left", "right"] = "right" if column in right else "left"
-        table.add_column(column, justify=justify, no_wrap=column != flexible, overflow="ellipsis")
-    return table
-
-
-def one_line(text: str) -> Text:
-    """A cell that is cut, not wrapped."""
-    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def node_dict(node: NodeInfo) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from catga.cli.failures import FAILED, CommandError
 from catga.cli.loops import run
 from catga.cli.observer import observer, read_all
 from catga.cli.options import Where, cluster_options, json_option, where
-from catga.cli.output import console, milliseconds, percentile, plain_table, to_json
+from catga.cli.output import console, milliseconds, percentile, to_json
+from catga.cli.tables import Fitted
 from catga.node import NodeInfo
 
 
@@ -58,9 +59,10 @@ def _chosen(members: Sequence[NodeInfo], node_ids: Sequence[str]) -> Sequence[No
 
 def _print(trips: Mapping[str, Sequence[float]], count: int) -> None:
     columns = ("ANSWERED", "MIN", "MEDIAN", "MAX")
-    table = plain_table("NODE", *columns, right=columns)
+    rows: list[tuple[str, ...]] = []
     for node_id, seconds in trips.items():
         ordered = sorted(seconds)
         figures = (ordered[0], percentile(ordered, 0.5), ordered[-1]) if ordered else (None, None, None)
-        table.add_row(node_id, f"{len(seconds)}/{count}", *map(milliseconds, figures))
+        rows.append((node_id, f"{len(seconds)}/{count}", *map(milliseconds, figures)))
+    table = Fitted(("NODE", *columns), rows, right=columns, folding={"NODE": 12}, spare=("MIN", "MAX"))
     console().print(table)

@@ -2,23 +2,25 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import click
-from rich.table import Table
+from rich.text import Text
 
 from catga.cli.figures import Delta, Figures, delta, figures
 from catga.cli.live import Frame, show
 from catga.cli.loops import run
 from catga.cli.observer import Reading, observer, read_all
 from catga.cli.options import Where, cluster_options, json_option, where
-from catga.cli.output import milliseconds, one_line, plain_table
+from catga.cli.output import milliseconds
+from catga.cli.tables import Cell, Fitted
 from catga.cluster import DistributedMediator
 from catga.cluster.stats import NodeStats
 
 GROUPS = ("both", "type", "node")
+NUMBERS = ("REQ/S", "P50", "P99", "ERRORS/S", "FAILOVERS/S")
 
 
 class Row(NamedTuple):
@@ -66,7 +68,7 @@ async def frames(node: DistributedMediator, by: str, interval: float, count: int
             and (former := _former(before, node_id)) is not None
             for name, part in delta(former, stats).items()
         }
-        yield Frame(_title(now, deltas, seconds), _table(_rows(deltas, by, seconds)), _data(now, deltas, by, seconds))
+        yield Frame(_title(now, deltas, seconds), table(_rows(deltas, by, seconds)), _data(now, deltas, by, seconds))
         before = {**before, **{i: reading for i, reading in now.items() if reading.stats is not None}}
         before = {i: reading for i, reading in before.items() if i in now}
         shown += 1
@@ -100,25 +102,25 @@ def _title(now: Mapping[str, Reading], deltas: Deltas, seconds: float) -> str:
     return f"{text} · no answer from {', '.join(silent)}" if silent else text
 
 
-def _table(rows: list[Row]) -> Table:
-    numbers = ("REQ/S", "P50", "P99", "ERRORS/S", "FAILOVERS/S")
-    table = plain_table("TYPE", "NODE", *numbers, right=numbers, flexible="TYPE")
-    for row in rows:
-        rate, p50, p99, errors, failovers = row.figures
-        table.add_row(
-            one_line(row.type or "(all)"),
-            row.node_id or "(all)",
-            f"{rate:.1f}",
-            milliseconds(p50),
-            milliseconds(p99),
-            _rate(errors),
-            _rate(failovers),
-        )
-    return table
+def table(rows: Sequence[Row]) -> Fitted:
+    """The rows for people."""
+    return Fitted(
+        ("TYPE", "NODE", *NUMBERS),
+        [_cells(row) for row in rows],
+        right=NUMBERS,
+        folding={"TYPE": 10, "NODE": 10},
+        spare=("FAILOVERS/S", "P50", "P99"),
+    )
 
 
-def _rate(value: float) -> str:
-    return f"[red]{value:.1f}[/red]" if value else "0"
+def _cells(row: Row) -> tuple[Cell, ...]:
+    rate, p50, p99, errors, failovers = row.figures
+    times = (milliseconds(p50), milliseconds(p99))
+    return (row.type or "(all)", row.node_id or "(all)", f"{rate:.1f}", *times, _rate(errors), _rate(failovers))
+
+
+def _rate(value: float) -> Text:
+    return Text(f"{value:.1f}", "red") if value else Text("0")
 
 
 def _data(now: Mapping[str, Reading], deltas: Deltas, by: str, seconds: float) -> dict[str, Any]:
