@@ -13,7 +13,7 @@ from catga import DistributedMediator
 from catga.cluster.stats import Stats
 from catga.errors import MaybeExecutedError
 from catga.node import LeftReason, NodeChangeType
-from catga.testing.servers import free_port
+from catga.testing.servers import NatsServer, free_port
 from catga.testing.waiting import eventually
 
 RUN = ("run", "cli_shop:mediator", "--node-id", "shop")
@@ -61,6 +61,30 @@ async def test_a_second_signal_stops_at_once_and_the_callers_are_told(nats_url: 
             assert not result.is_success
             assert await run.ended() == 1
     assert "Traceback" not in run.err
+
+
+@pytest.mark.parametrize("level", ["info", "critical"])
+async def test_a_drain_that_takes_too_long_has_exit_status_1(nats_url: str, tmp_path: Path, level: str) -> None:
+    options = ("--drain-timeout", "0.2", "--log-level", level)
+    with Catga(tmp_path, *RUN, *options, "--url", nats_url, "--prefix", f"slow-{level}") as run:
+        async with caller(nats_url, f"slow-{level}") as node:
+            await eventually(lambda: member(node, "shop"))
+            call = asyncio.create_task(node.send(Work(25.0)))
+            await running(node, 1)
+            run.terminate()
+            assert not (await call).is_success
+            assert await run.ended() == 1, run.err
+    assert ("stopped before it had drained" in run.err) == (level == "info")
+
+
+async def test_a_stop_that_cannot_unregister_has_exit_status_1(tmp_path: Path) -> None:
+    with NatsServer() as nats, Catga(tmp_path, *RUN, "--url", nats.url) as run:
+        await eventually(lambda: "joined as shop" in run.err)
+        nats.stop()
+        await eventually(lambda: "the link to the broker is down" in run.err)
+        run.terminate()
+        assert await run.ended() == 1, run.err
+    assert "stopped before it had drained: could not unregister" in run.err
 
 
 async def test_a_worker_that_crashes_is_started_again_with_its_id(nats_url: str, tmp_path: Path) -> None:

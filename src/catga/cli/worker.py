@@ -12,7 +12,7 @@ import msgspec
 
 from catga.cli.failures import FAILED, UNREACHABLE, USAGE, CommandError, explained
 from catga.cli.loading import load, told
-from catga.cli.logs import log_to_stderr
+from catga.cli.logs import log_to_stderr, losses
 from catga.cli.loops import loop_factory
 from catga.cli.options import DEFAULT_URL
 from catga.cli.settings import VARIABLE, WorkerSettings
@@ -77,9 +77,13 @@ async def _serve(settings: WorkerSettings) -> int:
     logger.info("joined as %s, serves %s", me.node_id, ", ".join(me.handles) or "nothing: it has no handlers")
     await stop.asked.wait()
     logger.info("draining: what was accepted is finished, within %g s", settings.drain_timeout)
-    done = await _ended(asyncio.create_task(node.stop()), stop.at_once, FORCED)
-    logger.info("left the cluster")
-    return 0 if done else FAILED
+    with losses() as lost:
+        done = await _ended(asyncio.create_task(node.stop()), stop.at_once, FORCED)
+    if done and not lost:
+        logger.info("left the cluster")
+        return 0
+    logger.warning("stopped before it had drained: %s", "; ".join(lost) or "told to stop at once")
+    return FAILED
 
 
 async def _started(node: DistributedMediator, stop: Stop) -> bool:
