@@ -31,6 +31,12 @@ class Die(Request[None]):
     pass
 
 
+@message(idempotent=True)
+@dataclass(frozen=True)
+class DieAgain(Request[None]):
+    pass
+
+
 @dataclass(frozen=True)
 class Created(Event):
     sku: str
@@ -57,6 +63,11 @@ async def fail(request: Fail) -> None:
 
 @mediator.handler
 async def die(request: Die) -> None:
+    os._exit(7)
+
+
+@mediator.handler
+async def die_again(request: DieAgain) -> None:
     os._exit(7)
 
 

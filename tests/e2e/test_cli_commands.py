@@ -75,7 +75,7 @@ def test_nodes_prints_a_table_without_colours_where_there_is_no_terminal(shop: s
 def test_nodes_cuts_nothing_where_there_is_no_terminal(shop: str) -> None:
     result = CliRunner().invoke(cli, ["nodes"], env={"CATGA_URL": shop, "CATGA_PREFIX": PREFIX, "COLUMNS": "40"})
     assert "INCARNATION" in result.stdout
-    assert result.stdout.count("CreateOrder, Created, Die, Fail, Work\n") == 2, result.stdout
+    assert result.stdout.count("CreateOrder, Created, Die, DieAgain, Fail, Work\n") == 2, result.stdout
 
 
 def test_nodes_of_an_empty_cluster_says_so(shop: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -110,6 +111,17 @@ async def test_a_worker_that_crashes_is_started_again_with_its_id(nats_url: str,
     assert "worker 1 ended with exit status 7; it is started again in 0.5 s" in run.err
 
 
+async def test_a_request_that_kills_its_nodes_is_said_to_have_run_perhaps(nats_url: str, tmp_path: Path) -> None:
+    where = ("--url", nats_url, "--prefix", "poison")
+    (tmp_path / "send").mkdir()
+    with Catga(tmp_path, *RUN, *where) as run:
+        await eventually(lambda: "joined as shop" in run.err)
+        with Catga(tmp_path / "send", "send", "cli_shop:DieAgain", "--timeout", "20", *where) as send:
+            assert await send.ended() == 1
+        assert await run.ended() == 7
+    assert re.search(r"attempts\).*may have been executed|may have been executed.*attempts\)", send.err), send.err
+
+
 async def test_workers_leave_gracefully_when_their_supervisor_is_killed(nats_url: str, tmp_path: Path) -> None:
     with Catga(tmp_path, *RUN, "--workers", "2", "--url", nats_url, "--prefix", "orphan") as run:
         async with caller(nats_url, "orphan") as node:
@@ -144,11 +156,11 @@ async def test_reload_runs_the_changed_code(nats_url: str, tmp_path: Path) -> No
     target = ("run", "reloaded_shop:mediator", "--node-id", "shop", "--reload")
     with Catga(tmp_path, *target, "--url", nats_url, "--prefix", "reload", cwd=tmp_path) as run:
         async with caller(nats_url, "reload") as node:
-            await eventually(lambda: (found := member(node, "shop")) and len(found.handles) == 5)
+            await eventually(lambda: (found := member(node, "shop")) and len(found.handles) == 6)
             app.write_text("this is not Python")
             await eventually(lambda: "it is started again when the code changes" in run.err)
             app.write_text(source.replace("@mediator.handler\nasync def fail", "async def fail"))
-            await eventually(lambda: (found := member(node, "shop")) and len(found.handles) == 4)
+            await eventually(lambda: (found := member(node, "shop")) and len(found.handles) == 5)
         run.terminate()
         assert await run.ended() == 0, run.err
 
@@ -205,6 +217,7 @@ async def test_options_come_from_the_environment(nats_url: str, tmp_path: Path) 
 
 READY = """
 import os
+import re
 from cli_shop import mediator
 from catga import add_cluster
 app = add_cluster(mediator, os.environ["BROKER"], prefix="ready", node_id="ready-made")

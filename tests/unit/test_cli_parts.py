@@ -4,14 +4,19 @@ import logging
 import subprocess
 import sys
 
+import pytest
+
 from catga.cli.bench import histogram
 from catga.cli.checks import Level
 from catga.cli.checks.cluster import clocks, duplicates, garbage, versions
+from catga.cli.failures import failed
 from catga.cli.figures import delta, figures, quantile
 from catga.cli.logs import Lines
 from catga.cli.nodes import incarnation, load_bar
 from catga.cli.observer import Reading
 from catga.cluster.stats import NodeStats, TypeStats
+from catga.errors import CatgaTimeoutError, HandlerError, MaybeExecutedError
+from catga.result import Failure, ResultMetadata
 
 
 def node(node_id: str = "a", **fields: object) -> NodeStats:
@@ -62,6 +67,25 @@ def test_a_log_line_has_the_fields_that_catga_adds() -> None:
 def test_odd_values_of_foreign_nodes_are_shown_all_the_same() -> None:
     assert incarnation(2**53 - 1)
     assert "1000000%" in load_bar(10_000.0).plain
+
+
+LOST = MaybeExecutedError("the node left")
+
+
+@pytest.mark.parametrize(
+    ("failure", "line"),
+    [
+        (Failure(HandlerError("no"), ResultMetadata("a", 1)), "handler_error: no (node a)"),
+        (Failure(HandlerError("no"), ResultMetadata("a", 3)), "handler_error: no (node a, 3 attempts)"),
+        (Failure(LOST), "maybe_executed: the node left: it may have been executed"),
+        (
+            Failure(CatgaTimeoutError("late: it may have been executed"), ResultMetadata("", 2)),
+            "timeout: late: it may have been executed (2 attempts)",
+        ),
+    ],
+)
+def test_a_failed_call_tells_node_and_attempts_and_whether_it_may_have_run(failure: Failure, line: str) -> None:
+    assert failed(failure).format_message() == line
 
 
 def test_without_click_the_message_says_how_to_install_it() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from catga.cli.failures import FAILED
+from catga.cli.failures import FAILED, error_line
 from catga.cli.loops import run
 from catga.cli.messages import message_of
 from catga.cli.observer import observer
@@ -28,16 +28,16 @@ def command(target: str, body: str, as_json: bool, **options: Any) -> None:
 
     async def act() -> None:
         async with observer(cluster) as node:
-            acknowledged, failed = await node.broadcast(event)
+            acknowledged, failures = await node.broadcast(event)
         if as_json:
-            errors = {node_id: {"code": e.code, "message": e.message} for node_id, e in failed.items()}
+            errors = {node_id: {"code": e.code, "message": e.message} for node_id, e in failures.items()}
             click.echo(to_json({"acknowledged": acknowledged, "failed": errors}))
         else:
             for node_id in acknowledged:
                 click.echo(f"{node_id} {click.style('acknowledged', 'green')}")
-            for node_id, error in failed.items():
-                click.echo(f"{node_id} {click.style('failed', 'red')} {error.code}: {error}")
-        if failed:
+            for node_id, error in failures.items():
+                click.echo(f"{node_id} {click.style('failed', 'red')} {error_line(error)}")
+        if failures:
             raise click.exceptions.Exit(FAILED)
 
     run(act())

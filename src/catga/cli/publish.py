@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from catga.cli.failures import FAILED, CommandError
+from catga.cli.failures import FAILED, failed
 from catga.cli.loops import run
 from catga.cli.messages import message_of
 from catga.cli.observer import observer
@@ -40,7 +40,7 @@ def command(target: str, body: str, as_json: bool, **options: Any) -> None:
             if error is not None:
                 raise click.exceptions.Exit(FAILED)
         elif isinstance(result, Failure):
-            raise CommandError(f"{result.error.code}: {result.error}")
+            raise failed(result)
         else:
             note(f"published to {', '.join(services)}" if services else f"no service handles {name}: nothing happened")
 

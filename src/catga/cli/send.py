@@ -7,7 +7,7 @@ from typing import Any
 import click
 import msgspec
 
-from catga.cli.failures import FAILED, CommandError
+from catga.cli.failures import FAILED, failed
 from catga.cli.loops import run
 from catga.cli.messages import message_of
 from catga.cli.observer import observer
@@ -83,8 +83,7 @@ async def _send(node: DistributedMediator, request: Any, node_id: str | None, *,
     if isinstance(result, Failure):
         if as_json:
             raise click.exceptions.Exit(FAILED)
-        where_from = f" (node {result.metadata.node_id})" if result.metadata.node_id else ""
-        raise CommandError(f"{result.error.code}: {result.error}{where_from}")
+        raise failed(result)
     if not as_json:
         click.echo(pretty_json(result.value))
         attempts = result.metadata.attempts
