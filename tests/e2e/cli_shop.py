@@ -73,8 +73,8 @@ async def die_again(request: DieAgain) -> None:
 
 @mediator.handler
 async def created(event: Created) -> None:
-    if event.sku == "bad":
-        raise RuntimeError("cannot note it")
+    if event.sku.startswith("bad"):
+        raise RuntimeError(f"cannot note {event.sku}")
 
 
 def make() -> Mediator:

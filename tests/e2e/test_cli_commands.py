@@ -253,6 +253,20 @@ def test_an_event_that_a_handler_fails_on_has_exit_status_1(shop: str) -> None:
     assert {node_id: error["code"] for node_id, error in failed.items()} == dict.fromkeys(IDS, "handler_error")
 
 
+def test_what_a_handler_says_cannot_control_the_terminal(shop: str) -> None:
+    text = output(shop, "broadcast", "cli_shop:Created", r'{"sku": "bad\u001b[2J\nnews"}', status=1)
+    assert [line.split(" ", 1)[0] for line in text.splitlines()] == IDS
+    assert r"cannot note bad\x1b[2J\nnews" in text
+    result = catga(shop, "publish", "cli_shop:Created", r'{"sku": "bad\u001b[2J"}')
+    assert r"cannot note bad\x1b[2J" in result.stderr
+
+
+def test_a_broadcast_to_no_node_says_so(shop: str) -> None:
+    result = catga(shop, "broadcast", "cli_shop:Created", '{"sku": "a"}', "--prefix", "nobody")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "no nodes (prefix 'nobody'): nothing happened" in result.stderr
+
+
 # -- without a cluster ----------------------------------------------------------------------------------
 
 

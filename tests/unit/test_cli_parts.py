@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
+from catga._version import __version__
 from catga.cli.bench import histogram
 from catga.cli.checks import Level
-from catga.cli.checks.cluster import clocks, duplicates, garbage, versions
+from catga.cli.checks.cluster import answers, clocks, duplicates, garbage, versions
 from catga.cli.failures import failed
 from catga.cli.figures import delta, figures, quantile
 from catga.cli.logs import Lines
@@ -16,6 +17,7 @@ from catga.cli.nodes import incarnation, load_bar
 from catga.cli.observer import Reading
 from catga.cluster.stats import NodeStats, TypeStats
 from catga.errors import CatgaTimeoutError, HandlerError, MaybeExecutedError
+from catga.node import NodeInfo
 from catga.result import Failure, ResultMetadata
 
 
@@ -57,6 +59,13 @@ def test_checks_of_nodes_name_what_is_wrong() -> None:
     assert [f.level for f in duplicates({"a": node(ghosts={"b": 1.0})})] == [Level.PROBLEM]
     assert [f.level for f in duplicates({"a": node(ghosts={"b": 60.0})})] == [Level.OK]
     assert [f.level for f in garbage({"a": node(counters={"garbage": 3})})] == [Level.WARNING]
+
+
+def test_one_node_is_not_one_nodes() -> None:
+    assert versions({"a": node()}).text == f"1 (1 node); here {__version__}"
+    assert versions({"a": node(), "b": node("b")}).text == f"1 (2 nodes); here {__version__}"
+    (finding,) = answers([NodeInfo(node_id="a")], {"a": Reading(node(), 0.002, 0.0)})
+    assert finding.text == "the node answers in 2.0 ms"
 
 
 def test_a_log_line_has_the_fields_that_catga_adds() -> None:

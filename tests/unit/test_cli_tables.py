@@ -63,5 +63,11 @@ def test_a_table_without_rows_has_its_titles() -> None:
     assert drawn(table([]), 80)[0].split() == ["TYPE", "NODE", "REQ/S", "P50", "P99", "ERRORS/S", "FAILOVERS/S"]
 
 
+def test_control_characters_in_a_name_are_escaped() -> None:
+    lines = drawn(nodes_table([NodeInfo(node_id="a\x1b[2J\nb")], {}), 200)
+    assert len(lines) == 2
+    assert r"a\x1b[2J\nb" in lines[1]
+
+
 def test_brackets_in_a_name_are_no_markup() -> None:
     assert any("[red]" in line for line in drawn(nodes_table([NodeInfo(node_id="[red]")], {}), 200))

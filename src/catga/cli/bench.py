@@ -9,6 +9,7 @@ from typing import Any
 import click
 import msgspec
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from catga.cli.failures import FAILED, CommandError
 from catga.cli.loops import run
@@ -17,6 +18,7 @@ from catga.cli.observer import observer
 from catga.cli.options import app_dir_option, cluster_options, json_option, where
 from catga.cli.output import console, milliseconds, percentile, to_json
 from catga.cli.tables import Fitted
+from catga.cli.text import one_line
 from catga.cluster import DistributedMediator
 from catga.cluster.stats import Stats
 from catga.result import CatgaResult, Failure
@@ -150,7 +152,7 @@ def _print(measured: Measured) -> None:
     screen = console()
     screen.print(Fitted(COLUMNS, [row], folding={"ERRORS": 16}, spare=("P90", "SECONDS", "MAX", "FAILOVERS")))
     nodes = ", ".join(f"{node_id} {count}" for node_id, count in sorted(measured.nodes.items()))
-    screen.print(f"\nby node: {nodes or '–'}\n")
+    screen.print(Text(f"\nby node: {one_line(nodes) or '–'}\n"))
     for line in histogram(measured.latencies):
         screen.print(line)
 

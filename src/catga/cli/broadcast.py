@@ -1,5 +1,6 @@
 """``catga broadcast``"""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -9,7 +10,9 @@ from catga.cli.loops import run
 from catga.cli.messages import message_of
 from catga.cli.observer import observer
 from catga.cli.options import app_dir_option, cluster_options, json_option, where
-from catga.cli.output import to_json
+from catga.cli.output import note, to_json
+from catga.cli.text import one_line
+from catga.errors import CatgaError
 
 
 @click.command("broadcast")
@@ -32,12 +35,18 @@ def command(target: str, body: str, as_json: bool, **options: Any) -> None:
         if as_json:
             errors = {node_id: {"code": e.code, "message": e.message} for node_id, e in failures.items()}
             click.echo(to_json({"acknowledged": acknowledged, "failed": errors}))
+        elif acknowledged or failures:
+            _tell(acknowledged, failures)
         else:
-            for node_id in acknowledged:
-                click.echo(f"{node_id} {click.style('acknowledged', 'green')}")
-            for node_id, error in failures.items():
-                click.echo(f"{node_id} {click.style('failed', 'red')} {error_line(error)}")
+            note(f"no nodes (prefix {cluster.prefix!r}): nothing happened")
         if failures:
             raise click.exceptions.Exit(FAILED)
 
     run(act())
+
+
+def _tell(acknowledged: Sequence[str], failures: Mapping[str, CatgaError]) -> None:
+    for node_id in acknowledged:
+        click.echo(f"{one_line(node_id)} {click.style('acknowledged', 'green')}")
+    for node_id, error in failures.items():
+        click.echo(f"{one_line(node_id)} {click.style('failed', 'red')} {one_line(error_line(error))}")

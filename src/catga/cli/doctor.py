@@ -10,6 +10,7 @@ from catga.cli.failures import FAILED, UNREACHABLE
 from catga.cli.loops import run
 from catga.cli.options import cluster_options, json_option, where
 from catga.cli.output import to_json
+from catga.cli.text import one_line
 
 SIGNS = {
     Level.OK: click.style("ok  ", "green"),
@@ -51,6 +52,6 @@ def _tell(finding: Finding, findings: list[Finding], *, as_json: bool) -> None:
     findings.append(finding)
     if as_json:
         return
-    click.echo(f"{SIGNS[finding.level]}  {finding.check:<22} {finding.text}")
+    click.echo(f"{SIGNS[finding.level]}  {finding.check:<22} {one_line(finding.text)}")
     if finding.fix:
-        click.echo(f"{'':29}→ {finding.fix}")
+        click.echo(f"{'':29}→ {one_line(finding.fix)}")

@@ -2,6 +2,7 @@
 
 import click
 
+from catga.cli.text import printable
 from catga.errors import CatgaError, ClusterError, Execution, MissingExtraError
 from catga.result import Failure
 
@@ -17,7 +18,7 @@ class CommandError(click.ClickException):
     """Ends the command with a message and an exit status."""
 
     def __init__(self, message: str, exit_code: int = FAILED) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
 
 

@@ -42,7 +42,7 @@ async def _draw(frames: AsyncIterator[Frame]) -> None:
     screen = console()
     if not screen.is_terminal:
         async for frame in frames:
-            screen.print(frame.title, frame.body, sep="\n")
+            screen.print(Text(frame.title), frame.body, sep="\n")
         return
     warnings = keep_last_warning()
     last: RenderableType = ""

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from catga.cli.text import one_line
+
 LOSSES = ("drain timed out", "could not unregister", "the broker did not take the last messages")
 """How the records begin that tell that a stop was not graceful."""
 
@@ -30,7 +32,7 @@ class LastWarning(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         record = logging.makeLogRecord({**vars(record), "exc_info": None})
-        self.text = self.format(record)
+        self.text = one_line(self.format(record))
 
 
 class Losses(logging.Handler):

@@ -16,6 +16,7 @@ from catga.cli.observer import Reading, observer, read_all
 from catga.cli.options import Where, cluster_options, json_option, where
 from catga.cli.output import COLORS, console, milliseconds, node_dict, to_json
 from catga.cli.tables import Cell, Fitted
+from catga.cli.text import counted
 from catga.cluster import DistributedMediator
 from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 
@@ -72,7 +73,7 @@ async def frames(node: DistributedMediator, interval: float) -> AsyncGenerator[F
             readings = await read_all(node, members, timeout=max(interval, 0.5))
             members = node.get_nodes()  # as it is now: a node may have died in between
             recent = {i: event for i, (at, event) in gone.items() if began - at < REMEMBERED}
-            title = f"{len(members)} nodes · {datetime.now():%H:%M:%S}"
+            title = f"{counted(len(members), 'node')} · {datetime.now():%H:%M:%S}"
             yield Frame(title, nodes_table(members, readings, recent, cut="HANDLES"), rows_json(members, readings))
             await asyncio.sleep(max(interval - (time.monotonic() - began), 0.0))
     finally:

@@ -8,6 +8,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from catga.cli.text import printable
 from catga.node import NodeInfo, NodeState
 
 COLORS = {
@@ -45,7 +46,7 @@ def pretty_json(value: Any) -> str:
 
 def note(text: str) -> None:
     """A line for people."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
 
 
 def milliseconds(seconds: float | None) -> str:

@@ -13,6 +13,7 @@ from catga.cli.messages import message_of
 from catga.cli.observer import observer
 from catga.cli.options import app_dir_option, cluster_options, json_option, where
 from catga.cli.output import milliseconds, note, pretty_json, to_json
+from catga.cli.text import printable
 from catga.cluster import DistributedMediator
 from catga.messages import message
 from catga.node import NodeInfo
@@ -93,7 +94,7 @@ async def _send(node: DistributedMediator, request: Any, node_id: str | None, *,
 
 def _explain(node: DistributedMediator, request: Any, *, as_json: bool) -> None:
     explanation = node.explain(request)
-    click.echo(to_json(explanation) if as_json else str(explanation))
+    click.echo(to_json(explanation) if as_json else printable(str(explanation)))
 
 
 def result_dict(result: CatgaResult[Any], seconds: float) -> dict[str, Any]:

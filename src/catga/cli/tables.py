@@ -7,6 +7,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from catga.cli.text import one_line
+
 Cell = str | Text
 
 
@@ -79,4 +81,4 @@ class Fitted:
 
 
 def _text(cell: Cell) -> Text:
-    return Text(cell) if isinstance(cell, str) else cell  # never markup: a node's id may have brackets
+    return Text(one_line(cell)) if isinstance(cell, str) else cell  # never markup: a node's id may have brackets

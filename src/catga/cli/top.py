@@ -16,6 +16,7 @@ from catga.cli.observer import Reading, observer, read_all
 from catga.cli.options import Where, cluster_options, json_option, where
 from catga.cli.output import milliseconds
 from catga.cli.tables import Cell, Fitted
+from catga.cli.text import counted, one_line
 from catga.cluster import DistributedMediator
 from catga.cluster.stats import NodeStats
 
@@ -98,8 +99,8 @@ def _rows(deltas: Deltas, by: str, seconds: float) -> list[Row]:
 def _title(now: Mapping[str, Reading], deltas: Deltas, seconds: float) -> str:
     total = figures(deltas.values(), seconds)
     silent = sorted(node_id for node_id, reading in now.items() if reading.stats is None)
-    text = f"{datetime.now():%H:%M:%S} · {len(now)} nodes · {total.rate:.0f} requests/s"
-    return f"{text} · no answer from {', '.join(silent)}" if silent else text
+    text = f"{datetime.now():%H:%M:%S} · {counted(len(now), 'node')} · {total.rate:.0f} requests/s"
+    return f"{text} · no answer from {one_line(', '.join(silent))}" if silent else text
 
 
 def table(rows: Sequence[Row]) -> Fitted:

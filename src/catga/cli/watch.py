@@ -12,6 +12,7 @@ from catga.cli.nodes import handled
 from catga.cli.observer import observer
 from catga.cli.options import Where, cluster_options, json_option, where
 from catga.cli.output import node_dict, to_json
+from catga.cli.text import one_line
 from catga.node import NodeChangeEvent, NodeChangeType
 
 COLORS = {NodeChangeType.JOINED: "green", NodeChangeType.UPDATED: "cyan", NodeChangeType.LEFT: "red"}
@@ -41,12 +42,12 @@ async def _watch(cluster: Where, *, as_json: bool) -> None:
 
 def line(event: NodeChangeEvent) -> str:
     """A change for people."""
-    node = event.node
+    node, node_id = event.node, one_line(event.node.node_id)
     kind = click.style(f"{event.type.value:<8}", COLORS[event.type])
     if event.reason is not None:
-        return f"{datetime.now():%H:%M:%S} {kind} {node.node_id} ({event.reason.value})"
+        return f"{datetime.now():%H:%M:%S} {kind} {node_id} ({event.reason.value})"
     what = f"{node.state.value} service={node.service} load={node.load:.0%} handles={handled(node.handles)}"
-    return f"{datetime.now():%H:%M:%S} {kind} {node.node_id} {what}"
+    return f"{datetime.now():%H:%M:%S} {kind} {node_id} {one_line(what)}"
 
 
 def event_dict(event: NodeChangeEvent) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from catga._version import __version__
 from catga.cli.checks import Finding, Level
 from catga.cli.observer import Reading, observer, read_all
 from catga.cli.options import Where
+from catga.cli.text import counted
 from catga.cluster.stats import NodeStats
 from catga.node import NodeInfo, NodeState
 
@@ -43,7 +44,8 @@ def answers(members: Sequence[NodeInfo], readings: Mapping[str, Reading]) -> Ite
     silent = [m for m in members if readings[m.node_id].stats is None]
     if not silent:
         slowest = max(reading.seconds for reading in readings.values())
-        yield Finding("answers", Level.OK, f"all {len(members)} nodes answer; the slowest in {slowest * 1000:.1f} ms")
+        all_of_them = "the node answers" if len(members) == 1 else f"all {len(members)} nodes answer; the slowest"
+        yield Finding("answers", Level.OK, f"{all_of_them} in {slowest * 1000:.1f} ms")
     for member in silent:
         error = readings[member.node_id].error
         if member.state is NodeState.DRAINING:
@@ -69,7 +71,7 @@ def load(members: Sequence[NodeInfo]) -> Iterator[Finding]:
 def versions(answered: Mapping[str, NodeStats]) -> Finding:
     """Whether all run one version."""
     found = Counter(stats.version for stats in answered.values())
-    text = ", ".join(f"{version} ({count} nodes)" for version, count in sorted(found.items()))
+    text = ", ".join(f"{version} ({counted(count, 'node')})" for version, count in sorted(found.items()))
     if len({*found, __version__}) > 1 and found:
         return Finding("catga", Level.WARNING, f"{text}; here {__version__}", "finish the upgrade")
     return Finding("catga", Level.OK, text or "no node told its version")
@@ -102,5 +104,5 @@ def garbage(answered: Mapping[str, NodeStats]) -> Iterator[Finding]:
     """Foreign data on the cluster's subjects."""
     for node_id, stats in answered.items():
         if count := stats.counters.get("garbage", 0):
-            text = f"{node_id} received {count} messages that are no catga messages"
+            text = f"{node_id} received {counted(count, 'message')} that catga did not write"
             yield Finding("garbage", Level.WARNING, text, "something else uses the prefix: give the cluster its own")
