@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from catga.cli.app import COMMANDS, cli
 from catga.testing.servers import NatsServer, RedisServer, free_port
 
 PREFIX = "commands"
+FULL = Path("/dev/full")
 IDS = ["shop-1", "shop-2"]
 
 
@@ -265,6 +268,25 @@ def test_a_broadcast_to_no_node_says_so(shop: str) -> None:
     result = catga(shop, "broadcast", "cli_shop:Created", '{"sku": "a"}', "--prefix", "nobody")
     assert (result.exit_code, result.stdout) == (0, "")
     assert "no nodes (prefix 'nobody'): nothing happened" in result.stderr
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "args", [("nodes",), ("nodes", "--json"), ("ping", "-c", "1"), ("doctor",), ("send", "cli_shop:CreateOrder", "-")]
+)
+def test_a_full_disk_behind_stdout_is_told_in_a_line(shop: str, args: tuple[str, ...]) -> None:
+    with FULL.open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "catga.cli", *args],
+            env={**os.environ, "CATGA_URL": shop, "CATGA_PREFIX": PREFIX, "CATGA_APP_DIR": str(HERE)},
+            input='{"sku": "a"}',
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "Error: cannot write to stdout: No space left on device\n"
 
 
 # -- without a cluster ----------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """``catga doctor``"""
 
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import click
@@ -34,12 +36,10 @@ def command(as_json: bool, **options: Any) -> None:
     findings: list[Finding] = []
 
     async def examine() -> int:
-        async for finding in broker.examine(place):
-            _tell(finding, findings, as_json=as_json)
+        await _collect(broker.examine(place), findings, as_json=as_json)
         if any(f.level is Level.PROBLEM and f.check == "reachable" for f in findings):
             return UNREACHABLE
-        async for finding in cluster.examine(place):
-            _tell(finding, findings, as_json=as_json)
+        await _collect(cluster.examine(place), findings, as_json=as_json)
         return FAILED if any(f.level is Level.PROBLEM for f in findings) else 0
 
     status = run(examine())
@@ -48,10 +48,15 @@ def command(as_json: bool, **options: Any) -> None:
     sys.exit(status)
 
 
-def _tell(finding: Finding, findings: list[Finding], *, as_json: bool) -> None:
-    findings.append(finding)
-    if as_json:
-        return
+async def _collect(found: AsyncGenerator[Finding, None], findings: list[Finding], *, as_json: bool) -> None:
+    async with aclosing(found):  # it holds a connection, also when its findings cannot be written
+        async for finding in found:
+            findings.append(finding)
+            if not as_json:
+                _tell(finding)
+
+
+def _tell(finding: Finding) -> None:
     click.echo(f"{SIGNS[finding.level]}  {finding.check:<22} {one_line(finding.text)}")
     if finding.fix:
         click.echo(f"{'':29}→ {one_line(finding.fix)}")

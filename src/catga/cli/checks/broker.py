@@ -1,6 +1,7 @@
 """The broker alone, before any node is looked at."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from urllib.parse import urlsplit
 
 from catga.backends import check_url, schemes
@@ -8,7 +9,7 @@ from catga.cli.checks import Finding, Level
 from catga.cli.options import Where
 
 
-async def examine(where: Where) -> AsyncIterator[Finding]:
+async def examine(where: Where) -> AsyncGenerator[Finding, None]:
     """Findings, as they come. The first is of the check "reachable"."""
     try:
         check_url(where.url)
@@ -32,5 +33,6 @@ async def examine(where: Where) -> AsyncIterator[Finding]:
         text = f"{scheme}:// needs {error.name}, which is not installed"
         yield Finding("reachable", Level.PROBLEM, text, f"pip install 'catga[{extra}]'")
         return
-    async for finding in checks.examine(where):
-        yield finding
+    async with aclosing(checks.examine(where)) as findings:
+        async for finding in findings:
+            yield finding

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 
 from catga._version import __version__
 from catga.cli.checks import Finding, Level
@@ -19,7 +19,7 @@ PAUSE = 2.5
 FULL = 0.9
 
 
-async def examine(where: Where) -> AsyncIterator[Finding]:
+async def examine(where: Where) -> AsyncGenerator[Finding, None]:
     """Members, answers, load, versions, clocks, duplicate ids, garbage."""
     async with observer(where) as node:
         members = node.get_nodes()

@@ -3,7 +3,7 @@
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import nats.errors
@@ -19,7 +19,7 @@ OLDEST = (2, 10)
 SMALL_PAYLOAD = 64 * 1024
 
 
-async def examine(where: Where) -> AsyncIterator[Finding]:
+async def examine(where: Where) -> AsyncGenerator[Finding, None]:
     """Reachable, version, round trip, payload, JetStream, permissions."""
     client = Client()
     complaints: list[str] = []

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import statistics
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, cast
 
 from redis.asyncio import Redis
@@ -20,7 +20,7 @@ OLDEST = (6, 2)
 SKEW = 2.0
 
 
-async def examine(where: Where) -> AsyncIterator[Finding]:
+async def examine(where: Where) -> AsyncGenerator[Finding, None]:
     """Reachable, version, round trip, keyspace notifications, eviction, permissions, clock."""
     patience = where.connect_timeout
     client: Any = cast("Any", Redis).from_url(where.url, socket_connect_timeout=patience, socket_timeout=patience)
