@@ -180,7 +180,10 @@ MISTAKES = {
     "No module named 'not_installed_at_all'": ("mistake:mediator", "import not_installed_at_all\n"),
     "not a Mediator": ("mistake:mediator", "mediator = 1\n"),
     "add --factory": ("mistake:mediator", "def mediator(): ...\n"),
-    "is not of the form module:name": ("mistake", ""),
+    "is not of the form module:name, e.g. app:mediator": ("mistake", ""),
+    "write mistake:mediator": ("mistake.py:mediator", ""),
+    "write shop.mistake:mediator": ("./shop/mistake.py:mediator", ""),
+    "write --app-dir ../shop mistake:mediator": ("../shop/mistake.py:mediator", ""),
 }
 
 
@@ -194,6 +197,13 @@ async def test_a_mistake_of_the_user_is_told_in_a_line_without_a_traceback(
         assert await run.ended() == 2
     assert expected in run.err
     assert "Traceback" not in run.err
+
+
+async def test_an_async_factory_is_told_without_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "mistake.py").write_text("async def make(): ...\n")
+    with Catga(tmp_path, "run", "mistake:make", "--factory", cwd=tmp_path) as run:
+        assert await run.ended() == 2
+    assert run.err == "Error: the factory mistake:make is async: make it a plain function that returns the mediator\n"
 
 
 async def test_an_unreachable_broker_is_told_and_has_its_own_exit_status(tmp_path: Path) -> None:

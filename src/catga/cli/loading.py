@@ -16,21 +16,36 @@ from catga.messages import is_event, is_request
 CATGA = Path(catga.__file__).parent
 
 
-def load(target: str, app_dir: str = ".") -> Any:
+def load(target: str, app_dir: str = ".", *, example: str = "app:mediator") -> Any:
     """The object behind ``module:attribute`` (the attribute may have dots).
+
+    Args:
+        example: of a target, for the user who gave none.
 
     Raises:
         CommandError: there is no such thing; the message says what there is.
     """
     module_name, colon, path = target.partition(":")
     if not module_name or not colon or not path:
-        raise CommandError(f"{target!r} is not of the form module:name, e.g. app:mediator", USAGE)
+        raise CommandError(f"{target!r} is not of the form module:name, e.g. {example}", USAGE)
+    _check_is_module(module_name, path, app_dir)
     found: Any = import_module(module_name, app_dir)
     for name in path.split("."):
         if not hasattr(found, name):
             raise CommandError(_no_attribute(found, module_name, name), USAGE)
         found = getattr(found, name)
     return found
+
+
+def _check_is_module(name: str, path: str, app_dir: str) -> None:
+    file = Path(name)
+    if "/" not in name and not (file.suffix == ".py" and Path(app_dir, file).is_file()):
+        return
+    if file.is_absolute() or ".." in file.parts:
+        right = f"--app-dir {file.parent} {file.stem}:{path}"
+    else:
+        right = f"{'.'.join(file.with_suffix('').parts)}:{path}"
+    raise CommandError(f"{name} is a file, and a module is wanted: write {right}", USAGE)
 
 
 def import_module(name: str, app_dir: str) -> ModuleType:

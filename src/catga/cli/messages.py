@@ -20,7 +20,7 @@ def message_of(target: str, body: str, app_dir: str, *, event: bool = False) -> 
     Raises:
         CommandError: the class or the fields are not right; the message names the field.
     """
-    cls = load(target, app_dir)
+    cls = load(target, app_dir, example="app:OrderCreated" if event else "app:CreateOrder")
     if not (is_event(cls) if event else is_request(cls)):
         what = "an event: derive it from Event" if event else "a request: derive it from Request[R]"
         raise CommandError(f"{target} is not {what}", USAGE)

@@ -1,6 +1,7 @@
 """One node in one process: load the user's module, join, serve until told to stop, drain, leave."""
 
 import asyncio
+import inspect
 import logging
 import os
 import signal
@@ -133,9 +134,13 @@ def build(settings: WorkerSettings) -> DistributedMediator:
 
 def _called(factory: Any, target: str) -> Any:
     try:
-        return factory()
+        made = factory()
     except Exception as error:  # the border to the user's function
         raise CommandError(f"the factory {target} failed: {told(error)}", USAGE) from error
+    if inspect.iscoroutine(made):
+        made.close()
+        raise CommandError(f"the factory {target} is async: make it a plain function that returns the mediator", USAGE)
+    return made
 
 
 def _ready_made(node: DistributedMediator, settings: WorkerSettings) -> DistributedMediator:
