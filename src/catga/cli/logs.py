@@ -1,13 +1,8 @@
 """Log lines of ``catga run``: time, level, text, and the fields that catga adds."""
 
 import logging
-from collections.abc import Generator
-from contextlib import contextmanager
 
 from catga.cli.text import one_line
-
-LOSSES = ("drain timed out", "could not unregister", "the broker did not take the last messages")
-"""How the records begin that tell that a stop was not graceful."""
 
 
 class Lines(logging.Formatter):
@@ -33,32 +28,6 @@ class LastWarning(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         record = logging.makeLogRecord({**vars(record), "exc_info": None})
         self.text = one_line(self.format(record))
-
-
-class Losses(logging.Handler):
-    """Collects what a stop could not do: it tells that to the log alone."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.found: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage().startswith(LOSSES):
-            self.found.append(record.getMessage())
-
-
-@contextmanager
-def losses() -> Generator[list[str], None, None]:
-    """What is lost meanwhile, whatever the level of the log."""
-    logger, handler = logging.getLogger("catga"), Losses()
-    level = logger.level
-    logger.setLevel(min(logger.getEffectiveLevel(), logging.WARNING))
-    logger.addHandler(handler)
-    try:
-        yield handler.found
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
 
 
 def log_to_stderr(level: str, name: str = "") -> None:

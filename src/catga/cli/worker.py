@@ -13,7 +13,7 @@ import msgspec
 
 from catga.cli.failures import FAILED, UNREACHABLE, USAGE, CommandError, explained
 from catga.cli.loading import load, told
-from catga.cli.logs import log_to_stderr, losses
+from catga.cli.logs import log_to_stderr
 from catga.cli.loops import loop_factory
 from catga.cli.options import DEFAULT_URL
 from catga.cli.settings import VARIABLE, WorkerSettings
@@ -78,12 +78,13 @@ async def _serve(settings: WorkerSettings) -> int:
     logger.info("joined as %s, serves %s", me.node_id, ", ".join(me.handles) or "nothing: it has no handlers")
     await stop.asked.wait()
     logger.info("draining: what was accepted is finished, within %g s", settings.drain_timeout)
-    with losses() as lost:
-        done = await _ended(asyncio.create_task(node.stop()), stop.at_once, FORCED)
-    if done and not lost:
+    stopping = asyncio.create_task(node.stop())
+    done = await _ended(stopping, stop.at_once, FORCED)
+    lost = stopping.result() if done else ("told to stop at once",)
+    if not lost:
         logger.info("left the cluster")
         return 0
-    logger.warning("stopped before it had drained: %s", "; ".join(lost) or "told to stop at once")
+    logger.warning("stopped before it had drained: %s", "; ".join(lost))
     return FAILED
 
 
@@ -100,7 +101,7 @@ async def _started(node: DistributedMediator, stop: Stop) -> bool:
     return True
 
 
-async def _ended(task: "asyncio.Task[None]", interrupt: asyncio.Event, patience: float) -> bool:
+async def _ended(task: "asyncio.Task[Any]", interrupt: asyncio.Event, patience: float) -> bool:
     """Wait for `task`; on `interrupt` cancel it and wait `patience` seconds. Whether it ended by itself."""
     interrupted = asyncio.create_task(interrupt.wait())
     await asyncio.wait([task, interrupted], return_when=asyncio.FIRST_COMPLETED)

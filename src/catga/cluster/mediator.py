@@ -211,14 +211,17 @@ class DistributedMediator(Mediator):
         """
         await self._joined().drain()
 
-    async def stop(self) -> None:
-        """Drain, unregister and close. Does nothing if it is not running."""
+    async def stop(self) -> tuple[str, ...]:
+        """Drain, unregister and close. Does nothing if it is not running.
+
+        Returns what could not be done, in words; nothing if all went well. It is in the log, too.
+        """
         node = self._node
         if node is None or self._stopped:
-            return
+            return ()
         self._stopped = True
         try:
-            await node.stop()
+            return await node.stop()
         finally:
             self._node = None
 

@@ -131,8 +131,9 @@ class Node:
         await self.peer.greet(self.members(), GREET_TIMEOUT)  # they know this node when `start` returns
         await self._open_queues()
 
-    async def drain(self) -> None:
-        """Announce it, refuse new calls, and let those that were accepted finish, within ``drain_timeout``."""
+    async def drain(self) -> bool:
+        """Announce it, refuse new calls, and let those that were accepted finish, within ``drain_timeout``. Returns
+        whether they have."""
         try:
             if self.membership.me.state is not NodeState.DRAINING:
                 await self.membership.update(state=NodeState.DRAINING)
@@ -148,22 +149,29 @@ class Node:
                 "drain timed out: handlers still running are cancelled",
                 extra={"catga_running": self.peer.server.inflight},
             )
+            return False
+        return True
 
-    async def stop(self) -> None:
-        """Drain, send the last answers, unregister and close."""
+    async def stop(self) -> tuple[str, ...]:
+        """Drain, send the last answers, unregister and close. Returns what of that failed."""
+        lost: list[str] = []
         try:
-            await self.drain()
+            if not await self.drain():
+                lost.append("handlers were cancelled")
             async with asyncio.timeout(max(self._options.drain_timeout, 5.0)):
                 await self._quietly(self.peer.close_inbox())
                 await self.peer.server.close()
                 if self._link.is_set():
                     await self.peer.flush()
-                await self.membership.leave()
+                if not await self.membership.leave():
+                    lost.append("could not unregister: the lease will run out")
         except TimeoutError:
             logger.warning("the broker did not take the last messages in time")
+            lost.append("the broker did not take the last messages in time")
         finally:
             self._ending = asyncio.create_task(self._abandon())
             await asyncio.shield(self._ending)  # once begun it goes to its end, whoever gives up waiting
+        return tuple(lost)
 
     async def _abandon(self) -> None:
         """Free everything, whatever state it is in."""
@@ -173,7 +181,7 @@ class Node:
         self._alive = False
         self._link.set()  # who waits for it finds the client closed
 
-    async def _quietly(self, step: Coroutine[Any, Any, None]) -> None:
+    async def _quietly(self, step: Coroutine[Any, Any, object]) -> None:
         try:
             await step
         except CatgaError as error:

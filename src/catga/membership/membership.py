@@ -130,20 +130,23 @@ class Membership:
         if self._joined and not self.fenced:
             await self._discovery.register(self.me)
 
-    async def leave(self) -> None:
-        """Unregister and stop the loops. Never raises for a bus that is gone."""
+    async def leave(self) -> bool:
+        """Unregister and stop the loops. Returns whether the others were told. Never raises for a bus that is gone."""
         await self._chores.stop()
         while self._watchers:  # they end with the members as they are
             self._watchers.pop().close()
         joined, self._joined = self._joined, False  # the echo of our own farewell is no news
+        is_told = True
         if joined and not self.fenced:
             end = Departure(self.me.node_id, self.me.incarnation, LeftReason.DRAINED)
             self.view.observe(end)  # who joins now may ask this node
             try:
                 await self._announce(end)
             except ClusterError as error:
+                is_told = False
                 logger.warning("could not unregister: the lease will run out", extra={"catga_error": str(error)})
         await self._discovery.aclose()
+        return is_told
 
     # -- what the node tells --------------------------------------------------------------------------
 
