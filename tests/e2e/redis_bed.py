@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 from nodes import Ear
 from redis.asyncio import Redis
@@ -9,6 +10,8 @@ from redis.asyncio import Redis
 from catga import NodeInfo
 from catga.abc import Backend, BackendSettings, Observation, Sighting
 from catga.backends.redis import RedisNodeDiscovery, open_backend
+from catga.testing.proxy import Proxy
+from catga.testing.waiting import eventually
 
 
 @asynccontextmanager
@@ -33,6 +36,33 @@ async def opened(url: str, ear: Ear | None = None, prefix: str = "catga", ttl: f
 
 def record(node_id: str = "alpha", incarnation: int = 5, sequence: int = 0, load: float = 0.0) -> NodeInfo:
     return NodeInfo(node_id=node_id, incarnation=incarnation, sequence=sequence, load=load)
+
+
+class Name(Proxy):
+    """An address that leads to another server later on, as a name does after a failover. What is connected stays."""
+
+    def lead_to(self, url: str) -> None:
+        self._parts = urlsplit(url)
+
+
+async def replicate(replica: str, primary: str) -> None:
+    """Return when what is published on `primary` reaches `replica`."""
+    async with plain(primary) as above, plain(replica) as below, below.pubsub() as ear:
+        await below.execute_command("REPLICAOF", *urlsplit(primary).netloc.split(":"))
+        await ear.subscribe("replicated")
+
+        async def arrives() -> bool:
+            await above.publish("replicated", "x")
+            return await ear.get_message(ignore_subscribe_messages=True, timeout=0.05) is not None
+
+        await eventually(arrives)
+
+
+async def swap(primary: str, replica: str) -> None:
+    """A failover that disconnects nobody."""
+    async with plain(replica) as client:
+        await client.execute_command("REPLICAOF", "NO", "ONE")
+    await replicate(primary, replica)
 
 
 class Heard:

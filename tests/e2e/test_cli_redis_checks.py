@@ -1,7 +1,7 @@
 """What `catga doctor` finds out about a Redis server."""
 
 import pytest
-from redis_bed import plain
+from redis_bed import plain, replicate
 
 from catga.cli.checks import Finding, Level
 from catga.cli.checks.redis import examine
@@ -37,3 +37,10 @@ async def test_each_command_that_the_scripts_use_is_missed(command: str) -> None
 async def test_a_server_that_forbids_info_is_reachable() -> None:
     found = await checks(f"{USER} +@read +@write +@pubsub +eval +time")
     assert found["reachable"].level is found["version"].level is Level.OK
+
+
+async def test_a_replica_is_a_problem() -> None:
+    with RedisServer() as primary, RedisServer() as server:
+        await replicate(server.url, primary.url)
+        found = [finding async for finding in examine(Where(server.url, "catga", 5.0))]
+    assert (found[-1].check, found[-1].level) == ("role", Level.PROBLEM)

@@ -7,7 +7,7 @@ from catga import Mediator, add_redis_cluster
 from catga.abc import BackendSettings
 from catga.backends.redis import open_backend
 from catga.backends.redis.connect import Connector
-from catga.backends.redis.link import pack_publish
+from catga.backends.redis.session import pack_publish
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", b"\r\n$3\r\n", bytes(range(256)) * 100])

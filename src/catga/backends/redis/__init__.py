@@ -12,7 +12,8 @@ What is in the server, for the prefix ``catga``:
 ======================== =======================================================================================
 
 Every node has two connections, one that subscribes and one for all commands. The count that ``PUBLISH``
-returns tells at once that nobody listens.
+returns tells at once that nobody listens. It would not, were somebody on a replica: nodes leave a server that
+became one, and their name is resolved anew.
 
 Keyspace notifications are used for one thing, if the server has them on: a node whose own key vanishes (deleted,
 evicted, expired while the server was frozen) stores it again at once rather than at its next heartbeat. For
@@ -22,6 +23,8 @@ with ``CONFIG SET``.
 
 A Redis Cluster is not supported (a Sentinel-managed primary is, by ``client=``).
 """
+
+import secrets
 
 from catga.abc import Backend, BackendSettings
 from catga.backends.redis.connect import Connector
@@ -40,5 +43,6 @@ def open_backend(settings: BackendSettings) -> Backend:
     """
     if ":nodes" in settings.prefix:
         raise ValueError(f"prefix must not contain ':nodes', or keys of two clusters clash, got {settings.prefix!r}")
-    link = RedisLink(Connector(settings.url, dict(settings.options)), settings.connect_timeout)
+    own = f"{settings.prefix}.reply.{secrets.token_urlsafe(16)}"
+    link = RedisLink(Connector(settings.url, dict(settings.options)), settings.connect_timeout, own)
     return Backend(RedisNodeDiscovery(link, settings.prefix, settings.ttl, settings.signer), RedisTransport(link))

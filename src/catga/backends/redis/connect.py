@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from catga.backends import redact
 from catga.errors import ClusterError
@@ -37,6 +37,17 @@ _DROPPED = ("max_connections", "timeout", "retry", "retry_on_timeout", "retry_on
 
 class RefusedError(ClusterError):
     """Wrong credentials, or a wrong certificate: trying again will not help."""
+
+
+class ReplicaError(ClusterError):
+    """The server is a replica: it takes no records, and what is published there stays there."""
+
+
+def tells_replica(reply: Any) -> bool:
+    """Whether a reply to HELLO, or an error, is that of a replica."""
+    if isinstance(reply, Exception):
+        return "READONLY" in str(reply)
+    return isinstance(reply, list) and b"replica" in reply
 
 
 class Wire:
@@ -111,18 +122,18 @@ class Connector:
             raise ValueError(f"bad options for {self.url}: {error}") from error
 
     async def connect(self) -> Wire:
-        """A connection that has answered a PING.
+        """A connection that has answered a PING, to a server that is no replica as far as it tells.
 
         Raises:
             RefusedError: wrong credentials, or a certificate that cannot be verified.
+            ReplicaError: it is a replica.
             ClusterError: anything else that went wrong, within a bounded time.
         """
         connection = self._class(**self._kwargs)
         try:
             async with asyncio.timeout(2 * CONNECT_TIMEOUT):
                 await connection.connect()  # type: ignore[no-untyped-call]
-                await connection.send_packed_command(connection.pack_command("PING"), check_health=False)
-                await connection.read_response()
+                await self._greet(connection)
             return _take(connection)
         except (AuthenticationError, NoPermissionError) as error:
             raise RefusedError(f"{self.url} refused the credentials: {error}") from error
@@ -135,6 +146,14 @@ class Connector:
         finally:
             if connection.is_connected:
                 _take(connection).abort()
+
+    async def _greet(self, connection: AbstractConnection) -> None:
+        await connection.send_packed_command(connection.pack_command("PING"), check_health=False)
+        await connection.read_response()
+        await connection.send_packed_command(connection.pack_command("HELLO", 2), check_health=False)
+        with suppress(ResponseError):  # not known, or forbidden: then the first READONLY tells
+            if tells_replica(await connection.read_response()):
+                raise ReplicaError(f"{self.url} is a replica")
 
     def _of_url(self, url: str) -> dict[str, Any]:
         return cast("dict[str, Any]", parse_url(url))

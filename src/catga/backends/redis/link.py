@@ -1,179 +1,36 @@
-"""`RedisLink`: two connections that are up together or not at all, and their watchdog.
+"""`RedisLink`: a node's link to the server, as a row of sessions.
 
 redis-py's own Pub/Sub resubscribes in silence, so that a gap goes unnoticed, and waits for ever on a frozen link.
 Here a lost or silent connection ends the session; whoever uses the link is told, and told again when the next
 session has every subscription confirmed.
+
+So does a server that became a replica. What is published on the new primary reaches who still listens on the
+replica, too, and is not counted: a request would be taken for undelivered, and run. So who leaves a replica
+waits until everybody must have seen it.
 """
 
 import asyncio
 import logging
 import random
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
-import hiredis
 from hiredis import ReplyError
 
-from catga.abc import Outgoing
-from catga.backends.redis.connect import Connector, RefusedError, Wire
+from catga.backends.redis.connect import Connector, RefusedError, ReplicaError
+from catga.backends.redis.session import LOOK_INTERVAL, OnReply, Session
 from catga.errors import ClusterError
 
 logger = logging.getLogger("catga.backends.redis")
 
-PING_INTERVAL = 2.0
-"""Seconds between looks at the connections: one that is silent after a PING for two of them is dead."""
-MAX_SILENT = 2
 RECONNECT = (0.05, 0.5)
 """Seconds to wait before an attempt to reconnect: 200 clients that lost one server must not return in one instant."""
+LEAVE_REPLICA = LOOK_INTERVAL + 1.0
+"""Seconds to wait besides after a replica was met: until all other nodes have looked at it, too."""
 FLUSH_TIMEOUT = 1.0
-PING = b"*1\r\n$4\r\nPING\r\n"
-
-pack_command: Callable[[tuple[str | bytes | int, ...]], bytes] = cast(Any, hiredis).pack_command
 
 OnMessage: TypeAlias = Callable[[bytes], None]
-OnReply: TypeAlias = Callable[[Outgoing, Any], None]
-"""The server's answer to a PUBLISH: the count of receivers, or an error."""
-
-
-class Session:
-    """One life of the two connections.
-
-    Args:
-        on_message: (channel, payload) of what comes in.
-        on_reply: told what became of each published message, in order.
-    """
-
-    def __init__(
-        self,
-        commands: Wire,
-        subscriber: Wire,
-        on_message: Callable[[str, bytes], None],
-        on_reply: OnReply,
-    ) -> None:
-        self._commands = commands
-        self._subscriber = subscriber
-        self._on_message = on_message
-        self._on_reply = on_reply
-        self._replies: deque[Outgoing | asyncio.Future[Any] | None] = deque()  # in the order of the commands
-        self._confirmations: deque[asyncio.Future[Any]] = deque()  # in the order of the (un)subscribes
-        self._silent = {commands: 0, subscriber: 0}  # looks of the watchdog since something came
-        self._tasks = [
-            asyncio.create_task(step, name="catga-redis")
-            for step in (self._read_replies(), self._read_messages(), self._watch())
-        ]
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether nothing is known to be wrong."""
-        return not any(task.done() for task in self._tasks) and self._commands.is_open and self._subscriber.is_open
-
-    async def ended(self) -> str:
-        """Wait for the end of the session; returns its cause."""
-        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-        return "; ".join(repr(task.exception()) for task in done if not task.cancelled())
-
-    async def close(self) -> None:
-        """Drop the connections. What waits for an answer fails."""
-        for task in self._tasks:
-            task.cancel()
-        self._commands.abort()
-        self._subscriber.abort()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        lost = ClusterError("the link to the server was lost")
-        for waiting in (*self._replies, *self._confirmations):
-            if isinstance(waiting, asyncio.Future) and not waiting.done():
-                waiting.set_exception(lost)
-
-    def publish(self, messages: Sequence[Outgoing]) -> bool:
-        """Write all messages at once. Returns whether there is room for more."""
-        self._replies.extend(messages)
-        return self._commands.write(
-            b"".join([(pack_shared if m.shared else pack_publish)(m.subject.encode(), m.payload) for m in messages])
-        )
-
-    async def drain(self) -> None:
-        """Return once there is room for more messages, or the session has ended."""
-        await self._commands.drain()
-
-    async def call(self, *command: str | bytes | int) -> Any:
-        """The reply to a command. Raises `ClusterError` when the session ends first, ReplyError for an error."""
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._replies.append(reply)
-        self._commands.write(pack_command(command))
-        return await reply
-
-    async def subscribe(self, channels: Sequence[str], verb: str = "SUBSCRIBE") -> None:
-        """Return when the server has confirmed every channel. Raises like `call`."""
-        loop = asyncio.get_running_loop()
-        confirmed: list[asyncio.Future[Any]] = [loop.create_future() for _ in channels]
-        self._confirmations.extend(confirmed)
-        self._subscriber.write(b"".join([pack_command((verb, channel)) for channel in channels]))
-        await asyncio.gather(*confirmed)
-
-    async def _read_replies(self) -> None:
-        while True:
-            for reply in await self._commands.read():
-                waiting = self._replies.popleft()
-                if isinstance(waiting, Outgoing):
-                    self._on_reply(waiting, reply)
-                elif waiting is not None:
-                    settle(waiting, reply)
-            self._silent[self._commands] = 0
-
-    async def _read_messages(self) -> None:
-        while True:
-            for reply in await self._subscriber.read():
-                if isinstance(reply, ReplyError) or reply[0] in (b"subscribe", b"unsubscribe"):
-                    settle(self._confirmations.popleft(), reply)
-                elif reply[0] == b"message":
-                    self._on_message(reply[1].decode(), reply[2])
-            self._silent[self._subscriber] = 0
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(PING_INTERVAL)
-            for connection in self._silent:
-                if self._silent[connection] > MAX_SILENT:
-                    raise ClusterError("the server is silent")
-                self._silent[connection] += 1
-            if not self._replies:  # else an answer is due anyway
-                self._replies.append(None)
-                self._commands.write(PING)
-            self._subscriber.write(PING)
-
-
-def settle(waiting: asyncio.Future[Any], reply: Any) -> None:
-    """End what waits with its reply, be it an error."""
-    if waiting.done():
-        return
-    if isinstance(reply, ReplyError):
-        waiting.set_exception(reply)
-    else:
-        waiting.set_result(reply)
-
-
-def pack_publish(channel: bytes, payload: bytes) -> bytes:
-    """A PUBLISH as the server reads it: by hand four times as fast as by redis-py, and on the path of every request."""
-    return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, len(payload), payload)
-
-
-# One of those that share a subject gets the message: any at random that the server finds listening. One that vanished
-# without a word is forgotten when it is next drawn.
-SHARE = b"""
-while true do
-  local channel = redis.call('SRANDMEMBER', KEYS[1])
-  if not channel then return 0 end
-  if redis.call('PUBLISH', channel, ARGV[1]) > 0 then return 1 end
-  redis.call('SREM', KEYS[1], channel)
-end
-"""
-
-
-def pack_shared(subject: bytes, payload: bytes) -> bytes:
-    """A message to one of those whose channels are in the set `subject`."""
-    return pack_command((b"EVAL", SHARE, 1, subject, payload))
 
 
 class RedisLink:
@@ -181,15 +38,17 @@ class RedisLink:
 
     Args:
         connect_timeout: seconds until an unreachable server is an error at the start.
+        channel: one of this link's own, for proofs.
     """
 
-    def __init__(self, connector: Connector, connect_timeout: float) -> None:
+    def __init__(self, connector: Connector, connect_timeout: float, channel: str) -> None:
         self.url = connector.url
         self.db = connector.db
         self.on_link: Callable[[bool], None] = lambda _: None
         self.on_reply: OnReply = lambda _message, _reply: None
         self._connector = connector
         self._timeout = connect_timeout
+        self._channel = channel
         self._handlers: dict[str, OnMessage] = {}  # by channel
         self._session: Session | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -283,7 +142,7 @@ class RedisLink:
                         raise
                     except ClusterError as failed:
                         error = failed
-                    await asyncio.sleep(random.uniform(*RECONNECT))
+                    await asyncio.sleep(pause(error))
         except TimeoutError:
             raise error from None
         self._runner = asyncio.create_task(self._keep_up(self._session), name="catga-redis-link")
@@ -297,17 +156,25 @@ class RedisLink:
             raise
         session = Session(commands, subscriber, self._dispatch, lambda message, reply: self.on_reply(message, reply))
         try:
+            await self._prove(session)
             await self._resubscribe(session)
         except BaseException:
             await session.close()
             raise
         return session
 
+    async def _prove(self, session: Session) -> None:
+        try:
+            async with asyncio.timeout(2 * LOOK_INTERVAL):
+                await session.prove(self._channel)
+        except (ReplyError, TimeoutError) as error:
+            raise ClusterError(f"{self.url}: cannot subscribe: {error!r}") from error
+
     async def _resubscribe(self, session: Session) -> None:
         done: set[str] = set()
         while missing := [channel for channel in self._handlers if channel not in done]:
             try:
-                async with asyncio.timeout(2 * PING_INTERVAL):
+                async with asyncio.timeout(2 * LOOK_INTERVAL):
                     await session.subscribe(missing)
             except (ReplyError, TimeoutError) as error:
                 raise ClusterError(f"{self.url}: cannot subscribe: {error!r}") from error
@@ -315,7 +182,7 @@ class RedisLink:
         dropped = [channel for channel in done if channel not in self._handlers]
         if dropped:
             try:
-                async with asyncio.timeout(2 * PING_INTERVAL):
+                async with asyncio.timeout(2 * LOOK_INTERVAL):
                     await session.subscribe(dropped, "UNSUBSCRIBE")
             except (ReplyError, TimeoutError) as error:
                 raise ClusterError(f"{self.url}: cannot unsubscribe: {error!r}") from error
@@ -325,16 +192,23 @@ class RedisLink:
             cause = await session.ended()
             self._session = None
             self.on_link(False)
-            logger.debug("the session ended", extra={"catga_error": cause})
+            level = logging.WARNING if isinstance(cause, ReplicaError) else logging.DEBUG
+            logger.log(level, "the session with %s ended: %r", self.url, cause)
             await session.close()
-            session = await self._reconnect()
+            session = await self._reconnect(cause)
             self._session = session
             self.on_link(True)
 
-    async def _reconnect(self) -> Session:
+    async def _reconnect(self, cause: BaseException | None) -> Session:
         while True:
-            await asyncio.sleep(random.uniform(*RECONNECT))
+            await asyncio.sleep(pause(cause))
             try:
                 return await self._connect()
             except Exception as error:  # noqa: BLE001 - also what a user's credential provider raises
+                cause = error
                 logger.debug("no connection yet", extra={"catga_error": str(error)})
+
+
+def pause(cause: BaseException | None) -> float:
+    """Seconds to wait before the next attempt to connect."""
+    return random.uniform(*RECONNECT) + (LEAVE_REPLICA if isinstance(cause, ReplicaError) else 0.0)

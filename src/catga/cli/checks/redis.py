@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from catga.backends import redact
 from catga.backends.redis.index import READ, REMOVE, STORE
@@ -21,7 +21,7 @@ SKEW = 2.0
 
 
 async def examine(where: Where) -> AsyncGenerator[Finding, None]:
-    """Reachable, version, round trip, keyspace notifications, eviction, permissions, clock."""
+    """Reachable, version, round trip, role, keyspace notifications, eviction, permissions, clock."""
     patience = where.connect_timeout
     client: Any = cast("Any", Redis).from_url(where.url, socket_connect_timeout=patience, socket_timeout=patience)
     try:
@@ -36,6 +36,9 @@ async def examine(where: Where) -> AsyncGenerator[Finding, None]:
         name = "valkey" if "valkey_version" in info else "redis"
         yield version_finding(name, str(info.get(f"{name}_version", "unknown")), OLDEST)
         yield round_trip_finding(await _round_trip(client))
+        if await _is_replica(client):
+            yield Finding("role", Level.PROBLEM, "a replica: nodes do not stay with it", "give the primary's address")
+            return
         yield await _notifications(client)
         yield await _eviction(client)
         yield await _permissions(client, where.prefix)
@@ -51,6 +54,14 @@ async def _info(client: Any) -> dict[str, object]:
     except NoPermissionError:
         return {}
     return found
+
+
+async def _is_replica(client: Any) -> bool:
+    try:
+        reply: Any = await client.execute_command("HELLO")  # a version would change the connection's protocol
+    except ResponseError:  # not known, or forbidden
+        return False
+    return b"replica" in (reply.values() if isinstance(reply, dict) else reply)
 
 
 async def _round_trip(client: Any) -> float:
