@@ -6,7 +6,7 @@ import shutil
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from redis_bed import opened, plain, record
 from catga import Mediator, add_cluster, add_redis_cluster
 from catga.errors import ClusterError
 from catga.node import LeftReason
+from catga.testing.proxy import Proxy
 from catga.testing.servers import RedisServer
 from catga.testing.waiting import eventually
 
@@ -198,6 +199,32 @@ async def test_without_a_link_publish_fails_at_once_and_subscriptions_come_back_
         await eventually(lambda: ear.links == [False, True])
         backend.transport.publish(outgoing("kept", b"1") + outgoing("new", b"2") + outgoing("dropped", b"3"))
         await eventually(lambda: ear.messages == [b"1", b"2"] and ear.undeliverable == [("dropped", 0)])
+
+
+async def test_what_is_subscribed_and_unsubscribed_while_the_link_comes_back_is_so_when_it_is_up(
+    server: RedisServer,
+) -> None:
+    ear = Ear()
+    async with Proxy(server.url) as proxy, opened(proxy.url, ear) as backend, plain(server.url) as client:
+
+        async def at_server(channel: str) -> bool:
+            return await client.pubsub_channels(channel) != []
+
+        async def not_at_server(channel: str) -> bool:
+            return not await at_server(channel)
+
+        await backend.transport.subscribe("old")
+        proxy.delay = 0.3  # what the server did is not confirmed yet
+        proxy.drop()
+        await eventually(lambda: not_at_server("old"))
+        await eventually(lambda: at_server("old"))
+        await backend.transport.unsubscribe("old")
+        await eventually(lambda: not_at_server("old"))
+        with suppress(ClusterError):
+            await backend.transport.subscribe("new")
+        await eventually(lambda: ear.links == [False, True])
+        backend.transport.publish(outgoing("old", b"0") + outgoing("new", b"1"))
+        await eventually(lambda: ear.messages == [b"1"] and ear.undeliverable == [("old", 0)])
 
 
 async def test_a_connection_that_the_server_closes_is_replaced(server: RedisServer) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from unittest.mock import ANY
 
 import msgspec
 import pytest
@@ -133,6 +134,39 @@ async def test_a_server_that_forbids_keyspace_channels_is_good_enough(server: Re
         async with node(server.url.replace("redis://", "redis://catga:pw@"), "alpha") as alpha:
             assert members(alpha) == ["alpha"]
             assert await client.exists("catga:nodes:alpha") == 1
+
+
+async def test_a_server_that_forbids_keyspace_channels_later_on_is_good_enough(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with plain(server.url) as client:
+        user = ("ACL", "SETUSER", "catga", "on", ">pw", "+@all", "~catga:*", "resetchannels", "&catga*")
+        await client.execute_command(*user, "&__keyspace@0__:*")
+        async with node(server.url.replace("redis://", "redis://catga:pw@"), "alpha") as alpha:
+            assert await client.pubsub_numsub("__keyspace@0__:catga:nodes:alpha") == [(ANY, 1)]
+            await client.execute_command(*user)  # the server disconnects who is subscribed to what is forbidden now
+            await eventually(lambda: alpha.health == "degraded")
+            await eventually(lambda: alpha.health == "healthy")
+            assert "and goes on without" in caplog.text
+
+
+async def test_that_the_server_forbids_a_channel_that_must_be_is_told_once(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "catga.backends.redis")
+    async with plain(server.url) as client:
+        user = ("ACL", "SETUSER", "catga", "on", ">pw", "+@all", "~catga:*", "resetchannels", "&catga*")
+        await client.execute_command(*user)
+        async with node(server.url.replace("redis://", "redis://catga:pw@"), "alpha") as alpha:
+            await client.execute_command(*user[:-1], "&catga.reply.*")
+
+            def told() -> list[str]:
+                return [r.levelname for r in caplog.records if "cannot subscribe" in r.message]
+
+            await eventually(lambda: len(told()) >= 3)
+            assert told().count("WARNING") == 1
+            await client.execute_command(*user)
+            await eventually(lambda: alpha.health == "healthy")
 
 
 async def test_thousands_that_register_at_once_are_all_in_one_snapshot_and_leave_it_at_once(redis_url: str) -> None:

@@ -155,7 +155,8 @@ class RedisNodeDiscovery:
 
     async def _watch_own_key(self, node_id: str) -> None:
         with suppress(ClusterError):  # forbidden: the next heartbeat does it
-            await self._link.subscribe(f"__keyspace@{self._link.db}__:{self._key(node_id)}", self._on_key_event)
+            channel = f"__keyspace@{self._link.db}__:{self._key(node_id)}"
+            await self._link.subscribe(channel, self._on_key_event, hint=True)
 
     def _on_key_event(self, event: bytes) -> None:
         if event in (b"del", b"expired", b"evicted", b"unlink") and self._restoring is None and self._mine is not None:

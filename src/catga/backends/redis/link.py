@@ -12,8 +12,8 @@ waits until everybody must have seen it.
 import asyncio
 import logging
 import random
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias
 
 from hiredis import ReplyError
@@ -50,6 +50,7 @@ class RedisLink:
         self._timeout = connect_timeout
         self._channel = channel
         self._handlers: dict[str, OnMessage] = {}  # by channel
+        self._hints: set[str] = set()  # channels that the link can do without
         self._session: Session | None = None
         self._opening: asyncio.Task[None] | None = None
         self._runner: asyncio.Task[None] | None = None
@@ -102,17 +103,22 @@ class RedisLink:
         except ReplyError as error:
             raise ClusterError(f"{self.url}: {error}") from error
 
-    async def subscribe(self, channel: str, on_message: OnMessage) -> None:
+    async def subscribe(self, channel: str, on_message: OnMessage, *, hint: bool = False) -> None:
         """Pass what comes on `channel` to `on_message`; active at the server when this returns.
+
+        Args:
+            hint: the link may come back without the channel, should the server forbid it then.
 
         Raises:
             ClusterError: the link is down: the channel is subscribed when it is back. Or the server forbids it.
         """
         self._handlers[channel] = on_message
+        if hint:
+            self._hints.add(channel)
         try:
             await self.session.subscribe([channel])
         except ReplyError as error:
-            del self._handlers[channel]
+            self._handlers.pop(channel, None)
             raise ClusterError(f"{self.url}: cannot subscribe to {channel}: {error}") from error
 
     async def unsubscribe(self, channel: str) -> None:
@@ -156,36 +162,38 @@ class RedisLink:
             raise
         session = Session(commands, subscriber, self._dispatch, lambda message, reply: self.on_reply(message, reply))
         try:
-            await self._prove(session)
+            async with self._confirming():
+                await session.prove(self._channel)
             await self._resubscribe(session)
         except BaseException:
             await session.close()
             raise
         return session
 
-    async def _prove(self, session: Session) -> None:
-        try:
-            async with asyncio.timeout(2 * LOOK_INTERVAL):
-                await session.prove(self._channel)
-        except (ReplyError, TimeoutError) as error:
-            raise ClusterError(f"{self.url}: cannot subscribe: {error!r}") from error
-
     async def _resubscribe(self, session: Session) -> None:
         done: set[str] = set()
-        while missing := [channel for channel in self._handlers if channel not in done]:
-            try:
-                async with asyncio.timeout(2 * LOOK_INTERVAL):
-                    await session.subscribe(missing)
-            except (ReplyError, TimeoutError) as error:
-                raise ClusterError(f"{self.url}: cannot subscribe: {error!r}") from error
-            done.update(missing)
-        dropped = [channel for channel in done if channel not in self._handlers]
-        if dropped:
-            try:
-                async with asyncio.timeout(2 * LOOK_INTERVAL):
-                    await session.subscribe(dropped, "UNSUBSCRIBE")
-            except (ReplyError, TimeoutError) as error:
-                raise ClusterError(f"{self.url}: cannot unsubscribe: {error!r}") from error
+        while done != (wanted := set(self._handlers)):  # which may change meanwhile
+            async with self._confirming():
+                await session.subscribe(sorted(wanted - done - self._hints))
+                await session.subscribe(sorted(done - wanted), "UNSUBSCRIBE")
+                for hint in (wanted - done) & self._hints:
+                    await self._subscribe_hint(session, hint)
+            done = wanted
+
+    async def _subscribe_hint(self, session: Session, channel: str) -> None:
+        try:
+            await session.subscribe([channel])
+        except ReplyError as error:
+            self._handlers.pop(channel, None)
+            logger.warning("%s: cannot subscribe to %s any more, and goes on without: %s", self.url, channel, error)
+
+    @asynccontextmanager
+    async def _confirming(self) -> AsyncGenerator[None]:
+        try:
+            async with asyncio.timeout(2 * LOOK_INTERVAL):
+                yield
+        except (ReplyError, TimeoutError) as error:
+            raise ClusterError(f"{self.url}: cannot subscribe: {error!r}") from error
 
     async def _keep_up(self, session: Session) -> None:
         while True:
@@ -205,8 +213,10 @@ class RedisLink:
             try:
                 return await self._connect()
             except Exception as error:  # noqa: BLE001 - also what a user's credential provider raises
+                refused = isinstance(error, RefusedError) or isinstance(error.__cause__, ReplyError)
+                level = logging.WARNING if refused and str(error) != str(cause) else logging.DEBUG
                 cause = error
-                logger.debug("no connection yet", extra={"catga_error": str(error)})
+                logger.log(level, "no connection yet: %s", error)
 
 
 def pause(cause: BaseException | None) -> float:
