@@ -124,9 +124,22 @@ class RedisLink:
     async def unsubscribe(self, channel: str) -> None:
         """Stop, after what the server had sent before. Without a link there is nothing to stop."""
         if channel in self._handlers:
-            with suppress(ClusterError, ReplyError):
-                await self.session.subscribe([channel], "UNSUBSCRIBE")
-            self._handlers.pop(channel, None)
+            try:
+                with suppress(ClusterError, ReplyError):
+                    await self.session.subscribe([channel], "UNSUBSCRIBE")
+            finally:
+                self._handlers.pop(channel, None)
+
+    def forget(self, channel: str) -> None:
+        """Take back a `subscribe` that failed or was cancelled, without waiting."""
+        self._handlers.pop(channel, None)
+        if self.is_up:
+            self.session.leave(channel)
+
+    def post(self, *command: str | bytes | int) -> None:
+        """Send a command whose reply nobody waits for, if the link is up."""
+        if self.is_up:
+            self.session.post(*command)
 
     def _dispatch(self, channel: str, payload: bytes) -> None:
         handler = self._handlers.get(channel)

@@ -16,8 +16,6 @@ LOOK_INTERVAL = 2.0
 """Seconds between looks at the connections: one that is silent after a question for two of them is dead."""
 MAX_SILENT = 2
 PING = b"*1\r\n$4\r\nPING\r\n"
-HELLO = b"*2\r\n$5\r\nHELLO\r\n$1\r\n2\r\n"
-"""As good as a PING, and the answer has the server's role."""
 
 pack_command: Callable[[tuple[str | bytes | int, ...]], bytes] = cast(Any, hiredis).pack_command
 
@@ -46,8 +44,8 @@ class Session:
         self._on_reply = on_reply
         self._replies: deque[Outgoing | asyncio.Future[Any] | None] = (
             deque()
-        )  # in the order of the commands; None: a look
-        self._confirmations: deque[asyncio.Future[Any]] = deque()  # in the order of the (un)subscribes
+        )  # in the order of the commands; None: nobody waits
+        self._confirmations: deque[asyncio.Future[Any] | None] = deque()  # in the order of the (un)subscribes
         self._silent = {commands: 0, subscriber: 0}  # looks of the watchdog since something came
         self._tasks = [
             asyncio.create_task(step, name="catga-redis")
@@ -102,6 +100,16 @@ class Session:
         self._subscriber.write(b"".join([pack_command((verb, channel)) for channel in channels]))
         await asyncio.gather(*confirmed)
 
+    def post(self, *command: str | bytes | int) -> None:
+        """Send a command whose reply nobody waits for."""
+        self._replies.append(None)
+        self._commands.write(pack_command(command))
+
+    def leave(self, channel: str) -> None:
+        """Unsubscribe without waiting."""
+        self._confirmations.append(None)
+        self._subscriber.write(pack_command(("UNSUBSCRIBE", channel)))
+
     async def prove(self, channel: str) -> None:
         """Return if both connections are with one server; a name may have led them to two. Raises like `call`."""
         await self.subscribe([channel])
@@ -126,7 +134,8 @@ class Session:
         while True:
             for reply in await self._subscriber.read():
                 if isinstance(reply, ReplyError) or reply[0] in (b"subscribe", b"unsubscribe"):
-                    settle(self._confirmations.popleft(), reply)
+                    if (confirmed := self._confirmations.popleft()) is not None:
+                        settle(confirmed, reply)
                 elif reply[0] == b"message":
                     self._on_message(reply[1].decode(), reply[2])
             self._silent[self._subscriber] = 0
@@ -138,8 +147,7 @@ class Session:
                 if self._silent[connection] > MAX_SILENT:
                     raise ClusterError("the server is silent")
                 self._silent[connection] += 1
-            self._replies.append(None)
-            self._commands.write(HELLO)
+            self.post("HELLO", 2)  # as good as a PING, and the answer has the server's role
             self._subscriber.write(PING)
 
 

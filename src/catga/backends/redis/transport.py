@@ -53,20 +53,32 @@ class RedisTransport:
     async def subscribe(self, subject: str, *, shared: bool = False) -> None:
         if self._listener is None:
             raise ClusterError("the transport is closed")
-        channel = f"{subject}.{secrets.token_urlsafe(8)}" if shared else subject
-        await self._link.subscribe(channel, self._listener.on_message)
         if shared:
-            self._shared[subject] = channel
+            await self._join(subject, self._listener)
+        else:
+            await self._link.subscribe(subject, self._listener.on_message)
+
+    async def _join(self, subject: str, listener: TransportListener) -> None:
+        channel = self._shared.setdefault(subject, f"{subject}.{secrets.token_urlsafe(8)}")
+        try:
+            await self._link.subscribe(channel, listener.on_message)
             await self._link.call("SADD", subject, channel)
-            if self._sharing is None:
-                self._share()
+        except BaseException:  # who tries again takes another channel
+            self._shared.pop(subject, None)
+            self._link.post("SREM", subject, channel)
+            self._link.forget(channel)
+            raise
+        if self._sharing is None:
+            self._share()
 
     async def unsubscribe(self, subject: str) -> None:
-        channel = self._shared.pop(subject, None)
-        if channel is not None:
-            with suppress(ClusterError):  # it is forgotten when it is next drawn
-                await self._link.call("SREM", subject, channel)
-        await self._link.unsubscribe(channel or subject)
+        channel = self._shared.pop(subject, subject)
+        try:
+            if channel != subject:
+                with suppress(ClusterError):  # it is forgotten when it is next drawn
+                    await self._link.call("SREM", subject, channel)
+        finally:
+            await self._link.unsubscribe(channel)
 
     def publish(self, messages: Sequence[Outgoing]) -> bool:
         return self._link.session.publish(messages)
