@@ -280,6 +280,17 @@ async def test_who_expired_is_not_told_and_leaves_the_index(redis_url: str, know
         assert await client.exists("gone:nodes") == 0
 
 
+async def test_a_server_that_takes_no_writes_now_is_read(server: RedisServer) -> None:
+    async with opened(server.url) as backend, plain(server.url) as client:
+        await backend.discovery.register(record())
+        await client.hset("catga:nodes", "gone", "12345678 1")
+        await client.config_set("min-replicas-to-write", 1)
+        assert ages(await backend.discovery.get_nodes()) == {"alpha": 0}
+        await client.config_set("min-replicas-to-write", 0)
+        assert ages(await backend.discovery.get_nodes()) == {"alpha": 0}
+        assert await client.hkeys("catga:nodes") == [b"alpha"]
+
+
 async def test_a_node_that_lost_its_place_in_the_index_registers_again(server: RedisServer) -> None:
     heard = Heard()
     async with plain(server.url) as client, opened(server.url) as backend:

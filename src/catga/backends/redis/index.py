@@ -65,7 +65,7 @@ redis.call('PUBLISH', KEYS[3], ARGV[1])
 
 # What is left of the leases of those whose tags are given: a byte each, 1 to 255 for nothing to all of it, 0 for who is
 # not there. Then id, record and remaining milliseconds (-1: unknown) of each of the others. The index is rid of those
-# that expired or have no record. Key: index. Arguments: tags, the reader's lease in ms.
+# that expired or have no record, unless the server takes no writes now. Key: index. Arguments: tags, the reader's lease in ms.
 READ = (
     _NOW
     + """
@@ -100,7 +100,7 @@ for first = 1, #keys, 1000 do
   end
 end
 for first = 1, #gone, 1000 do
-  redis.call('HDEL', KEYS[1], unpack(gone, first, math.min(first + 999, #gone)))
+  redis.pcall('HDEL', KEYS[1], unpack(gone, first, math.min(first + 999, #gone)))
 end
 return found
 """
