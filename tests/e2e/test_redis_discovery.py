@@ -110,6 +110,20 @@ async def test_hostile_records_are_ignored_counted_logged_once_and_overwritten(
         assert len([r for r in caplog.records if "ignored" in r.message]) == 1
 
 
+@pytest.mark.parametrize("incarnation", ["nan", "1e400", "1e300", "9007199254740991"])
+async def test_a_record_of_an_impossible_life_is_removed_and_overwritten(redis_url: str, incarnation: str) -> None:
+    async with opened(redis_url, prefix="life") as backend, plain(redis_url) as client:
+        foreign = f'{{"node_id": "alpha", "incarnation": {incarnation}, "sequence": 0}}'
+        await client.set("life:nodes:alpha", foreign)
+        await client.hset("life:nodes", "alpha", "12345678 9999999999999")
+        await backend.discovery.unregister("alpha", 5, LeftReason.CRASHED)
+        assert await client.exists("life:nodes:alpha", "life:nodes") == 0
+        await client.set("life:nodes:alpha", foreign)
+        await backend.discovery.heartbeat(record())
+        assert ages(await backend.discovery.get_nodes()) == {"alpha": 0}
+        await backend.discovery.unregister("alpha", 5, LeftReason.DRAINED)
+
+
 async def test_a_node_whose_key_vanishes_stores_it_again_at_once_if_the_server_tells() -> None:
     with RedisServer(args=["--notify-keyspace-events", "Kgxe"]) as server:
         async with plain(server.url) as client, node(server.url, "alpha"):

@@ -17,12 +17,13 @@ def tag(node: NodeInfo) -> str:
     return urlsafe_b64encode(blake2b(version.encode(), digest_size=6).digest()).decode()
 
 
-# MGET takes what is no string for nothing, which is older than every record, as is what is no record.
+# MGET takes what is no string for nothing, which is older than every record, as is what is no record, or has an
+# incarnation that is NaN or beyond all.
 _STORED = """
 local stored = redis.call('MGET', KEYS[1])[1]
 local incarnation, sequence = -1, -1
 local ok, record = pcall(cjson.decode, stored)
-if ok and type(record) == 'table' and type(record.incarnation) == 'number' then
+if ok and type(record) == 'table' and type(record.incarnation) == 'number' and record.incarnation < 2^53 - 2^32 then
   incarnation, sequence = record.incarnation, tonumber(record.sequence) or 0
 end
 """
@@ -65,7 +66,8 @@ redis.call('PUBLISH', KEYS[3], ARGV[1])
 
 # What is left of the leases of those whose tags are given: a byte each, 1 to 255 for nothing to all of it, 0 for who is
 # not there. Then id, record and remaining milliseconds (-1: unknown) of each of the others. The index is rid of those
-# that expired or have no record, unless the server takes no writes now. Key: index. Arguments: tags, the reader's lease in ms.
+# that expired or have no record, unless the server takes no writes now.
+# Key: index. Arguments: tags, the reader's lease in ms.
 READ = (
     _NOW
     + """
