@@ -24,14 +24,28 @@ async def checks(rules: str) -> dict[str, Finding]:
 async def test_the_permissions_that_are_advised_are_those_that_were_missing() -> None:
     lacking = (await checks(f"{USER} +@read +@write +@pubsub +eval"))["permissions"]
     assert lacking.level is Level.PROBLEM
-    advised = (await checks(f"{USER} {lacking.fix.removeprefix('ACL: ')}"))["permissions"]
-    assert advised.level is Level.OK, advised
+    advised = await checks(f"ann on >s3cret {lacking.fix.removeprefix('ACL: ')}")
+    assert advised["permissions"].level is advised["queues"].level is Level.OK, advised
 
 
 @pytest.mark.parametrize("command", ["set", "mget", "del", "hset", "hdel", "hgetall", "publish"])
 async def test_each_command_that_the_scripts_use_is_missed(command: str) -> None:
     finding = (await checks(f"{USER} +@read +@write +@pubsub +eval +time -{command}"))["permissions"]
     assert finding.level is Level.PROBLEM, finding
+
+
+@pytest.mark.parametrize("command", ["sadd", "srem", "srandmember"])
+async def test_each_command_that_queues_need_is_missed_by_them_alone(command: str) -> None:
+    rules = f"{USER} ~catga.queue.* +@read +@write +@pubsub +eval +time"
+    found = await checks(f"{rules} -{command}")
+    assert (found["queues"].level, found["permissions"].level) == (Level.WARNING, Level.OK)
+    assert (await checks(rules))["queues"].level is Level.OK
+
+
+async def test_a_user_who_may_not_ping_is_told_so() -> None:
+    finding = (await checks(f"{USER} +@read +@write +@pubsub +eval +time -ping"))["permissions"]
+    assert finding.level is Level.PROBLEM
+    assert "ping" in finding.text
 
 
 async def test_a_server_that_forbids_info_is_reachable() -> None:

@@ -12,6 +12,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 
 from catga.backends import redact
 from catga.backends.redis.index import READ, REMOVE, STORE
+from catga.backends.redis.session import SHARE
 from catga.cli.checks import Finding, Level
 from catga.cli.checks.findings import round_trip_finding, version_finding
 from catga.cli.options import Where
@@ -21,7 +22,7 @@ SKEW = 2.0
 
 
 async def examine(where: Where) -> AsyncGenerator[Finding, None]:
-    """Reachable, version, round trip, role, keyspace notifications, eviction, permissions, clock."""
+    """Reachable, version, round trip, role, keyspace notifications, eviction, permissions, queues, clock."""
     patience = where.connect_timeout
     client: Any = cast("Any", Redis).from_url(where.url, socket_connect_timeout=patience, socket_timeout=patience)
     try:
@@ -35,13 +36,19 @@ async def examine(where: Where) -> AsyncGenerator[Finding, None]:
         yield Finding("reachable", Level.OK, redact(where.url))
         name = "valkey" if "valkey_version" in info else "redis"
         yield version_finding(name, str(info.get(f"{name}_version", "unknown")), OLDEST)
-        yield round_trip_finding(await _round_trip(client))
+        rights = f"ACL: {_rights(where.prefix, client.connection_pool.connection_kwargs.get('db') or 0)}"
+        try:
+            yield round_trip_finding(await _round_trip(client))
+        except NoPermissionError as error:
+            yield Finding("permissions", Level.PROBLEM, str(error), rights)
+            return
         if await _is_replica(client):
             yield Finding("role", Level.PROBLEM, "a replica: nodes do not stay with it", "give the primary's address")
             return
         yield await _notifications(client)
         yield await _eviction(client)
-        yield await _permissions(client, where.prefix)
+        yield await _permissions(client, where.prefix, rights)
+        yield await _queues(client, where.prefix, rights)
         yield await _clock(client)
     finally:
         await client.aclose()
@@ -100,15 +107,21 @@ async def _eviction(client: Any) -> Finding:
     return Finding("eviction", Level.WARNING, text, "use a server, or a memory limit, of its own for catga")
 
 
-async def _permissions(client: Any, prefix: str) -> Finding:
+def _rights(prefix: str, db: int) -> str:
+    """What a node's user needs, as an ACL has it."""
+    channels = f"resetchannels &{prefix}:* &{prefix}.* &__keyspace@{db}__:{prefix}:nodes:*"
+    commands = "-@all +@connection +@pubsub +eval +time +mget +set +del +hset +hdel +hgetall +sadd +srem +srandmember"
+    return f"~{prefix}:* ~{prefix}.queue.* {channels} {commands}"
+
+
+async def _permissions(client: Any, prefix: str, rights: str) -> Finding:
     try:
         async with asyncio.timeout(5), client.pubsub() as listener:
             await listener.subscribe(f"{prefix}.reply.doctor")
             await client.publish(f"{prefix}.reply.doctor", b"")
             await _keep_record(client, f"{prefix}:nodes:{secrets.token_hex(8)}")
     except (RedisError, TimeoutError) as error:
-        fix = f"ACL: ~{prefix}:* &{prefix}* +@read +@write +@pubsub +eval +time"
-        return Finding("permissions", Level.PROBLEM, str(error) or "no answer", fix)
+        return Finding("permissions", Level.PROBLEM, str(error) or "no answer", rights)
     return Finding("permissions", Level.OK, f"may use keys and channels of the prefix {prefix!r}")
 
 
@@ -122,6 +135,20 @@ async def _keep_record(client: Any, index: str) -> None:
         await client.eval(READ, 1, index, "", 1000)
     finally:
         await client.eval(*remove)
+
+
+async def _queues(client: Any, prefix: str, rights: str) -> Finding:
+    queue = f"{prefix}.queue.{secrets.token_hex(8)}"
+    try:
+        await client.srem(queue, queue)  # first, as without it something would stay
+        try:
+            await client.sadd(queue, queue)
+            await client.eval(SHARE, 1, queue, b"")
+        finally:
+            await client.srem(queue, queue)
+    except (RedisError, TimeoutError) as error:
+        return Finding("queues", Level.WARNING, f"not with queues=True: {error or 'no answer'}", rights)
+    return Finding("queues", Level.OK, "nodes may share them")
 
 
 async def _clock(client: Any) -> Finding:
