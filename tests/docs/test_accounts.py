@@ -55,6 +55,13 @@ async def test_the_nats_account_for_the_bucket_is_enough(tmp_path: Path, caplog:
     assert "forbids" not in caplog.text
 
 
+async def test_the_nats_account_for_the_bucket_may_have_an_inbox_prefix_of_its_own(tmp_path: Path) -> None:
+    config = tmp_path / "nats.conf"
+    config.write_text(blocks("docs/backends/nats.md", "conf")[0].text.replace("_INBOX.>", "box.orders.>"))
+    with NatsServer(jetstream=True, args=["-c", str(config)]) as server:
+        await check_cluster(credentials(server), discovery="kv", inbox_prefix="box.orders")
+
+
 async def test_the_redis_user_of_the_docs_is_enough(caplog: pytest.LogCaptureFixture) -> None:
     user = blocks("docs/security.md", "acl")[0].text.split()
     with RedisServer(args=["--" + user[0], *user[1:]]) as server:

@@ -288,7 +288,7 @@ class NatsKvNodeDiscovery:
             elif not ended.done():
                 ended.set_result(None)
 
-        box = f"_INBOX.{secrets.token_urlsafe(16)}"
+        box = self._connection.client.new_inbox() + secrets.token_urlsafe(16)  # below the user's inbox_prefix
         subscription = await self._connection.subscribe(box, on_part)
         try:
             query = msgspec.json.encode({"multi_last": subjects})
