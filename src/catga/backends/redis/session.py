@@ -42,10 +42,9 @@ class Session:
         self._subscriber = subscriber
         self._on_message = on_message
         self._on_reply = on_reply
-        self._replies: deque[Outgoing | asyncio.Future[Any] | None] = (
-            deque()
-        )  # in the order of the commands; None: nobody waits
-        self._confirmations: deque[asyncio.Future[Any] | None] = deque()  # in the order of the (un)subscribes
+        # In the order of what was sent; None where nobody waits.
+        self._replies: deque[Outgoing | asyncio.Future[Any] | None] = deque()
+        self._confirmations: deque[asyncio.Future[Any] | None] = deque()
         self._silent = {commands: 0, subscriber: 0}  # looks of the watchdog since something came
         self._tasks = [
             asyncio.create_task(step, name="catga-redis")
