@@ -1,12 +1,13 @@
 """Interceptors put together: the chain around a verb, and the chain around a pipeline."""
 
+from asyncio import CancelledError
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from catga.abc import Forward, Handle, Interceptor
 from catga.errors import HandlerError
 from catga.mediator.context import running_on
-from catga.mediator.pipeline import Run, as_catga_error, is_result
+from catga.mediator.pipeline import Run, failed, is_result
 from catga.result import CatgaResult, Failure, ResultMetadata
 
 
@@ -33,8 +34,8 @@ def handling(interceptors: Sequence[Interceptor], run: Run, metadata: ResultMeta
         try:
             with running_on(metadata.node_id):
                 result: object = await handle(message)
-        except Exception as error:  # noqa: BLE001 - the border around a user's interceptor
-            return Failure(as_catga_error(error), metadata)
+        except (Exception, CancelledError) as error:  # noqa: BLE001 - the border around a user's interceptor
+            return Failure(failed(error), metadata)
         if is_result(result):
             return result
         text = f"an interceptor's `handling` returned {result!r:.80}: it must return the result that it got, or another"
@@ -47,8 +48,8 @@ async def send_through(interceptors: Sequence[Interceptor], forward: Forward, me
     """Send `message` by `forward`, inside `interceptors`, with fresh headers."""
     try:
         return await sending(interceptors, forward)(message, {})
-    except Exception as error:  # noqa: BLE001 - the border around a user's interceptor
-        return Failure(as_catga_error(error))
+    except (Exception, CancelledError) as error:  # noqa: BLE001 - the border around a user's interceptor
+        return Failure(failed(error))
 
 
 def intercepted(interceptors: Sequence[Interceptor], run: Run, metadata: ResultMetadata, *, is_handled: bool) -> Run:

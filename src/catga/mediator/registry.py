@@ -4,7 +4,7 @@ import inspect
 import typing
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+from types import CoroutineType, FrameType, UnionType
 from typing import Any, get_args, get_origin
 
 from catga.abc import Behavior, Interceptor
@@ -217,16 +217,27 @@ def _returns_plain_value(handler: Handler) -> bool:
 
 
 def _is_plain(part: Any) -> bool:
+    """Whether `part` is a class, and none that a result or something to await may be of."""
     if part is None:
         return True
-    return isinstance(part, type) and part not in (Success, Failure, object) and not hasattr(part, "__await__")
+    if not isinstance(part, type) or part is Any or hasattr(part, "__await__"):
+        return False
+    try:
+        return not any(issubclass(kind, part) for kind in (Success, Failure, CoroutineType))
+    except TypeError:  # a protocol, which only a type checker knows the classes of
+        return False
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
-    yield get_origin(annotation) or annotation
-    if get_origin(annotation) in (typing.Union, type(int | str)):
+    """The members of a union, without what `Annotated` says of them."""
+    origin = get_origin(annotation)
+    if origin in (typing.Union, UnionType):
         for argument in get_args(annotation):
             yield from _parts(argument)
+    elif origin is typing.Annotated:
+        yield from _parts(get_args(annotation)[0])
+    else:
+        yield origin or annotation
 
 
 def _evaluate(annotation: str, function: Any, frame: FrameType | None) -> Any:
