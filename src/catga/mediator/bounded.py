@@ -1,9 +1,8 @@
 """Many calls at once, a bounded number in flight, results in the order of the requests."""
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,57 +29,53 @@ async def run_all(call: Callable[[T], Awaitable[R]], items: Iterable[T], concurr
 async def run_stream(
     call: Callable[[T], Awaitable[R]], items: Iterable[T] | AsyncIterable[T], concurrency: int
 ) -> AsyncIterator[R]:
-    """Results in order, as they are ready; `items` is read at most `concurrency` ahead of the consumer."""
+    """Results in order, as they are ready; `items` is read at most `concurrency` ahead of the consumer.
+
+    An async generator is closed at the end. An error of `items` comes after the results of what it gave.
+    """
     check_concurrency(concurrency)
-    running: deque[asyncio.Future[R]] = deque()
-    results: AsyncGenerator[R, None]
-    if isinstance(items, AsyncIterable):
-        results = _coming(call, aiter(items), running, concurrency)
-    else:
-        results = _listed(call, items, running, concurrency)
+    room = asyncio.Semaphore(concurrency)
+    running: asyncio.Queue[asyncio.Future[R] | None] = asyncio.Queue()
+    reading = asyncio.create_task(_read(call, items, running, room))
     try:
-        async for result in results:
-            yield result
+        while (future := await running.get()) is not None:
+            yield await future
+            room.release()
     finally:
-        await results.aclose()
-        for future in running:
-            future.cancel()
+        reading.cancel()
+        while not running.empty():
+            if (future := running.get_nowait()) is not None:
+                future.cancel()
+        await asyncio.wait([reading])
+        if not reading.cancelled():
+            reading.result()
 
 
-async def _listed(
-    call: Callable[[T], Awaitable[R]], items: Iterable[T], running: "deque[asyncio.Future[R]]", concurrency: int
-) -> AsyncGenerator[R, None]:
+async def _read(
+    call: Callable[[T], Awaitable[R]],
+    items: Iterable[T] | AsyncIterable[T],
+    running: "asyncio.Queue[asyncio.Future[R] | None]",
+    room: asyncio.Semaphore,
+) -> None:
+    """Start the calls, then put None: one task from first to last, for `items` may hold a timeout or a group open."""
+    source = aiter(items) if isinstance(items, AsyncIterable) else _each(items)
+    try:
+        await room.acquire()
+        async for item in source:
+            running.put_nowait(asyncio.ensure_future(call(item)))
+            await room.acquire()
+    finally:
+        aclose: Callable[[], Awaitable[object]] | None = getattr(source, "aclose", None)
+        try:
+            if aclose is not None:
+                await aclose()
+        finally:
+            running.put_nowait(None)
+
+
+async def _each(items: Iterable[T]) -> AsyncIterator[T]:
     for item in items:
-        running.append(asyncio.ensure_future(call(item)))
-        if len(running) >= concurrency:
-            yield await running.popleft()
-    while running:
-        yield await running.popleft()
-
-
-async def _coming(
-    call: Callable[[T], Awaitable[R]], source: AsyncIterator[T], running: "deque[asyncio.Future[R]]", concurrency: int
-) -> AsyncGenerator[R, None]:
-    """The next item may take its time, or wait for what becomes of a result: neither holds the other up."""
-    coming: asyncio.Future[T] | None = None
-    has_more = True
-    try:
-        while has_more or running:
-            if has_more and coming is None and len(running) < concurrency:
-                coming = asyncio.ensure_future(anext(source))
-            heads: list[asyncio.Future[Any]] = [running[0]] if running else []
-            await asyncio.wait(heads if coming is None else [*heads, coming], return_when=asyncio.FIRST_COMPLETED)
-            if coming is not None and coming.done():
-                try:
-                    running.append(asyncio.ensure_future(call(coming.result())))
-                except StopAsyncIteration:
-                    has_more = False
-                coming = None
-            if running and running[0].done():
-                yield running.popleft().result()
-    finally:
-        if coming is not None:
-            coming.cancel()
+        yield item
 
 
 def check_concurrency(concurrency: int) -> None:
