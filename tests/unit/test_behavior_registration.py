@@ -1,6 +1,7 @@
 """Routers, class-based handlers, interceptors and the start-up check."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from catga import Event, Failure, Mediator, Request, Success, message
 from catga.abc import CallNext, Forward, Handle
 from catga.errors import DuplicateHandlerError, HandlerError, InvalidMessageError
 from catga.mediator import Router
+from catga.mediator.behaviors import Idempotency
+from catga.mediator.pipeline import label
 from catga.result import CatgaResult
 
 
@@ -131,6 +134,70 @@ def test_including_a_second_handler_is_refused() -> None:
     router.add_handler(Add, Adder)
     with pytest.raises(DuplicateHandlerError, match=r"Adder\.handle"):
         app.include(router)
+
+
+async def test_including_is_all_or_nothing() -> None:
+    heard: list[int] = []
+    router = Router()
+    router.handles(Added)(lambda event: heard.append(event.total))
+    router.add_handler(Add, Adder)
+    app = Mediator()
+    app.add_handler(Add, Adder)
+    with pytest.raises(DuplicateHandlerError):
+        app.include(router)
+    await app.publish(Added(1))
+    assert (heard, list(app.registry.names.values())) == ([], [Add])
+
+
+def hearing(heard: list[str], name: str) -> Any:
+    async def hear(event: Added) -> None:
+        heard.append(name)
+
+    return hear
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+async def test_under_idempotency_each_handler_that_a_factory_made_runs_once(layers: int) -> None:
+    once = Idempotency(key=lambda event: event.total)
+    heard: list[str] = []
+    app = Mediator()
+    routers: list[Router] = [app] if layers == 0 else [Router(), Router()]
+    for number, router in enumerate(routers):
+        router.behavior(once)
+        for name in "abc":
+            router.handler(hearing(heard, f"{name}{number}"))
+    outer = Router() if layers == 2 else app
+    for router in routers if layers else []:
+        outer.include(router)
+    if layers == 2:
+        app.include(outer)
+    for _ in range(2):
+        assert (await app.publish(Added(1))).is_success
+    assert sorted(heard) == sorted(f"{name}{number}" for name in "abc" for number in range(len(routers)))
+
+
+class Objects:
+    async def __call__(self, event: Added) -> None: ...
+
+    async def method(self, event: Added) -> None: ...
+
+
+async def function(database: object, event: Added) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("handler", "name"),
+    [
+        (functools.partial(function, object()), "function"),
+        (functools.partial(functools.partial(function), object()), "function"),
+        (functools.wraps(function)(functools.partial(function, object())), "function"),
+        (functools.partial(Objects().method), "Objects.method"),
+        (Objects(), "Objects"),
+        (Objects().method, "Objects.method"),
+    ],
+)
+def test_a_handler_has_the_same_name_in_every_process(handler: Any, name: str) -> None:
+    assert label(handler) == f"{__name__}.{name}"
 
 
 class Noting:

@@ -43,14 +43,10 @@ def compile_request(
     Args:
         is_plain: the handler's annotation says that it returns neither a `CatgaResult` nor something to await.
     """
-    is_async = is_coroutine_function(handler)
-    if not is_async and not behaviors and is_plain:
+    if not is_coroutine_function(handler) and not behaviors and is_plain:
         direct = _direct(handler, metadata)
         return Pipeline(_asynchronous(direct), direct)
-    call: Call = handler if is_async else _awaitable(handler)
-    if not is_plain:
-        call = _unwrapping(call)
-    call = around(call, bound(behaviors, label(handler)))
+    call = around(_calling(handler, is_plain=is_plain), bound(behaviors, label(handler)))
     return Pipeline(_outermost(call, metadata), None, (call,))
 
 
@@ -88,14 +84,11 @@ def bound(behaviors: Sequence[Behavior], name: str) -> list[Behavior]:
     return [b.bound_to(name) if isinstance(b, HandlerBehavior) else b for b in behaviors]
 
 
-def enclosed(handler: Handler, behaviors: Sequence[Behavior], *, is_plain: bool) -> Handler:
-    """`handler` with `behaviors` of its own, as one handler."""
+def enclosed(handler: Handler, behaviors: Sequence[Behavior], name: str, *, is_plain: bool) -> Handler:
+    """`handler`, which is called `name`, with `behaviors` of its own, as one handler."""
     if not behaviors:
         return handler
-    call: Callable[[Any], Awaitable[Any]] = handler if is_coroutine_function(handler) else _awaitable(handler)
-    if not is_plain:
-        call = _unwrapping(call)
-    call = around(call, bound(behaviors, label(handler)))
+    call = around(_calling(handler, is_plain=is_plain), bound(behaviors, name))
 
     @functools.wraps(handler)
     async def run(message: Any) -> Any:
@@ -105,9 +98,14 @@ def enclosed(handler: Handler, behaviors: Sequence[Behavior], *, is_plain: bool)
 
 
 def label(handler: Any) -> str:
-    """A handler's name: ``module.qualname``."""
-    function = inspect.unwrap(handler)
-    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
+    """A handler's name, ``module.qualname``, the same in every process: that of the function inside of decorators
+    and `functools.partial`, or that of an object's class."""
+    function: Any = inspect.unwrap(handler)
+    while isinstance(function, functools.partial):
+        function = inspect.unwrap(function.func)
+    if not hasattr(function, "__qualname__"):
+        function = function.__class__
+    return f"{function.__module__}.{function.__qualname__}"
 
 
 def labels(handlers: Sequence[Handler]) -> list[str]:
@@ -162,7 +160,13 @@ def _asynchronous(direct: Direct) -> Run:
     return run
 
 
-def _awaitable(handler: Handler) -> Callable[[Any], Awaitable[Any]]:
+def _calling(handler: Handler, *, is_plain: bool) -> Call:
+    """`handler` as a coroutine function that returns the plain value, or raises."""
+    call: Call = handler if is_coroutine_function(handler) else _awaitable(handler)
+    return call if is_plain else _unwrapping(call)
+
+
+def _awaitable(handler: Handler) -> Call:
     async def call(message: Any) -> Any:
         value = handler(message)
         return await value if hasattr(value, "__await__") else value
@@ -170,7 +174,7 @@ def _awaitable(handler: Handler) -> Callable[[Any], Awaitable[Any]]:
     return call
 
 
-def _unwrapping(call: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+def _unwrapping(call: Call) -> Call:
     async def unwrapped(message: Any) -> Any:
         value = await call(message)
         return value.unwrap() if is_result(value) else value

@@ -10,7 +10,17 @@ from typing import Any, get_args, get_origin
 from catga.abc import Behavior, Interceptor
 from catga.errors import DuplicateHandlerError, HandlerNotFoundError, InvalidMessageError
 from catga.mediator.intercept import intercepted
-from catga.mediator.pipeline import Call, Handler, Pipeline, Run, compile_event, compile_request, enclosed, label
+from catga.mediator.pipeline import (
+    Call,
+    Handler,
+    Pipeline,
+    Run,
+    compile_event,
+    compile_request,
+    enclosed,
+    label,
+    labels,
+)
 from catga.messages import is_event, is_request, wire_name
 from catga.result import LOCAL, CatgaResult, Failure, ResultMetadata, Success
 
@@ -37,21 +47,12 @@ class Registry:
             DuplicateHandlerError: a request has one already, or another class has the same wire name.
             InvalidMessageError: `cls` is neither a request nor an event.
         """
-        name = wire_name(cls)
-        owner = self.names.get(name, cls)
-        if owner is not cls:
-            raise DuplicateHandlerError(f"two message classes have the wire name {name!r}: {owner!r} and {cls!r}")
+        self._expect_room(cls)
         if is_request(cls):
-            if cls in self._requests:
-                raise DuplicateHandlerError(
-                    f"{name} is handled by {label(self._requests[cls])} already: a request has exactly one handler"
-                )
             self._requests[cls] = handler
-        elif is_event(cls):
-            self._events[cls] = (*self._events.get(cls, ()), handler)
         else:
-            raise InvalidMessageError(f"{cls!r} is no message: derive it from Request[R] or Event")
-        self.names[name] = cls
+            self._events[cls] = (*self._events.get(cls, ()), handler)
+        self.names[wire_name(cls)] = cls
         self._changed()
 
     def add_behavior(self, behavior: Behavior, only: tuple[type, ...]) -> None:
@@ -65,12 +66,16 @@ class Registry:
         self._changed()
 
     def include(self, other: "Registry", adapt: Callable[[Handler], Handler]) -> None:
-        """Take over the handlers of `other`, each with its behaviors. Raises like `add`."""
-        requests = [(cls, handler) for cls, handler in other._requests.items()]
-        events = [(cls, handler) for cls, handlers in other._events.items() for handler in handlers]
-        for cls, handler in requests + events:
-            steps, is_plain = other._behaviors_of(cls), _returns_plain_value(handler)
-            self.add(cls, enclosed(adapt(handler), steps, is_plain=is_plain))
+        """Take over the handlers of `other`, each with its behaviors: all of them, or none. Raises like `add`."""
+        for cls in other.names.values():
+            self._expect_room(cls)
+        for cls, handler in list(other._requests.items()):
+            self.add(cls, other._enclosed(cls, adapt(handler), label(handler)))
+        for cls, handlers in list(other._events.items()):
+            known = self._events.get(cls, ())  # a name among all, for what two routers have may share a store
+            names = labels((*known, *handlers))[len(known) :]
+            for handler, name in zip(handlers, names, strict=True):
+                self.add(cls, other._enclosed(cls, adapt(handler), name))
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener`, a bound method, after each registration, as long as its object lives: nodes come and go."""
@@ -89,6 +94,21 @@ class Registry:
     def not_found(self, cls: type) -> HandlerNotFoundError:
         """The error for a request nobody handles, with the handled names that look like it."""
         return handler_not_found(wire_name(cls), dict.fromkeys(self.names, ()))
+
+    def _expect_room(self, cls: type) -> None:
+        name = wire_name(cls)
+        owner = self.names.get(name, cls)
+        if owner is not cls:
+            raise DuplicateHandlerError(f"two message classes have the wire name {name!r}: {owner!r} and {cls!r}")
+        if cls in self._requests:
+            raise DuplicateHandlerError(
+                f"{name} is handled by {label(self._requests[cls])} already: a request has exactly one handler"
+            )
+        if not (is_request(cls) or is_event(cls)):
+            raise InvalidMessageError(f"{cls!r} is no message: derive it from Request[R] or Event")
+
+    def _enclosed(self, cls: type, handler: Handler, name: str) -> Handler:
+        return enclosed(handler, self._behaviors_of(cls), name, is_plain=_returns_plain_value(handler))
 
     def _behaviors_of(self, cls: type) -> list[Behavior]:
         return [b for b, only in self._behaviors if not only or issubclass(cls, only)]

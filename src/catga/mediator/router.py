@@ -106,7 +106,7 @@ class Router:
         those of this one.
 
         Raises:
-            DuplicateHandlerError: a request of `router` has a handler here already.
+            DuplicateHandlerError: a request of `router` has a handler here already; nothing was taken over.
         """
         self.registry.include(router.registry, self._adopted)
 
