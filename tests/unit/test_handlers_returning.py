@@ -14,6 +14,7 @@ import pytest
 from catga import CatgaError, CatgaResult, Event, Failure, Mediator, Request, Success
 from catga.abc import Handle
 from catga.errors import HandlerError
+from catga.mediator.behaviors import Retry
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,14 @@ class TestPlainFunctions:
         assert isinstance(result, Failure)
         assert result.error.message == "sold out"
 
+    async def test_a_failure_that_they_return_is_the_failure_of_an_event(self, app: Mediator, way: Any) -> None:
+        heard: list[int] = []
+        app.handles(Asked)(way(lambda event: Failure(CatgaError("sold out"))))
+        app.handles(Asked)(way(lambda event: heard.append(event.number)))
+        result = await app.publish(Asked(3))
+        assert isinstance(result, Failure)
+        assert (result.error.message, heard) == ("sold out", [3])
+
     async def test_a_failure_that_they_let_await_is_the_failure(self, app: Mediator, way: Any) -> None:
         async def refuse(ask: Ask) -> Any:
             return Failure(CatgaError("sold out"))
@@ -208,6 +217,18 @@ class TestPlainFunctions:
         result = await app.send(Ask(3))
         assert isinstance(result, Failure)
         assert result.error.message == "sold out"
+
+
+async def test_what_an_event_handler_returns_is_seen_by_behaviors_as_raised(app: Mediator) -> None:
+    attempts = [Failure(CatgaError("not yet")), Success(None)]
+    app.behavior(Retry(2, base=0.0, on=CatgaError))
+
+    @app.handler
+    async def hear(event: Asked) -> CatgaResult[None]:
+        return attempts.pop(0)
+
+    assert await app.publish(Asked(1)) == Success(None)
+    assert attempts == []
 
 
 async def test_a_decorator_of_an_int_may_return_a_failure(app: Mediator) -> None:

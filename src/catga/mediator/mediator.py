@@ -72,7 +72,8 @@ class Mediator(Router):
     async def publish(self, event: Event) -> CatgaResult[None]:
         """Run every handler of the event, one after the other; with none, do nothing.
 
-        A handler that fails does not keep the others from running. ``Failure`` has what failed.
+        A handler that fails (raises, or returns a `Failure`) does not keep the others from running. ``Failure`` has
+        what failed.
         """
         try:
             calls = self._event_calls[type(event)]

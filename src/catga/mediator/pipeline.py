@@ -50,11 +50,17 @@ def compile_request(
     return Pipeline(_outermost(call, metadata), None, (call,))
 
 
-def compile_event(handlers: Sequence[Handler], behaviors: Sequence[Behavior], metadata: ResultMetadata) -> Pipeline:
-    """The pipeline of an event: every handler runs, one after the other, whatever the others do."""
+def compile_event(
+    handlers: Sequence[Handler], behaviors: Sequence[Behavior], metadata: ResultMetadata, *, are_plain: Sequence[bool]
+) -> Pipeline:
+    """The pipeline of an event: every handler runs, one after the other, whatever the others do.
+
+    Args:
+        are_plain: for each handler, what `compile_request` asks.
+    """
     calls = tuple(
-        around(h if is_coroutine_function(h) else _awaitable(h), bound(behaviors, name))
-        for h, name in zip(handlers, labels(handlers), strict=True)
+        around(_calling(handler, is_plain=is_plain), bound(behaviors, name))
+        for handler, name, is_plain in zip(handlers, labels(handlers), are_plain, strict=True)
     )
     done: Success[None] = Success(None, metadata)
 

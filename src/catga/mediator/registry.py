@@ -88,7 +88,7 @@ class Registry:
         if (handler := self._requests.get(cls)) is not None:
             return compile_request(handler, behaviors, metadata, is_plain=_returns_plain_value(handler))
         if (handlers := self._events.get(cls)) is not None:
-            return compile_event(handlers, behaviors, metadata)
+            return compile_event(handlers, behaviors, metadata, are_plain=list(map(_returns_plain_value, handlers)))
         return None
 
     def not_found(self, cls: type) -> HandlerNotFoundError:
