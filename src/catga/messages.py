@@ -166,15 +166,20 @@ def response_type(cls: type) -> Any:
 
 
 def _response_argument(cls: type, bound: dict[Any, Any]) -> Any:
-    """R as `cls` binds it, with the type variables of its generic bases replaced on the way up."""
-    for base in getattr(cls, "__orig_bases__", cls.__bases__):
+    """R as `cls` binds it, with the type variables of its generic bases replaced on the way up; else what is there
+    of it, a type variable or None."""
+    found: Any = None
+    for base in cls.__dict__.get("__orig_bases__", cls.__bases__):  # not inherited: those are another class's bases
         origin = get_origin(base) or base
         args = tuple(_bind(arg, bound) for arg in get_args(base))
         if origin is Request:
-            return args[0] if args else None
-        if is_request(origin):
-            return _response_argument(origin, dict(zip(getattr(origin, "__parameters__", ()), args, strict=False)))
-    return None
+            found = args[0] if args else found
+        elif is_request(origin):
+            parameters = dict(zip(getattr(origin, "__parameters__", ()), args, strict=False))
+            found = _response_argument(origin, parameters) or found
+        if not (found is None or isinstance(found, TypeVar)):
+            return found
+    return found
 
 
 def _bind(arg: Any, bound: dict[Any, Any]) -> Any:

@@ -209,6 +209,39 @@ class Sibling(Named):
     pass
 
 
+class Mixin(Generic[T]):
+    pass
+
+
+class MixedIn(Mixin[int]):
+    pass
+
+
+class Told(Request[str]):
+    pass
+
+
+class Mixed(MixedIn, Told):
+    pass
+
+
+@dataclass(slots=True)
+class MixedDataclass(MixedIn, Told):
+    pass
+
+
+class Open(Request[T], Generic[T]):
+    pass
+
+
+class Twice(Open, Told):  # type: ignore[type-arg, misc]
+    pass
+
+
+class Nothing(MixedIn, Request[None]):
+    pass
+
+
 class TestResponseType:
     def test_forward_references_are_resolved(self) -> None:
         assert response_type(Named) is Answer
@@ -216,6 +249,12 @@ class TestResponseType:
 
     def test_a_generic_base_is_bound(self) -> None:
         assert response_type(Swapped) == list[int]
+
+    @pytest.mark.parametrize(
+        ("cls", "expected"), [(Mixed, str), (MixedDataclass, str), (Twice, str), (Nothing, type(None))]
+    )
+    def test_any_base_may_tell_it(self, cls: type, expected: object) -> None:
+        assert response_type(cls) == expected
 
     @pytest.mark.parametrize("cls", [Untold, Wrong])
     def test_what_cannot_be_told_is_an_error(self, cls: type) -> None:
