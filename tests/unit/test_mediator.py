@@ -275,6 +275,14 @@ class TestBehaviors:
             await app.send(request)
         assert seen == [Double, Louder]
 
+    async def test_limited_to_no_class_it_stands_around_none(self, app: Mediator) -> None:
+        @app.behavior(only=())
+        async def refuse(message: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+            raise ValueError(message)
+
+        app.handles(Double)(lambda request: 2 * request.number)
+        assert (await app.send(Double(2))).unwrap() == 4
+
     async def test_it_may_refuse_and_repeat(self, app: Mediator) -> None:
         calls = 0
 

@@ -37,7 +37,7 @@ class Registry:
         """What stands around the way of every message, the first outermost."""
         self._requests: dict[type, Handler] = {}
         self._events: dict[type, tuple[Handler, ...]] = {}
-        self._behaviors: list[tuple[Behavior, tuple[type, ...]]] = []
+        self._behaviors: list[tuple[Behavior, tuple[type, ...] | None]] = []
         self._listeners: list[weakref.WeakMethod[Callable[[], None]]] = []
 
     def add(self, cls: type, handler: Handler) -> None:
@@ -55,8 +55,8 @@ class Registry:
         self.names[wire_name(cls)] = cls
         self._changed()
 
-    def add_behavior(self, behavior: Behavior, only: tuple[type, ...]) -> None:
-        """Put `behavior` inside those added before it; around messages of the classes `only`, if any."""
+    def add_behavior(self, behavior: Behavior, only: tuple[type, ...] | None) -> None:
+        """Put `behavior` inside those added before it; around messages of the classes `only`, or of all."""
         self._behaviors.append((behavior, only))
         self._changed()
 
@@ -111,7 +111,7 @@ class Registry:
         return enclosed(handler, self._behaviors_of(cls), name, is_plain=_returns_plain_value(handler))
 
     def _behaviors_of(self, cls: type) -> list[Behavior]:
-        return [b for b, only in self._behaviors if not only or issubclass(cls, only)]
+        return [b for b, only in self._behaviors if only is None or issubclass(cls, only)]
 
     def _changed(self) -> None:
         self.generation += 1

@@ -78,13 +78,15 @@ class Router:
     def behavior(self, behavior: B, /) -> B: ...
     @overload
     def behavior(self, /, *, only: type | tuple[type, ...]) -> Callable[[B], B]: ...
-    def behavior(self, behavior: B | None = None, /, *, only: type | tuple[type, ...] = ()) -> B | Callable[[B], B]:
+    def behavior(
+        self, behavior: B | None = None, /, *, only: type | tuple[type, ...] | None = None
+    ) -> B | Callable[[B], B]:
         """Put a step around the handlers: ``async (message, call_next) -> value``. The first is outermost.
 
         Args:
-            only: message classes (or bases of them) to which it is limited.
+            only: message classes (or bases of them) to which it is limited; an empty tuple is none at all.
         """
-        classes = only if isinstance(only, tuple) else (only,)
+        classes = only if only is None or isinstance(only, tuple) else (only,)
 
         def add(step: B) -> B:
             self.registry.add_behavior(step, classes)
