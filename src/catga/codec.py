@@ -1,46 +1,19 @@
 """Bodies: messages and values to bytes and back, typed by class.
 
 msgspec encodes and decodes dataclasses, Structs and attrs classes itself; pydantic models go through their
-own validation, found by their methods, so that pydantic is never imported here.
+own validation (`catga.models`).
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from catga.errors import InvalidMessageError
 from catga.messages import is_request, options_of, response_type, wire_name
+from catga.models import ModelDecoders, encode_model
+from catga.travel import obstacles
 
-
-def _encode_model(value: Any) -> Any:
-    dump = getattr(value, "model_dump", None)
-    if dump is None:
-        raise NotImplementedError(f"objects of {type(value)!r} cannot be encoded")
-    return dump(mode="python")
-
-
-def _decode_model(cls: type, value: Any) -> Any:
-    validate = getattr(cls, "model_validate", None)
-    if validate is None:
-        raise NotImplementedError(f"objects of {cls!r} cannot be decoded")
-    try:
-        return validate(value)
-    except ValueError as error:
-        raise ValueError(_pydantic_text(error)) from error
-
-
-def _pydantic_text(error: ValueError) -> str:
-    """A pydantic error in msgspec's words: the text, then the path of the field."""
-    details: Callable[[], list[dict[str, Any]]] | None = getattr(error, "errors", None)
-    if details is None:
-        return str(error)
-    first = details()[0]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-    return f"{first['msg']} - at `${path}`"
-
-
-_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_model)
+_encoder = msgspec.msgpack.Encoder(enc_hook=encode_model)
 
 
 def encode(value: Any) -> bytes:
@@ -59,7 +32,7 @@ class Codec:
     """All that the wire needs to know of one message class, worked out once.
 
     Raises:
-        InvalidMessageError: its fields, or its response type, cannot be decoded.
+        InvalidMessageError: its fields, or its response type, cannot be decoded, or not to what was sent.
     """
 
     __slots__ = ("_decoder", "_response", "_response_decoder", "cls", "idempotent", "name", "timeout")
@@ -91,9 +64,13 @@ class Codec:
 
 def _decoder_for(cls: Any, what: str) -> "msgspec.msgpack.Decoder[Any]":
     try:
-        return msgspec.msgpack.Decoder(cls, dec_hook=_decode_model)
+        decoder = msgspec.msgpack.Decoder(cls, dec_hook=ModelDecoders().decode)
+        lost = next((obstacle for obstacle in obstacles(cls) if obstacle.is_loss), None)
     except (TypeError, NameError) as error:
         raise InvalidMessageError(f"{what} cannot travel: {error}") from error
+    if lost is not None:
+        raise InvalidMessageError(f"{what} cannot travel: {lost.text}")
+    return decoder
 
 
 def _invalid(error: Exception, what: str) -> InvalidMessageError:

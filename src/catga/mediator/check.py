@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from catga.codec import Codec
 from catga.errors import InvalidMessageError
 from catga.mediator.registry import Registry
 from catga.messages import Event, Request, is_event, is_request, response_type, wire_name
+from catga.travel import obstacles
 
 
 class Problem(NamedTuple):
@@ -68,26 +69,6 @@ def _cannot_travel(classes: Iterable[type]) -> Iterator[Problem]:
         except InvalidMessageError as error:
             yield Problem("cannot travel", name, str(error))
             continue
-        for foreign in _foreign(cls):
-            yield Problem("cannot travel", name, f"{name} cannot travel: it holds a {foreign!r}, which has no encoding")
-
-
-def _foreign(cls: type) -> Iterator[object]:
-    """The types somewhere inside `cls` and its answer that nothing can encode."""
-    from msgspec import inspect  # only a check needs it
-
-    todo: list[Any] = [inspect.type_info(cls)]
-    if is_request(cls):
-        todo.append(inspect.type_info(response_type(cls)))
-    seen: set[int] = set()
-    while todo:
-        info: Any = todo.pop()
-        if isinstance(info, tuple):
-            todo += info
-        elif isinstance(info, inspect.Type | inspect.Field) and id(info) not in seen:
-            seen.add(id(info))
-            if isinstance(info, inspect.CustomType):
-                if not hasattr(info.cls, "model_validate"):
-                    yield info.cls
-            else:
-                todo.extend(getattr(info, field) for field in info.__struct_fields__)
+        for kind in [cls, response_type(cls)] if is_request(cls) else [cls]:
+            for text in dict.fromkeys(obstacle.text for obstacle in obstacles(kind)):
+                yield Problem("cannot travel", name, f"{name} cannot travel: {text}")
