@@ -1,6 +1,7 @@
 """The brokers that tests start."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -29,6 +30,35 @@ def test_a_redis_server_asks_for_its_password_and_is_empty_after_a_restart() -> 
         server.restart()
         with redis_py.Redis.from_url(server.url) as client:
             assert client.get("key") is None
+
+
+def test_a_server_that_runs_is_not_started_again() -> None:
+    with RedisServer() as server:
+        first = server.pid
+        assert server.start().pid == first
+        server.kill()
+        assert server.start().pid not in (None, first)
+
+
+def test_a_server_may_be_frozen_twice_and_thawed_twice() -> None:
+    with RedisServer() as server, redis_py.Redis.from_url(server.url) as client:
+        for _ in range(2):
+            server.freeze()
+            server.freeze()
+            server.thaw()
+            server.thaw()
+            assert client.ping()
+
+
+def test_a_server_that_does_not_run_is_not_frozen() -> None:
+    server = RedisServer()
+    server.freeze()
+    with server:
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        while server.pid is not None:
+            pass
+        server.freeze()
 
 
 def test_a_frozen_server_is_stopped_all_the_same() -> None:

