@@ -14,6 +14,7 @@ import pytest
 from catga import CatgaError, CatgaResult, Event, Failure, Mediator, Request, Success
 from catga.abc import Handle
 from catga.errors import HandlerError
+from catga.mediator import Router
 from catga.mediator.behaviors import Retry
 
 
@@ -229,6 +230,24 @@ async def test_what_an_event_handler_returns_is_seen_by_behaviors_as_raised(app:
 
     assert await app.publish(Asked(1)) == Success(None)
     assert attempts == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_handlers_of_a_router_may_return_the_same(app: Mediator, way: Any) -> None:
+    seen: list[Any] = []
+    router = Router()
+
+    @router.behavior
+    async def see(message: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+        seen.append(await call_next(message))
+        return seen[-1]
+
+    router.handles(Ask)(way(answer))
+    router.handles(Asked)(way(lambda event: Failure(CatgaError("sold out"))))
+    app.include(router)
+    assert await app.send(Ask(3)) == Success(3)
+    assert isinstance(await app.publish(Asked(3)), Failure)
+    assert seen == [3]
 
 
 async def test_a_decorator_of_an_int_may_return_a_failure(app: Mediator) -> None:

@@ -21,6 +21,9 @@ Call: TypeAlias = Callable[[Any], Awaitable[Any]]
 Run: TypeAlias = Callable[[Any], Coroutine[Any, Any, CatgaResult[Any]]]
 Direct: TypeAlias = Callable[[Any], CatgaResult[Any]]
 
+UNWRAPPED = "__catga_unwrapped__"
+"""What marks a handler whose results and awaitables are unwrapped already."""
+
 
 class Pipeline(NamedTuple):
     """A compiled path.
@@ -100,6 +103,7 @@ def enclosed(handler: Handler, behaviors: Sequence[Behavior], name: str, *, is_p
     async def run(message: Any) -> Any:
         return await call(message)
 
+    setattr(run, UNWRAPPED, True)
     return run
 
 

@@ -11,6 +11,7 @@ from catga.abc import Behavior, Interceptor
 from catga.errors import DuplicateHandlerError, HandlerNotFoundError, InvalidMessageError
 from catga.mediator.intercept import intercepted
 from catga.mediator.pipeline import (
+    UNWRAPPED,
     Call,
     Handler,
     Pipeline,
@@ -224,6 +225,8 @@ def _function_of(handler: Any) -> Callable[..., Any]:
 def _returns_plain_value(handler: Handler) -> bool:
     """Whether the annotation says that the handler returns neither a `CatgaResult` nor something to await. What a
     decorator makes of a function may return anything."""
+    if hasattr(handler, UNWRAPPED):
+        return True
     function = _function_of(handler)
     if hasattr(function, "__wrapped__") or hasattr(handler, "__wrapped__"):
         return False
