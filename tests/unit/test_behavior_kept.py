@@ -42,12 +42,12 @@ async def test_what_a_newer_version_cached_is_a_miss() -> None:
 
 class Address(pydantic.BaseModel):
     street: str
-    note: str = pydantic.Field("", exclude=True)
+    note: str = pydantic.Field("", repr=False)
 
 
 class Page(pydantic.BaseModel, Request[str]):
     number: int
-    tenant: str = pydantic.Field("", exclude=True)
+    tenant: pydantic.SecretStr = pydantic.SecretStr("")
     address: Address = Address(street="s")
     path: Path = Path()
 
@@ -60,17 +60,17 @@ async def test_requests_that_differ_in_anything_share_no_answer() -> None:
     @app.handler
     def page(request: Page) -> str:
         runs.append(request)
-        return repr(request)
+        return str(len(runs))
 
     pages = [
         Page(number=1),
-        Page(number=1, tenant="a"),
-        Page(number=1, tenant="b"),
+        Page(number=1, tenant=pydantic.SecretStr("a")),
+        Page(number=1, tenant=pydantic.SecretStr("b")),
         Page(number=1, address=Address(street="s", note="n")),
         Page(number=1, path=Path("p")),
     ]
     for _ in range(2):
-        assert [(await app.send(page)).unwrap() for page in pages] == [repr(page) for page in pages]
+        assert [(await app.send(page)).unwrap() for page in pages] == ["1", "2", "3", "4", "5"]
     assert runs == pages
 
 

@@ -2,15 +2,12 @@
 
 import hashlib
 import logging
-import pickle
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from catga.abc import CallNext
 from catga.codec import Codec, encode
-from catga.errors import CatgaError, InvalidMessageError
+from catga.errors import CatgaError
 from catga.mediator.behaviors.store import KeyValueStore, MemoryStore, key_text
 from catga.messages import is_request
 
@@ -25,7 +22,7 @@ class Caching:
 
     Args:
         store: by default this process's memory.
-        key: of a request, anything but None; by default all that the handler can see in it.
+        key: of a request, anything but None; by default its whole content.
     """
 
     def __init__(
@@ -64,18 +61,4 @@ class Caching:
 
 
 def _digest(message: object) -> str:
-    try:
-        content = _encoder.encode(message)
-    except Exception as error:
-        text = f"{type(message).__qualname__} has no key, as it cannot be encoded: {error}; give Caching(key=...)"
-        raise InvalidMessageError(text) from error
-    return hashlib.sha256(content).hexdigest()
-
-
-def _content(value: Any) -> Any:
-    """All of a pydantic model, also what it excludes from the wire. Of what msgspec does not know, a pickle: it never
-    makes two values one."""
-    return dict(value) if hasattr(value, "model_dump") else pickle.dumps(value)
-
-
-_encoder = msgspec.msgpack.Encoder(enc_hook=_content)
+    return hashlib.sha256(encode(message)).hexdigest()  # `Codec` has refused a class of which a part would be left out
