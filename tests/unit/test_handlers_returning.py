@@ -4,7 +4,7 @@ import asyncio
 import functools
 import importlib
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -311,3 +311,50 @@ async def test_a_handler_of_another_module_takes_that_modules_message(app: Media
     app.handler(orders.known)
     assert list(app.registry.names.values()) == [orders.Order]
     assert Order is not orders.Order
+
+
+# -- and what `check` says of the annotation ------------------------------------------------------------
+
+
+class Number(Request[float]):
+    pass
+
+
+class Nothing(Request[None]):
+    pass
+
+
+class Some(Request[int | list[str] | None]):
+    pass
+
+
+def _annotated(cls: type, annotation: Any) -> Mediator:
+    app = Mediator()
+
+    def handle(request: Any) -> Any: ...
+
+    handle.__annotations__.update({"request": cls, "return": annotation})
+    app.handler(handle)
+    return app
+
+
+@pytest.mark.parametrize(
+    ("cls", "annotation"),
+    [(Number, str), (Number, None), (Number, "str"), (Nothing, int), (Some, str), (Some, dict[str, int])],
+)
+def test_check_finds_a_handler_whose_annotation_is_not_the_answer(cls: type, annotation: Any) -> None:
+    (problem,) = [each for each in _annotated(cls, annotation).check() if each.kind == "wrong answer"]
+    assert "handle returns" in problem.text
+    assert f"{cls.__name__} is answered with" in problem.text
+
+
+@pytest.mark.parametrize(
+    ("cls", "annotation"),
+    [
+        *((Number, each) for each in (float, int, object, Any, "not.defined", CatgaResult[float], Awaitable[float])),
+        *((Nothing, each) for each in (None, "None", Any)),
+        *((Some, each) for each in (int, list[str], None, bool, Sequence[str], int | None)),
+    ],
+)
+def test_check_takes_what_may_be_the_answer(cls: type, annotation: Any) -> None:
+    assert [each for each in _annotated(cls, annotation).check() if each.kind == "wrong answer"] == []

@@ -2,19 +2,21 @@
 
 from collections.abc import Iterable, Iterator
 from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from catga.codec import Codec
 from catga.errors import InvalidMessageError
-from catga.mediator.registry import Registry
+from catga.mediator.pipeline import label
+from catga.mediator.registry import Registry, parts, returned
 from catga.messages import Event, Request, is_event, is_request, response_type, wire_name
+from catga.result import Failure, Success
 from catga.travel import obstacles
 
 
 class Problem(NamedTuple):
     """One mistake. ``name`` is the message's wire name, ``text`` says what to do."""
 
-    kind: Literal["no handler", "duplicate name", "cannot travel"]
+    kind: Literal["no handler", "duplicate name", "cannot travel", "wrong answer"]
     name: str
     text: str
 
@@ -30,6 +32,7 @@ def check(registry: Registry, targets: Iterable[ModuleType | type]) -> list[Prob
         *_unhandled(classes, set(registered)),
         *_duplicates(classes),
         *_cannot_travel(classes),
+        *_wrong_answers(registry),
     ]
 
 
@@ -72,3 +75,33 @@ def _cannot_travel(classes: Iterable[type]) -> Iterator[Problem]:
         for kind in [cls, response_type(cls)] if is_request(cls) else [cls]:
             for text in dict.fromkeys(obstacle.text for obstacle in obstacles(kind)):
                 yield Problem("cannot travel", name, f"{name} cannot travel: {text}")
+
+
+def _wrong_answers(registry: Registry) -> Iterator[Problem]:
+    """Type checkers see these only where a handler is registered by `handles`."""
+    for cls, handler in registry.requests():
+        wanted, given = response_type(cls), returned(handler)
+        if not _may_answer(given, wanted):
+            name = wire_name(cls)
+            text = f"{label(handler)} returns {_shown(given)}, but {name} is answered with {_shown(wanted)}"
+            yield Problem("wrong answer", name, text)
+
+
+def _may_answer(given: Any, wanted: Any) -> bool:
+    """Whether a value of one type may be of the other, as far as classes tell."""
+    kinds, wanted_kinds = list(parts(given)), list(parts(type(None) if wanted is None else wanted))
+    if not all(isinstance(kind, type) and kind is not Any for kind in (*kinds, *wanted_kinds)):
+        return True
+    if any(hasattr(kind, "__await__") for kind in kinds):
+        return True
+    if float in wanted_kinds:
+        wanted_kinds.append(int)
+    wanted_kinds += (Success, Failure)
+    try:
+        return any(issubclass(a, b) or issubclass(b, a) for a in kinds for b in wanted_kinds)
+    except TypeError:  # a protocol
+        return True
+
+
+def _shown(kind: Any) -> str:
+    return kind.__qualname__ if isinstance(kind, type) else str(kind)

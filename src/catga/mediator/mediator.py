@@ -45,7 +45,8 @@ class Mediator(Router):
             targets: message classes, and modules that define some, all of which must have their handlers here.
 
         Returns:
-            Requests without a handler, two classes with one wire name, and messages that cannot be encoded.
+            Requests without a handler, two classes with one wire name, messages that cannot travel, and handlers
+            whose annotation is not the answer of their request.
         """
         return check(self.registry, targets)
 

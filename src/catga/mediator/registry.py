@@ -92,6 +92,10 @@ class Registry:
             return compile_event(handlers, behaviors, metadata, are_plain=list(map(_returns_plain_value, handlers)))
         return None
 
+    def requests(self) -> Iterator[tuple[type, Handler]]:
+        """Each request class with its handler."""
+        yield from self._requests.items()
+
     def not_found(self, cls: type) -> HandlerNotFoundError:
         """The error for a request nobody handles, with the handled names that look like it."""
         return handler_not_found(wire_name(cls), dict.fromkeys(self.names, ()))
@@ -227,22 +231,25 @@ def _returns_plain_value(handler: Handler) -> bool:
     decorator makes of a function may return anything."""
     if hasattr(handler, UNWRAPPED):
         return True
+    return all(map(_is_plain, parts(returned(handler))))
+
+
+def returned(handler: Handler) -> Any:
+    """What the annotation says that the handler returns; Any where that is open."""
     function = _function_of(handler)
     if hasattr(function, "__wrapped__") or hasattr(handler, "__wrapped__"):
-        return False
+        return Any
     annotation: Any = getattr(function, "__annotations__", {}).get("return", Any)
     if isinstance(annotation, str):
         try:
             annotation = eval(annotation, dict(getattr(function, "__globals__", {})))  # noqa: S307 - the handler's own
         except Exception:  # noqa: BLE001 - a name for type checkers alone, or of a function's body
-            return False
-    return all(map(_is_plain, _parts(annotation)))
+            return Any
+    return type(None) if annotation is None else annotation
 
 
 def _is_plain(part: Any) -> bool:
     """Whether `part` is a class, and none that a result or something to await may be of."""
-    if part is None:
-        return True
     if not isinstance(part, type) or part is Any or hasattr(part, "__await__"):
         return False
     try:
@@ -251,14 +258,14 @@ def _is_plain(part: Any) -> bool:
         return False
 
 
-def _parts(annotation: Any) -> Iterator[Any]:
+def parts(annotation: Any) -> Iterator[Any]:
     """The members of a union, without what `Annotated` says of them."""
     origin = get_origin(annotation)
     if origin in (typing.Union, UnionType):
         for argument in get_args(annotation):
-            yield from _parts(argument)
+            yield from parts(argument)
     elif origin is typing.Annotated:
-        yield from _parts(get_args(annotation)[0])
+        yield from parts(get_args(annotation)[0])
     else:
         yield origin or annotation
 
