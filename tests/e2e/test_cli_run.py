@@ -238,13 +238,15 @@ async def test_the_environment_is_ignored_for_a_target_that_is_in_a_cluster_alre
     nats_url: str, tmp_path: Path
 ) -> None:
     (tmp_path / "ready_shop.py").write_text(READY)
-    env = {"CATGA_URL": "nats://127.0.0.1:1", "CATGA_NODE_ID": "other", "BROKER": nats_url, "PYTHONPATH": str(HERE)}
+    env = {"CATGA_URL": "nats://127.0.0.1:1", "CATGA_NODE_ID": "other", "CATGA_SIGNING_KEYS": "of another cluster"}
+    env |= {"BROKER": nats_url, "PYTHONPATH": str(HERE)}
     with Catga(tmp_path, "run", "ready_shop:app", cwd=tmp_path, **env) as run:
         async with caller(nats_url, "ready") as node:
             await eventually(lambda: member(node, "ready-made"))
         run.terminate()
         assert await run.ended() == 0, run.err
-    assert "CATGA_URL is ignored: ready_shop:app is in a cluster already" in run.err
+    for name in ("CATGA_URL", "CATGA_SIGNING_KEYS"):
+        assert f"{name} is ignored: ready_shop:app is in a cluster already" in run.err
 
 
 @pytest.mark.parametrize(

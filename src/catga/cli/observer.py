@@ -10,9 +10,10 @@ from typing import NamedTuple
 import click
 
 from catga.abc import RoutingStrategy
-from catga.cli.failures import UNREACHABLE, CommandError
+from catga.cli.failures import UNREACHABLE, USAGE, CommandError
 from catga.cli.logs import log_to_stderr
 from catga.cli.options import Where
+from catga.cli.signatures import complaint
 from catga.cluster import DistributedMediator, add_cluster
 from catga.cluster.stats import NodeStats, Stats
 from catga.errors import CatgaError, ClusterError
@@ -29,7 +30,7 @@ async def observer(
 
     Raises:
         click.UsageError: the URL or an option cannot work.
-        CommandError: the cluster cannot be reached.
+        CommandError: the cluster cannot be reached, or its nodes sign with other keys.
     """
     if where.url.startswith("memory:"):
         raise click.UsageError("a memory:// cluster lives inside one process: nobody else can see it")
@@ -39,6 +40,7 @@ async def observer(
             Mediator(),
             where.url,
             prefix=where.prefix,
+            signing_keys=where.signing_keys,
             node_id=f"cli-{secrets.token_hex(8)}",
             connect_timeout=where.connect_timeout,
             request_timeout=request_timeout,
@@ -49,6 +51,8 @@ async def observer(
     except (ValueError, ClusterError) as error:
         raise click.UsageError(str(error)) from error
     try:
+        if text := await complaint(where):
+            raise CommandError(text, USAGE)
         await node.start()
     except ClusterError as error:
         raise CommandError(f"the cluster cannot be reached: {error}", UNREACHABLE) from error

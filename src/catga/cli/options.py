@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from catga.cli.keys import signing_keys
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
@@ -16,6 +18,7 @@ class Where(NamedTuple):
     url: str
     prefix: str
     connect_timeout: float
+    signing_keys: tuple[bytes, ...] = ()
 
 
 def env_option(*names: str, **settings: Any) -> Callable[[F], F]:
@@ -40,8 +43,9 @@ def cluster_options(command: F) -> F:
 
 
 def where(options: dict[str, Any]) -> Where:
-    """The cluster that `cluster_options` describe; takes them out of `options`."""
-    return Where(*(options.pop(name) for name in Where._fields))
+    """The cluster that `cluster_options` and the environment describe; takes them out of `options`."""
+    url, prefix, connect_timeout = (options.pop(name) for name in ("url", "prefix", "connect_timeout"))
+    return Where(url, prefix, connect_timeout, signing_keys())
 
 
 app_dir_option = env_option(

@@ -12,6 +12,8 @@ import click
 import msgspec
 
 from catga.cli.failures import FAILED, UNREACHABLE, USAGE, CommandError, explained
+from catga.cli.keys import VARIABLE as KEYS
+from catga.cli.keys import signing_keys
 from catga.cli.loading import load, told
 from catga.cli.logs import log_to_stderr
 from catga.cli.loops import loop_factory
@@ -126,7 +128,7 @@ def build(settings: WorkerSettings) -> DistributedMediator:
         hint = "; is it a factory? then add --factory" if callable(found) else ""
         raise CommandError(f"{settings.target} is a {type(found).__qualname__}, not a Mediator{hint}", USAGE)
     try:
-        return add_cluster(found, settings.url or DEFAULT_URL, **_given(settings))
+        return add_cluster(found, settings.url or DEFAULT_URL, signing_keys=signing_keys(), **_given(settings))
     except (ValueError, TypeError) as error:
         raise CommandError(str(error), USAGE) from error
     except CatgaError as error:
@@ -153,6 +155,8 @@ def _ready_made(node: DistributedMediator, settings: WorkerSettings) -> Distribu
         raise CommandError(f"{text}: take away the option, or name its Mediator", USAGE)
     for name in sorted(given):
         logger.info("CATGA_%s is ignored: %s is in a cluster already", name.upper(), settings.target)
+    if os.environ.get(KEYS):
+        logger.info("%s is ignored: %s is in a cluster already", KEYS, settings.target)
     return node
 
 

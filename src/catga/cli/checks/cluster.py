@@ -8,6 +8,7 @@ from catga._version import __version__
 from catga.cli.checks import Finding, Level
 from catga.cli.observer import Reading, observer, read_all
 from catga.cli.options import Where
+from catga.cli.signatures import complaint
 from catga.cli.text import counted
 from catga.cluster.stats import NodeStats
 from catga.node import NodeInfo, NodeState
@@ -20,7 +21,11 @@ FULL = 0.9
 
 
 async def examine(where: Where) -> AsyncGenerator[Finding, None]:
-    """Members, answers, load, versions, clocks, duplicate ids, garbage."""
+    """Signatures, members, answers, load, versions, clocks, duplicate ids, garbage."""
+    if text := await complaint(where):
+        what, _, fix = text.partition(": ")
+        yield Finding("signatures", Level.PROBLEM, what, fix)
+        return
     async with observer(where) as node:
         members = node.get_nodes()
         if not members:
