@@ -314,6 +314,13 @@ def test_doctor_knows_a_wrong_password() -> None:
             assert "wr0ng" not in result.output
 
 
+def test_doctor_speaks_to_no_server_in_plain_text_where_tls_is_wanted(nats_url: str) -> None:
+    (found,) = parsed(nats_url.replace("nats://", "tls://ann:s3cret@"), "doctor", status=3)
+    assert (found["check"], found["level"]) == ("reachable", "problem")
+    assert found["text"].endswith("offers no TLS")
+    assert "s3cret" not in str(found)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str) -> None:
     text = output("", command, "--help")

@@ -10,7 +10,8 @@ import nats.errors
 from nats.aio.client import Client
 
 from catga.backends import redact
-from catga.backends.nats.client import address
+from catga.backends.nats.client import address, hopeless
+from catga.backends.nats.direct import DirectClient, NoTlsError
 from catga.cli.checks import Finding, Level
 from catga.cli.checks.findings import round_trip_finding, version_finding
 from catga.cli.options import Where
@@ -21,7 +22,7 @@ SMALL_PAYLOAD = 64 * 1024
 
 async def examine(where: Where) -> AsyncGenerator[Finding, None]:
     """Reachable, version, round trip, payload, JetStream, permissions."""
-    client = Client()
+    client = DirectClient()
     complaints: list[str] = []
 
     async def complain(error: Exception) -> None:
@@ -35,11 +36,8 @@ async def examine(where: Where) -> AsyncGenerator[Finding, None]:
             settings |= {"allow_reconnect": len(servers) > 1, "connect_timeout": max(int(where.connect_timeout), 1)}
             await client.connect(servers, error_cb=complain, **settings)
     except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
-        text = "; ".join(dict.fromkeys(complaints)) or str(error) or "no answer in time"
-        refused = "authorization" in text.lower()
-        fix = "check user and password in the URL" if refused else "is the server started, and the port open?"
         await client.close()
-        yield Finding("reachable", Level.PROBLEM, f"{redact(where.url)}: {text}", fix)
+        yield _unreachable(where, complaints, error)
         return
     try:
         yield Finding("reachable", Level.OK, redact(where.url))
@@ -51,6 +49,16 @@ async def examine(where: Where) -> AsyncGenerator[Finding, None]:
         yield await _permissions(client, where.prefix, complaints)
     finally:
         await client.close()
+
+
+def _unreachable(where: Where, complaints: list[str], error: Exception) -> Finding:
+    if isinstance(error, NoTlsError):
+        what, _, fix = hopeless(error).partition(": ")
+        return Finding("reachable", Level.PROBLEM, f"{redact(where.url)} {what}", fix)
+    text = "; ".join(dict.fromkeys(complaints)) or str(error) or "no answer in time"
+    refused = "authorization" in text.lower()
+    fix = "check user and password in the URL" if refused else "is the server started, and the port open?"
+    return Finding("reachable", Level.PROBLEM, f"{redact(where.url)}: {text}", fix)
 
 
 async def _round_trip(client: Client) -> float:
