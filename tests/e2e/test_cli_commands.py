@@ -1,5 +1,6 @@
 """The commands that look at a running cluster and talk to it."""
 
+import asyncio
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,12 @@ import pytest
 from cli_process import HERE, Catga
 from click.testing import CliRunner, Result
 
+from catga import Mediator, add_cluster
 from catga._version import __version__
 from catga.cli.app import COMMANDS, cli
+from catga.cli.checks import Finding, Level
+from catga.cli.checks.cluster import examine
+from catga.cli.options import Where
 from catga.testing.servers import NatsServer, RedisServer, free_port
 
 PREFIX = "commands"
@@ -158,25 +164,25 @@ def test_doctor_finds_nothing_wrong_with_a_healthy_cluster(shop: str) -> None:
     assert {findings[name] for name in wanted} == {"ok"}
 
 
-def test_doctor_finds_two_processes_with_one_id(shop: str, tmp_path: Path) -> None:
-    where = ("--url", shop, "--prefix", "twins")
-    folders = [tmp_path / "one", tmp_path / "two"]
-    for folder in folders:
-        folder.mkdir()
-    twin = ("run", "cli_shop:mediator", "--node-id", "twin", *where)
-    other = ("run", "cli_shop:mediator", "--node-id", "other", *where)
-    (tmp_path / "three").mkdir()
-    with Catga(tmp_path / "three", *other), Catga(folders[0], *twin) as one:
-        while "joined as twin" not in one.err:
-            time.sleep(0.05)
-        with Catga(folders[1], *twin):
-            while "fenced" not in one.err:
-                time.sleep(0.05)
-            findings = parsed(shop, "doctor", "--prefix", "twins", status=1)
-    problems = [f for f in findings if f["level"] == "problem"]
-    assert [f["check"] for f in problems] == ["duplicate ids"], problems
-    assert "'twin'" in problems[0]["text"]
-    assert problems[0]["fix"]
+@pytest.mark.parametrize(("others", "signing_keys"), [([], []), ([], [b"a secret of the cluster"]), (["other"], [])])
+def test_doctor_finds_processes_with_one_id_also_where_they_are_alone(
+    shop: str, others: list[str], signing_keys: list[bytes]
+) -> None:
+    ids = ["fixed", "fixed", "fixed", *others]
+    prefix = f"twins-{len(others)}-{len(signing_keys)}"
+
+    async def check() -> list[Finding]:
+        async with AsyncExitStack() as stack:
+            for node_id in ids:
+                node = add_cluster(Mediator(), shop, prefix=prefix, node_id=node_id, signing_keys=signing_keys)
+                await stack.enter_async_context(node)
+            where = Where(shop, prefix, 5.0, tuple(signing_keys))
+            return [finding async for finding in examine(where) if finding.level is Level.PROBLEM]
+
+    (problem,) = asyncio.run(check())
+    assert problem.check == "duplicate ids"
+    assert problem.text.startswith("3 processes have the id 'fixed'")
+    assert problem.fix
 
 
 # -- talking --------------------------------------------------------------------------------------------

@@ -56,8 +56,9 @@ def test_checks_of_nodes_name_what_is_wrong() -> None:
     assert versions({"a": node(version="1"), "b": node(version="2")}).level is Level.WARNING
     ahead = Reading(node(clock=1060.0), 0.01, 1000.0)
     assert clocks({"a": ahead}).level is Level.WARNING
-    assert [f.level for f in duplicates({"a": node(ghosts={"b": 1.0})})] == [Level.PROBLEM]
-    assert [f.level for f in duplicates({"a": node(ghosts={"b": 60.0})})] == [Level.OK]
+    assert [f.level for f in duplicates({"a": node(ghosts={"b": 1.0})}, {})] == [Level.PROBLEM]
+    assert [f.level for f in duplicates({"a": node(ghosts={"b": 60.0})}, {})] == [Level.OK]
+    assert [f.text[:11] for f in duplicates({"a": node(ghosts={"b": 1.0})}, {"b": 3})] == ["3 processes"]
     assert [f.level for f in garbage({"a": node(counters={"garbage": 3})})] == [Level.WARNING]
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 
 from catga._version import __version__
 from catga.cli.checks import Finding, Level
+from catga.cli.checks.twins import processes
 from catga.cli.observer import Reading, observer, read_all
 from catga.cli.options import Where
 from catga.cli.signatures import complaint
@@ -34,13 +35,13 @@ async def examine(where: Where) -> AsyncGenerator[Finding, None]:
             return
         states = Counter(member.state.value for member in members)
         yield Finding("nodes", Level.OK, ", ".join(f"{count} {state}" for state, count in states.items()))
-        await asyncio.sleep(PAUSE)
+        _, shared = await asyncio.gather(asyncio.sleep(PAUSE), processes(where, members))
         members = node.get_nodes()
         readings = await read_all(node, members, detail=True)
     answered = {node_id: r.stats for node_id, r in readings.items() if r.stats is not None}
     for finding in (*answers(members, readings), *load(members), versions(answered), clocks(readings)):
         yield finding
-    for finding in (*duplicates(answered), *garbage(answered)):
+    for finding in (*duplicates(answered, shared), *garbage(answered)):
         yield finding
 
 
@@ -95,13 +96,18 @@ def clocks(readings: Mapping[str, Reading]) -> Finding:
     return Finding("clocks", Level.OK, text)
 
 
-def duplicates(answered: Mapping[str, NodeStats]) -> Iterator[Finding]:
-    """Ids that two living processes have: the others still hear the one that was replaced."""
-    ghosts = {i for stats in answered.values() for i, ago in stats.ghosts.items() if ago < PAUSE}
-    for node_id in sorted(ghosts):
-        text = f"two processes have the id {node_id!r}; the newer one works, the other takes no requests"
-        yield Finding("duplicate ids", Level.PROBLEM, text, "stop one of them, or give it another --node-id")
-    if not ghosts:
+def duplicates(answered: Mapping[str, NodeStats], shared: Mapping[str, int]) -> Iterator[Finding]:
+    """Ids that several living processes have: the others still hear those that were replaced, or the broker does.
+
+    Args:
+        shared: id → processes that have it, as far as the broker can tell.
+    """
+    ghosts = {i: 2 for stats in answered.values() for i, ago in stats.ghosts.items() if ago < PAUSE}
+    found = {**ghosts, **shared}
+    for node_id, number in sorted(found.items()):
+        text = f"{number} processes have the id {node_id!r}; the newest works, the others take no requests"
+        yield Finding("duplicate ids", Level.PROBLEM, text, "give each its own --node-id, or stop all but one")
+    if not found:
         yield Finding("duplicate ids", Level.OK, "none")
 
 

@@ -4,6 +4,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import nats.errors
@@ -22,24 +23,13 @@ SMALL_PAYLOAD = 64 * 1024
 
 async def examine(where: Where) -> AsyncGenerator[Finding, None]:
     """Reachable, version, round trip, payload, JetStream, permissions."""
-    client = DirectClient()
     complaints: list[str] = []
-
-    async def complain(error: Exception) -> None:
-        complaints.append(str(error))
-
-    try:
-        async with asyncio.timeout(where.connect_timeout):
-            servers, settings = address(where.url)
-            if len(servers) > 1:
-                settings |= {"max_reconnect_attempts": 1, "reconnect_time_wait": 0.1}
-            settings |= {"allow_reconnect": len(servers) > 1, "connect_timeout": max(int(where.connect_timeout), 1)}
-            await client.connect(servers, error_cb=complain, **settings)
-    except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
-        await client.close()
-        yield _unreachable(where, complaints, error)
-        return
-    try:
+    async with AsyncExitStack() as stack:
+        try:
+            client = await stack.enter_async_context(connected(where, complaints))
+        except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
+            yield _unreachable(where, complaints, error)
+            return
         yield Finding("reachable", Level.OK, redact(where.url))
         version = client.connected_server_version
         yield version_finding("nats-server", f"{version.major}.{version.minor}.{version.patch}", OLDEST)
@@ -47,6 +37,25 @@ async def examine(where: Where) -> AsyncGenerator[Finding, None]:
         yield _payload(client.max_payload)
         yield await _jetstream(client)
         yield await _permissions(client, where.prefix, complaints)
+
+
+@asynccontextmanager
+async def connected(where: Where, complaints: list[str] | None = None) -> AsyncGenerator[Client, None]:
+    """A client. What it has to complain of is added to `complaints`. Raises what nats-py does, or `TimeoutError`."""
+
+    async def complain(error: Exception) -> None:
+        if complaints is not None:
+            complaints.append(str(error))
+
+    client = DirectClient()
+    try:
+        async with asyncio.timeout(where.connect_timeout):
+            servers, settings = address(where.url)
+            if len(servers) > 1:
+                settings |= {"max_reconnect_attempts": 1, "reconnect_time_wait": 0.1}
+            settings |= {"allow_reconnect": len(servers) > 1, "connect_timeout": max(int(where.connect_timeout), 1)}
+            await client.connect(servers, error_cb=complain, **settings)
+        yield client
     finally:
         await client.close()
 
