@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -79,6 +80,33 @@ def test_nodes_prints_a_table_without_colours_where_there_is_no_terminal(shop: s
     text = output(shop, "nodes")
     assert all(word in text for word in ("NODE", "LATENCY", "alive", *IDS))
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    ("args", "first"),
+    [
+        (["doctor"], "reachable"),
+        (["broadcast", "cli_shop:Created", '{"sku": "a"}'], "shop-1"),
+        (["watch"], "joined"),
+        (["nodes"], "shop-1"),
+    ],
+)
+def test_a_terminal_gets_colours_unless_no_color_is_set(shop: str, args: list[str], first: str) -> None:
+    assert "\x1b[" in on_a_terminal(shop, args, first, NO_COLOR="")
+    plain = on_a_terminal(shop, args, first, NO_COLOR="1")
+    assert not re.search(r"\x1b\[(3|9)\d", plain), plain
+
+
+def on_a_terminal(url: str, args: list[str], first: str, **env: str) -> str:
+    """What a command writes to a terminal, up to the line that has `first`."""
+    where = {"CATGA_URL": url, "CATGA_PREFIX": PREFIX, "CATGA_APP_DIR": str(HERE), "TERM": "xterm", **env}
+    ours, its = os.openpty()
+    with subprocess.Popen([sys.executable, "-m", "catga.cli", *args], env={**os.environ, **where}, stdout=its) as run:
+        os.close(its)
+        with os.fdopen(ours, errors="replace") as screen:
+            line = next(line for line in screen if first in line)
+            run.kill()
+    return line
 
 
 def test_nodes_cuts_nothing_where_there_is_no_terminal(shop: str) -> None:

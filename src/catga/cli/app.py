@@ -1,5 +1,6 @@
 """The group of commands. Each is imported when it is used: a worker needs none of the others."""
 
+import os
 from importlib import import_module
 from typing import Any
 
@@ -48,10 +49,13 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, message="catga %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Run nodes of a catga cluster, look at them, and talk to them.
 
     \b
     Exit status: 0 done · 1 a request failed, or a check found a problem · 2 wrong usage ·
     3 the cluster cannot be reached · 4 the workers kept dying · 130 interrupted
     """
+    if os.environ.get("NO_COLOR"):  # rich sees to it by itself
+        context.color = False
