@@ -215,12 +215,22 @@ async def test_an_unreachable_broker_is_told_and_has_its_own_exit_status(tmp_pat
     assert "s3cret" not in run.err
 
 
-async def test_options_come_from_the_environment(nats_url: str, tmp_path: Path) -> None:
-    env = {"CATGA_URL": nats_url, "CATGA_PREFIX": "environ", "CATGA_NODE_ID": "from-env", "CATGA_SERVICE": "orders"}
-    with Catga(tmp_path, "run", "cli_shop:make", "--factory", "-m", "zone=a", **env) as run:
-        async with caller(nats_url, "environ") as node:
+@pytest.mark.parametrize(
+    ("args", "more"),
+    [
+        (("--factory", "-m", "zone=eu", "-m", "rack=7"), {}),
+        ((), {"CATGA_FACTORY": "1", "CATGA_METADATA": "zone=eu rack=7"}),
+    ],
+)
+async def test_options_come_from_the_environment(
+    nats_url: str, tmp_path: Path, args: tuple[str, ...], more: dict[str, str]
+) -> None:
+    prefix = f"environ{len(args)}"
+    env = {"CATGA_URL": nats_url, "CATGA_PREFIX": prefix, "CATGA_NODE_ID": "from-env", "CATGA_SERVICE": "orders"}
+    with Catga(tmp_path, "run", "cli_shop:make", *args, **env, **more) as run:
+        async with caller(nats_url, prefix) as node:
             found = await eventually(lambda: member(node, "from-env"))
-            assert (found.service, found.metadata) == ("orders", {"zone": "a"})
+            assert (found.service, found.metadata) == ("orders", {"zone": "eu", "rack": "7"})
         run.terminate()
         assert await run.ended() == 0, run.err
 
@@ -239,13 +249,13 @@ async def test_the_environment_is_ignored_for_a_target_that_is_in_a_cluster_alre
 ) -> None:
     (tmp_path / "ready_shop.py").write_text(READY)
     env = {"CATGA_URL": "nats://127.0.0.1:1", "CATGA_NODE_ID": "other", "CATGA_SIGNING_KEYS": "of another cluster"}
-    env |= {"BROKER": nats_url, "PYTHONPATH": str(HERE)}
+    env |= {"CATGA_METADATA": "zone=a", "CATGA_FACTORY": "1", "BROKER": nats_url, "PYTHONPATH": str(HERE)}
     with Catga(tmp_path, "run", "ready_shop:app", cwd=tmp_path, **env) as run:
         async with caller(nats_url, "ready") as node:
             await eventually(lambda: member(node, "ready-made"))
         run.terminate()
         assert await run.ended() == 0, run.err
-    for name in ("CATGA_URL", "CATGA_SIGNING_KEYS"):
+    for name in ("CATGA_URL", "CATGA_METADATA", "CATGA_SIGNING_KEYS"):
         assert f"{name} is ignored: ready_shop:app is in a cluster already" in run.err
 
 

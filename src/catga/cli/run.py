@@ -30,7 +30,7 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 @env_option("--node-id", help="Unique in the cluster; several workers get -1, -2 …  [default: from the host's name]")
 @env_option("--service", help="Of an event published, each service gets one copy.  [default: default]")
 @env_option("--endpoint", help="Free text for the others to read, e.g. an HTTP address.")
-@click.option("--metadata", "-m", multiple=True, metavar="NAME=VALUE", help="What others may route by; repeatable.")
+@env_option("--metadata", "-m", multiple=True, metavar="NAME=VALUE", help="What others may route by; repeatable.")
 @env_option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, a node each.")
 @env_option("--reload", is_flag=True, help="Restart when a .py file below --app-dir changes.")
 @env_option("--max-concurrency", type=int, help="Async handlers that run at once, a worker.  [default: 512]")
@@ -39,7 +39,7 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 @env_option("--drain-timeout", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds to finish.")
 @env_option("--loop", type=click.Choice(["auto", "asyncio", "uvloop"]), default="auto", show_default=True)
 @env_option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
-@click.option("--factory", is_flag=True, help="The target is a function that returns the mediator.")
+@env_option("--factory", is_flag=True, help="The target is a function that returns the mediator.")
 @app_dir_option
 def command(workers: int, reload: bool, metadata: tuple[str, ...], **options: Any) -> None:
     """Run the handlers of a Mediator as a node of a cluster.

@@ -120,7 +120,7 @@ async def _ended(task: "asyncio.Task[Any]", interrupt: asyncio.Event, patience: 
 def build(settings: WorkerSettings) -> DistributedMediator:
     """The node that the settings describe. Raises `CommandError`."""
     found = load(settings.target, settings.app_dir)
-    if settings.factory:
+    if settings.factory and (callable(found) or "factory" not in settings.ambient):
         found = _called(found, settings.target)
     if isinstance(found, DistributedMediator):
         return _ready_made(found, settings)
