@@ -307,6 +307,30 @@ def test_a_broadcast_to_no_node_says_so(shop: str) -> None:
     assert "no nodes (prefix 'nobody'): nothing happened" in result.stderr
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_stdout_that_lacks_characters_gets_all_else(shop: str, encoding: str) -> None:
+    def told(*args: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "catga.cli", *args],
+            env={**os.environ, "CATGA_URL": shop, "CATGA_APP_DIR": str(HERE), "PYTHONIOENCODING": encoding},
+            input='{"sku": "tea €"}',
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=True,
+        )
+        assert done.stderr == "" or done.stderr.startswith("by shop-")
+        return done.stdout
+
+    where = ("--prefix", PREFIX)
+    assert "shop-1" in told("nodes", *where)
+    assert "by node: shop-1" in told("bench", "-n", "2", *where)
+    assert "reachable" in told("doctor", *where)
+    assert "REQ/S" in told("top", "-n", "1", "-i", "0.1", *where)
+    assert json.loads(told("send", "cli_shop:CreateOrder", "-", *where)) == {"tea €": 1}
+    assert r'"value":{"tea \u20ac":1}' in told("send", "cli_shop:CreateOrder", "-", "--json", *where)
+
+
 @pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 @pytest.mark.parametrize(
     "args", [("nodes",), ("nodes", "--json"), ("ping", "-c", "1"), ("doctor",), ("send", "cli_shop:CreateOrder", "-")]

@@ -4,6 +4,8 @@ import errno
 import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
+from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -18,6 +20,9 @@ def main() -> None:
         sys.exit(2)
     from catga.cli.app import cli
 
+    stdout: Any = sys.stdout
+    if isinstance(stdout, TextIOWrapper):
+        stdout.reconfigure(errors="replace")  # it may be ASCII, or Latin-1
     try:
         cli(prog_name="catga")
     except OSError as error:

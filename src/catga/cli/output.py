@@ -1,5 +1,7 @@
 """What commands print: values for scripts on stdout, notes for people on stderr."""
 
+import json
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -35,8 +37,13 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def to_json(value: Any) -> str:
-    """`value` on one line."""
-    return msgspec.json.encode(value, enc_hook=_builtin).decode()
+    """`value` on one line, in characters that stdout has."""
+    text = msgspec.json.encode(value, enc_hook=_builtin).decode()
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(json.loads(text), separators=(",", ":"))
+    return text
 
 
 def pretty_json(value: Any) -> str:
