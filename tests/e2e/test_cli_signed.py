@@ -77,6 +77,10 @@ async def test_without_the_keys_a_command_says_so_and_does_not_wait(url: str, pr
         assert await catga(url, prefix, command, *args, keys=keys) == (2, "", f"Error: {told}\n")
 
 
+async def test_the_help_names_the_variable(nats_url: str) -> None:
+    assert "CATGA_SIGNING_KEYS" in (await catga(nats_url, "any", "--help"))[1]
+
+
 async def test_keys_for_a_cluster_that_does_not_sign_are_told(url: str) -> None:
     async with add_cluster(shop, url, prefix="unsigned"):
         status, _, err = await catga(url, "unsigned", "nodes", keys=KEYS)

@@ -53,6 +53,8 @@ class LazyGroup(click.Group):
 def cli(context: click.Context) -> None:
     """Run nodes of a catga cluster, look at them, and talk to them.
 
+    Where the nodes sign, CATGA_SIGNING_KEYS has their keys, separated by commas: text, or hex:…
+
     \b
     Exit status: 0 done · 1 a request failed, or a check found a problem · 2 wrong usage ·
     3 the cluster cannot be reached · 4 the workers kept dying · 130 interrupted
