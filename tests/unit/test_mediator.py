@@ -381,3 +381,31 @@ class TestMany:
         with pytest.raises(ValueError, match="at least 1"):
             async for _ in app.send_stream([], concurrency=concurrency):
                 pass
+
+
+async def test_a_handler_that_raises_key_error_runs_once_even_if_handlers_change_meanwhile() -> None:
+    mediator, runs = Mediator(), 0
+
+    @mediator.handler
+    async def lost(request: Lost) -> int:
+        nonlocal runs
+        runs += 1
+        if runs == 2:
+            mediator.handler(other)  # what was compiled is forgotten
+        raise KeyError(Lost)
+
+    async def other(event: Changed) -> None: ...
+
+    for _ in range(2):
+        result = await mediator.send(Lost())
+        assert isinstance(result, Failure)
+        assert isinstance(result.error, HandlerError)
+    assert runs == 2
+
+
+class Lost(Request[int]):
+    pass
+
+
+class Changed(Event):
+    pass

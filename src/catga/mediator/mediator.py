@@ -60,14 +60,10 @@ class Mediator(Router):
         any `CatgaError` that the handler or a behavior raised or returned.
         """
         try:
-            call = self._request_calls[type(request)]
-        except KeyError:  # the first one, a plain function's, or nobody's
-            if not is_request(type(request)):
-                return Failure(no_message(request, "request"))
-            return await self._runners[type(request)](request)
-        try:
-            return Success(await call(request))
+            return Success(await self._request_calls[type(request)](request))
         except (Exception, CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
+            if type(error) is KeyError and type(request) not in self._request_calls and _is_own(error):
+                return await self._send_otherwise(request)
             return Failure(failed(error))
 
     async def publish(self, event: Event) -> CatgaResult[None]:
@@ -112,3 +108,16 @@ class Mediator(Router):
         results = await run_all(self.publish, events, concurrency)
         failed = next((result for result in results if isinstance(result, Failure)), None)
         return Success(None) if failed is None else failed
+
+    # -- inside ---------------------------------------------------------------------------------------
+
+    async def _send_otherwise(self, request: Request[R]) -> CatgaResult[R]:
+        """The first of its class, one with interceptors, a plain function's, or nobody's."""
+        if not is_request(type(request)):
+            return Failure(no_message(request, "request"))
+        return await self._runners[type(request)](request)
+
+
+def _is_own(error: BaseException) -> bool:
+    """Whether `error` was raised where it is caught, not further down."""
+    return error.__traceback__ is not None and error.__traceback__.tb_next is None
