@@ -2,7 +2,8 @@
 
     python -m bench.inprocess [--quick]
 
-Each peer runs in an environment of its own, against the same plain awaits in the same process and round.
+Each peer runs in an environment of its own, against the same plain awaits in the same process and round; the systems
+take turns, a process each.
 """
 
 import json
@@ -35,31 +36,56 @@ def baseline_of(case: str) -> str:
     return "three awaits" if case.startswith("publish") else "await"
 
 
-def run_system(name: str, interpreter: Path, version: str, rounds: int, calls: int) -> Result:
-    """Run ``bench/systems/inprocess_NAME.py`` under its own interpreter."""
-    script = ROOT / "bench" / "systems" / f"inprocess_{name.replace('-', '_')}.py"
-    command = [str(interpreter), str(script), str(rounds), str(calls)]
-    done = subprocess.run(command, capture_output=True, text=True, env=child_env(), timeout=600)
-    if done.returncode:
-        return Result(name, version, None, (done.stderr.strip().splitlines() or ["failed"])[-1][:120])
-    return Result(name, version, json.loads(done.stdout.splitlines()[-1]))
+@dataclass
+class System:
+    """One system: its script is ``bench/systems/inprocess_NAME.py``."""
+
+    name: str
+    version: str
+    interpreter: Path
+    calls: int
+
+    def measure(self, rounds: int) -> Rounds:
+        """The rounds of one process. Raises `RuntimeError` with its last words."""
+        script = ROOT / "bench" / "systems" / f"inprocess_{self.name.replace('-', '_')}.py"
+        command = [str(self.interpreter), str(script), str(rounds), str(self.calls)]
+        done = subprocess.run(command, capture_output=True, text=True, env=child_env(), timeout=600)
+        if done.returncode:
+            raise RuntimeError((done.stderr.strip().splitlines() or ["failed"])[-1][:120])
+        found: Rounds = json.loads(done.stdout.splitlines()[-1])
+        return found
 
 
 def run(*, quick: bool = False) -> list[Result]:
-    """All systems."""
-    rounds, calls = (7, 20_000) if quick else (25, 40_000)
-    results = [
-        run_system("catga", Path(sys.executable), "this tree", rounds, calls),
-        run_system("floor", Path(sys.executable), "", rounds, calls),
-    ]
-    for name in PEERS:
-        interpreter = envs.python(name)
-        say("in process:", name, "" if interpreter else "(not installable)")
+    """All systems, each in several processes, in turns: where an interpreter puts its objects makes some per cent."""
+    processes, rounds, calls = (2, 4, 20_000) if quick else (8, 5, 40_000)
+    results: list[Result] = []
+    systems: list[System] = []
+    for name in ("catga", "floor", *PEERS):
+        interpreter = envs.python(name) if name in PEERS else Path(sys.executable)
         if interpreter is None:
             results.append(Result(name, "-", None, "could not be installed"))
-        else:
-            results.append(run_system(name, interpreter, distribution(name, interpreter), rounds, calls // 4))
+            continue
+        version = distribution(name, interpreter) if name in PEERS else {"catga": "this tree"}.get(name, "")
+        systems.append(System(name, version, interpreter, calls // 4 if name in PEERS else calls))
+        results.append(Result(name, version, {}))
+    for number in range(processes):
+        say(f"in process: {number + 1} of {processes}")
+        for system in systems:
+            _add(next(result for result in results if result.name == system.name), system, rounds)
     return results
+
+
+def _add(result: Result, system: System, rounds: int) -> None:
+    if result.rounds is None:
+        return
+    try:
+        measured = system.measure(rounds)
+    except RuntimeError as error:
+        result.rounds, result.note = None, str(error)
+        return
+    for case, values in measured.items():
+        result.rounds.setdefault(case, []).extend(values)
 
 
 def report(results: list[Result]) -> str:

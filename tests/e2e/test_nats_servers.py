@@ -55,6 +55,13 @@ def test_an_address_has_servers_and_credentials(url: str, servers: list[str], cr
     assert address(url) == (servers, credentials)
 
 
+@pytest.mark.parametrize("url", ["nats://", "nats://u:secret@a,", "tls://a,,b", "nats://u:secret@,b"])
+def test_a_server_without_a_host_is_refused_at_once(url: str) -> None:
+    with pytest.raises(ValueError, match="without a host") as raised:
+        add_cluster(Mediator(), url)
+    assert "secret" not in str(raised.value)
+
+
 async def test_a_node_starts_while_one_of_its_servers_is_down_and_moves_when_its_own_dies(
     pair: tuple[NatsServer, NatsServer],
 ) -> None:

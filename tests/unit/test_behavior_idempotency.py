@@ -192,6 +192,27 @@ async def test_keys_of_different_types_are_different() -> None:
     assert len(service.runs) == 6
 
 
+class OrderId:
+    """Has a text, and no `__repr__`."""
+
+    def __init__(self, order: object) -> None:
+        self.order = order
+
+    def __str__(self) -> str:
+        return f"order {self.order}"
+
+
+async def test_a_key_goes_by_its_text_and_never_by_an_address() -> None:
+    service = Service(Idempotency(key=lambda m: OrderId(m.number)))
+    for number in (1, 2, 3, 1):
+        assert (await service.app.send(Ask(number))).is_success
+    assert len(service.runs) == 3
+    for key in (object(), (object(), 1), [OrderId(1)]):
+        service = Service(Idempotency(key=lambda m, key=key: key))  # type: ignore[misc]
+        assert isinstance(error_of(await service.app.send(Ask())), InvalidMessageError)
+        assert service.runs == []
+
+
 async def test_a_key_of_none_is_refused() -> None:
     service = Service(Idempotency(key=lambda m: None))
     assert isinstance(error_of(await service.app.send(Ask())), InvalidMessageError)

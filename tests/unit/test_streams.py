@@ -100,3 +100,14 @@ async def test_an_error_of_closing_the_source_is_told(app: Mediator) -> None:
     await anext(stream)
     with pytest.raises(OSError, match="cannot close"):
         await stream.aclose()
+
+
+async def test_a_source_that_runs_into_a_cancelled_task_does_not_end_as_if_it_were_complete(app: Mediator) -> None:
+    async def requests() -> AsyncIterator[Ask]:
+        yield Ask(1)
+        raise asyncio.CancelledError
+
+    stream = app.send_stream(requests())
+    assert (await anext(stream)).unwrap() == 1
+    with pytest.raises(asyncio.CancelledError):
+        await anext(stream)

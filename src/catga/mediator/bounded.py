@@ -41,6 +41,7 @@ async def run_stream(
         while (future := await running.get()) is not None:
             yield await future
             room.release()
+        await reading  # what it ended with, be it a cancellation of the source's own
     finally:
         reading.cancel()
         while not running.empty():

@@ -5,6 +5,7 @@ members travel by `discovery` (pub/sub: the members are the store) or by `kv` (a
 """
 
 from catga.abc import Backend, BackendSettings
+from catga.backends.nats.client import address
 from catga.backends.nats.connection import NatsConnection
 from catga.backends.nats.discovery import NatsNodeDiscovery
 from catga.backends.nats.transport import NatsTransport
@@ -16,6 +17,7 @@ def open_backend(settings: BackendSettings) -> Backend:
     """The backend of a ``nats://`` or ``tls://`` URL. Options: those of `add_nats_cluster`."""
     options = dict(settings.options)
     discovery = options.pop("discovery", "pubsub")
+    address(settings.url)  # what is no address is told before the start
     connection = NatsConnection(settings.url, settings.connect_timeout, options)
     transport = NatsTransport(connection, settings.prefix)
     if discovery == "kv":

@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 from nats.aio.msg import Msg
 from nats.aio.transport import TcpTransport
 
+from catga.backends import redact
 from catga.backends.nats.direct import NoTlsError
 
 
@@ -19,6 +20,8 @@ def address(url: str) -> tuple[list[str], dict[str, Any]]:
     """
     scheme = url.partition("://")[0]
     parts = [urlsplit(each if "://" in each else f"{scheme}://{each}") for each in url.split(",")]
+    if not all(part.hostname for part in parts):
+        raise ValueError(f"{redact(url)!r} names a server without a host")
     bare = [part._replace(netloc=part.netloc.rpartition("@")[2]).geturl() for part in parts]
     user, password = parts[0].username, parts[0].password
     if user is None:

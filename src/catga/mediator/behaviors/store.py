@@ -1,21 +1,28 @@
 """Where behaviors keep what several nodes must agree on: keys with values and a lifetime."""
 
+import re
 import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from catga.errors import InvalidMessageError, StoreError
 
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
 
 def key_text(key: object) -> str:
-    """What a user's `key` gave, as text: different for different keys, as 1 and "1".
+    """What a user's `key` gave, as text: different for different keys, as 1 and "1"; the same in every process.
 
     Raises:
-        InvalidMessageError: it is None, which would make all messages one.
+        InvalidMessageError: it is None, which would make all messages one, or has no text but its address.
     """
     if key is None:
         raise InvalidMessageError("the function `key` returned None: each message needs a key")
-    return repr(key)
+    cls = type(key)
+    text = f"{cls.__qualname__}({key})" if cls.__repr__ is object.__repr__ else repr(key)
+    if _ADDRESS.search(text):
+        raise InvalidMessageError(f"the function `key` returned {text:.80}: give text, a number, or a tuple of them")
+    return text
 
 
 class KeyValueStore(Protocol):
