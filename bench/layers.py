@@ -22,7 +22,7 @@ from bench.common import nats_server, redis_server, table
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the benchmark's own loop", ("/bench/systems/",)),
     ("choice of the node, failover, statistics", ("/catga/cluster/", "/catga/routing/")),
-    ("messages to bytes and back", ("/catga/codec.py", "<string>", "/catga/messages.py")),
+    ("messages to bytes and back", ("/catga/codec/", "<string>", "/catga/messages.py")),
     ("pipeline and result", ("/catga/mediator/", "/catga/result.py")),
     ("calls: pending, replies, deadlines", ("/catga/rpc/client.py", "/catga/rpc/deadlines.py")),
     (

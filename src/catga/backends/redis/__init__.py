@@ -1,4 +1,4 @@
-"""``redis://`` and ``rediss://``: records in keys, everything else over Pub/Sub. Redis 6 and Valkey 7 or later.
+"""``redis://`` and ``rediss://``: records in keys, everything else over Pub/Sub. Redis 6.2 and Valkey 7 or later.
 
 What is in the server, for the prefix ``catga``:
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from msgspec import inspect
 
-from catga.model_schema import Obstacle, fields_for_msgspec, model_obstacles
-from catga.models import is_model, takes_names
+from catga.codec.model_schema import Obstacle, fields_for_msgspec, model_obstacles
+from catga.codec.models import is_model, takes_names
 
 
 def obstacles(kind: Any) -> Iterator[Obstacle]:

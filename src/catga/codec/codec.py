@@ -1,17 +1,17 @@
 """Bodies: messages and values to bytes and back, typed by class.
 
 msgspec encodes and decodes dataclasses, Structs and attrs classes itself; pydantic models go through their
-own validation (`catga.models`).
+own validation (`catga.codec.models`).
 """
 
 from typing import Any
 
 import msgspec
 
+from catga.codec.losses import obstacles
+from catga.codec.models import ModelDecoders, encode_model
 from catga.errors import InvalidMessageError
 from catga.messages import is_request, options_of, response_type, wire_name
-from catga.models import ModelDecoders, encode_model
-from catga.travel import obstacles
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=encode_model)
 
@@ -35,7 +35,7 @@ class Codec:
         InvalidMessageError: its fields, or its response type, cannot be decoded, or not to what was sent.
     """
 
-    __slots__ = ("_decoder", "_response", "_response_decoder", "cls", "idempotent", "name", "timeout")
+    __slots__ = ("_decoder", "_response_decoder", "cls", "idempotent", "name", "timeout")
 
     def __init__(self, cls: type) -> None:
         options = options_of(cls)
@@ -44,8 +44,8 @@ class Codec:
         self.idempotent = options.idempotent
         self.timeout = options.timeout
         self._decoder = _decoder_for(cls, self.name)
-        self._response: Any = response_type(cls) if is_request(cls) else None
-        self._response_decoder = _decoder_for(self._response, f"the response of {self.name}")
+        response: Any = response_type(cls) if is_request(cls) else None
+        self._response_decoder = _decoder_for(response, f"the response of {self.name}")
 
     def decode(self, body: bytes) -> Any:
         """The message in `body`. Raises `InvalidMessageError`, whose ``details["path"]`` names the field."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from catga.model_schema import fields_for_msgspec, is_dict
+from catga.codec.model_schema import fields_for_msgspec, is_dict
 
 
 def is_model(cls: Any) -> bool:

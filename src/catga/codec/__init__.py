@@ -1,0 +1,5 @@
+"""Messages and values to bytes and back, and what would be lost on the way."""
+
+from catga.codec.codec import Codec, encode
+
+__all__ = ["Codec", "encode"]
