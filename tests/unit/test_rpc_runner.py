@@ -2,6 +2,8 @@
 
 import asyncio
 import contextvars
+import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -27,12 +29,14 @@ class Bench:
     """A runner, and what ran in it."""
 
     def __init__(self) -> None:
-        self.runner = Runner(self._on_end, lambda: None)
+        self.runner = Runner(self._on_end, lambda call: self.late.append(call.call_id), lambda: None)
+        self.late: list[int] = []
         self.ended: list[int] = []
         self.tasks: dict[int, asyncio.Task[Any] | None] = {}
 
-    def _on_end(self, call: Admitted, result: CatgaResult[Any] | None) -> None:
+    def _on_end(self, call: Admitted, result: CatgaResult[Any] | None) -> float:
         self.ended.append(call.call_id)
+        return time.perf_counter()
 
     def endpoint(self, handler: Handler) -> Endpoint:
         async def run(number: int) -> CatgaResult[object]:
@@ -42,7 +46,7 @@ class Bench:
         return Endpoint(Codec(Ask), run, Tally())
 
     def start(self, endpoint: Endpoint, *numbers: int) -> list[Admitted]:
-        calls = [Admitted(("box", n), n, endpoint, n, 0.0, 0.0) for n in numbers]
+        calls = [Admitted(("box", n), n, endpoint, n, 0.0, math.inf) for n in numbers]
         for call in calls:
             self.runner.start(call)
         return calls

@@ -1,8 +1,9 @@
 """The calling side: pending calls, their replies, and their early ends.
 
-Every call ends exactly once, with the first of: its reply, a fault from the node, its deadline, the news
-that nobody listened, the news that the node is gone or silent, or the caller's cancellation. The end is a
-value (a `Reply` or a `CatgaError` with its `Execution`), so that the failover above decides on types.
+Every call ends exactly once, with the first of: its reply, a fault from the node, its deadline, the news that nobody
+listened, the news that the node is gone, or the caller's cancellation. The end is a value (a `Reply` or a `CatgaError`
+with its `Execution`), so that the failover above decides on types. That a node is silent ends nothing, as it may be
+busy: calls that may run twice are told (`Silent`), and go on.
 """
 
 import asyncio
@@ -18,14 +19,15 @@ from catga.errors import (
     ClosedError,
     ClusterError,
     Execution,
+    InvalidMessageError,
     MaybeExecutedError,
     OverloadedError,
 )
 from catga.rpc.deadlines import Deadlines
-from catga.rpc.destinations import Destination, Destinations, Outcome, Pending
+from catga.rpc.destinations import Destination, Destinations, Outcome, Pending, Silent
 from catga.rpc.outbox import FULL, Outbox
 from catga.rpc.outcomes import error_of
-from catga.rpc.wire import Call, Cancel, Fault, Frame, Ping, Reply
+from catga.rpc.wire import Call, Cancel, Fault, Frame, Ping, Pong, Reply
 
 SPLIT = 16
 """Calls to one destination that need not wait for the rest of the turn, if they are half of what it owes: while it
@@ -155,16 +157,20 @@ class Client:
 
     # -- what ends calls ------------------------------------------------------------------------------
 
-    def on_replies(self, frames: Sequence[Frame], node_id: str) -> list[Frame]:
-        """The node answered: take the replies and faults among `frames`. Returns the others.
+    def on_replies(self, frames: Sequence[Frame], node_id: str) -> tuple[list[Call | Cancel], list[Ping | Pong]]:
+        """The node answered: take the replies and faults among `frames`. Returns the calls and cancels, and the others.
 
         Only the node that was called can end a call: ids are easy to guess. Whoever of a queue took it answers it."""
         held = self._pending
-        rest: list[Frame] = []
+        calls: list[Call | Cancel] = []
+        rest: list[Ping | Pong] = []
         for frame in frames:
             kind = type(frame)
+            if kind is Call or kind is Cancel:
+                calls.append(frame)  # type: ignore[arg-type]
+                continue
             if kind is not Reply and kind is not Fault:
-                rest.append(frame)
+                rest.append(frame)  # type: ignore[arg-type]
                 continue
             pending = held.get(frame.id)  # type: ignore[union-attr]
             if pending is None:
@@ -183,7 +189,7 @@ class Client:
                 pending.future.set_result(outcome)
             except asyncio.InvalidStateError:  # cancelled, and its caller did not run yet
                 continue
-        return rest
+        return calls, rest
 
     def on_alive(self, node_id: str, incarnation: int, epoch: int, now: float) -> None:
         """The node gave a sign of life. A new `epoch` tells that its link was down since the last one."""
@@ -194,7 +200,7 @@ class Client:
         destination = self.destinations.get((node_id, incarnation))
         if destination is None:
             return
-        destination.heard_at, destination.pinged_at = now, None
+        destination.heard_at, destination.pinged_at, destination.is_lost = now, None, False
         if destination.epoch != epoch:
             former, destination.epoch = destination.epoch, epoch
             if former is not None:
@@ -233,21 +239,50 @@ class Client:
 
     def on_not_sent(self, frames: Sequence[Frame], error: CatgaError) -> None:
         """These frames never left."""
+        is_final = isinstance(error, InvalidMessageError)
         for frame in frames:
-            if type(frame) is Call and not self._repeated(frame.id):  # a repeat goes out again with the link
+            if type(frame) is Call and (is_final or not self._repeated(frame.id)):  # else it goes out with the link
                 self._end([frame.id], error)
+
+    def on_waited(self, frames: Iterable[Frame]) -> None:
+        """These waited for the broker's buffer, and are about to leave: less is left of the calls' time."""
+        now = self._loop.time()
+        for frame in frames:
+            pending = self._pending.get(frame.id) if type(frame) is Call else None
+            if pending is not None and pending.call is frame:
+                frame.ttl = pending.deadline - now
 
     def node_left(self, node_id: str, incarnation: int) -> None:
         """The node is gone: its calls end now, not at their deadlines."""
         for destination in self.destinations.until(node_id, incarnation):
+            destination.is_lost = True
             self._lose(destination, f"node {node_id} left before it answered", only_idempotent=False)
             self.destinations.forget(destination)
 
-    def node_silent(self, node_id: str, incarnation: int) -> None:
-        """The node does not answer: calls that may run twice need not wait for it."""
+    def node_unreachable(self, node_id: str, incarnation: int) -> None:
+        """The node is silent to this node and to another: calls that may run twice do not wait for it."""
         destination = self.destinations.get((node_id, incarnation))
         if destination is not None:
-            self._lose(destination, f"node {node_id} does not answer", only_idempotent=True)
+            destination.is_lost = True
+            self._lose(destination, f"node {node_id} answers nobody", only_idempotent=True)
+
+    def node_silent(self, node_id: str, incarnation: int) -> None:
+        """The node does not answer: calls that may run twice may go to another node as well."""
+        destination = self.destinations.get((node_id, incarnation))
+        if destination is None:
+            return
+        for call_id, pending in list(destination.pending.items()):
+            if not pending.sent:
+                self._end([call_id], ClusterError(f"node {node_id} does not answer"))
+            elif pending.idempotent and not pending.is_doubled and not pending.future.done():
+                told, pending.future = pending.future, self._loop.create_future()
+                told.set_result(Silent(pending.future))
+
+    def double(self, call_id: int) -> None:
+        """This call goes to another node as well: it need not be told again that its node is silent."""
+        pending = self._pending.get(call_id)
+        if pending is not None:
+            pending.is_doubled = True
 
     def link_down(self) -> None:
         """The link is lost: until it is back silence means nothing."""
@@ -306,6 +341,7 @@ class Client:
                 pending.call = msgspec.structs.replace(call, key=call.key or call.id, ttl=pending.deadline - now)
                 pending.repeated = True
                 self._tell(destination, pending.call)
+                self._outbox.has_unwanted = True  # should it be answered before the repeat has left
 
     def _doubt(self, queue: Destination) -> None:
         """What is in flight may be lost. Another node may take a repeat: only for calls that may run twice."""
