@@ -213,5 +213,3 @@ def test_a_pace_lets_a_burst_go_and_spreads_the_rest() -> None:
     pace = Pace(rate=10.0, burst=2)
     assert [pace.wait(100.0) for _ in range(5)] == pytest.approx([0.0, 0.0, 0.1, 0.2, 0.3])
     assert pace.wait(200.0) == 0.0
-
-

@@ -245,7 +245,7 @@ class Client:
                 self._end([frame.id], error)
 
     def on_waited(self, frames: Iterable[Frame]) -> None:
-        """These waited for the broker's buffer, and are about to leave: less is left of the calls' time."""
+        """These waited, and are about to leave: less is left of the calls' time."""
         now = self._loop.time()
         for frame in frames:
             pending = self._pending.get(frame.id) if type(frame) is Call else None
