@@ -200,8 +200,7 @@ class Delivery:
     async def _settle(self, job: Job, first: Attempt) -> CatgaResult[Any]:
         """The end of an attempt. If its node is silent meanwhile, the message goes to another as well: the first of the
         two that has an answer ends it. If one of them fails for good, the other is the attempt."""
-        result: CatgaResult[Any] | None = None
-        while result is None or job.open:
+        while job.open:
             if len(job.open) == 1:
                 await job.open[0].end
             else:
@@ -219,7 +218,7 @@ class Delivery:
                     self._budget.refund()
                     if job.open:
                         self._hedge(job, first)
-        return result
+        return cast(Failure, job.failure)
 
     def _ended(self, job: Job, attempt: Attempt, outcome: Outcome | CatgaResult[Any]) -> CatgaResult[Any]:
         job.open.remove(attempt)

@@ -48,6 +48,8 @@ class Client:
             until it counts as silent.
         echo: sends a ping to this node itself, to tell the others' silence from one's own deafness.
         on_silent: told of (node_id, incarnation) that owes replies and does not answer a ping.
+        trusts_bounces: whether only the broker can say that nobody listened. If others can, they must not make a call
+            run twice.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class Client:
         silence: float = 0.15,
         echo: Callable[[], None],
         on_silent: Callable[[str, int], None],
+        trusts_bounces: bool = True,
     ) -> None:
         self._outbox = outbox
+        self._trusts_bounces = trusts_bounces
         self._max_pending = max_pending
         self._silence = silence
         self._echo = echo
@@ -248,8 +252,7 @@ class Client:
         """These waited, and are about to leave: less is left of the calls' time."""
         now = self._loop.time()
         for frame in frames:
-            pending = self._pending.get(frame.id) if type(frame) is Call else None
-            if pending is not None and pending.call is frame:
+            if isinstance(frame, Call) and (pending := self._pending.get(frame.id)) is not None:
                 frame.ttl = pending.deadline - now
 
     def node_left(self, node_id: str, incarnation: int) -> None:
@@ -365,7 +368,13 @@ class Client:
     def _unlistened(self, destination: Destination, call_ids: Sequence[int]) -> None:
         for call_id in call_ids:
             if not self._repeated(call_id):  # a repeat waits for the node to come back, or to be declared gone
-                self._end([call_id], ClusterError(f"nobody listens on the inbox of {destination.node_id}"))
+                self._end([call_id], self._bounced(destination.pending[call_id]))
+
+    def _bounced(self, pending: Pending) -> CatgaError:
+        text = f"nobody listens on the inbox of {pending.destination.node_id}"
+        if self._trusts_bounces or pending.idempotent:
+            return ClusterError(text)
+        return MaybeExecutedError(f"{text}, says the broker, or somebody else: the request may have been executed")
 
     def _lose(self, destination: Destination, text: str, *, only_idempotent: bool) -> None:
         for call_id, pending in list(destination.pending.items()):
