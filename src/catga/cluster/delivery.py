@@ -222,11 +222,12 @@ class Delivery:
 
     def _ended(self, job: Job, attempt: Attempt, outcome: Outcome | CatgaResult[Any]) -> CatgaResult[Any]:
         job.open.remove(attempt)
-        result: CatgaResult[Any] | None = None
         try:
             result = job.ended(attempt, outcome)
-        finally:
-            self._tell(attempt, result)
+        except CatgaError:
+            self._tell(attempt, None)
+            raise
+        self._tell(attempt, result)
         if isinstance(result, Failure):
             job.failed(result, at_lost_node=attempt.is_lost)
         return result
