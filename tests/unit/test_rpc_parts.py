@@ -1,6 +1,7 @@
 """The parts of the rpc room that need no broker: deadlines, outbox, wire."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -64,6 +65,21 @@ class TestDeadlines:
         assert [key for key, _ in held.expired] == [9]
         held.add(10, held.loop.time() + RESOLUTION)  # the timer starts anew
         await eventually(lambda: len(held.expired) == 2)
+        held.deadlines.close()
+
+    async def test_ends_that_take_long_do_not_make_the_next_deadline_late(self) -> None:
+        held = Held()
+        end = held._on_expired
+
+        def end_slowly(key: int) -> None:
+            time.sleep(0.2)
+            end(key)
+
+        held.deadlines._on_expired = end_slowly
+        held.add(1, held.loop.time())
+        held.add(2, held.loop.time() + 0.4)
+        await eventually(lambda: held.expired)
+        assert held.deadlines.due <= held.expired[0][1] + 0.4
         held.deadlines.close()
 
     async def test_after_the_close_nothing_expires(self) -> None:

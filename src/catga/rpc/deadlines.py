@@ -1,9 +1,8 @@
 """One timer for any number of deadlines, which costs a call one comparison.
 
 Most calls end long before their deadline, so nothing is kept in the order of deadlines, and nothing is removed: when
-the earliest is due, whatever is held is looked through. That happens at most every `RESOLUTION` seconds, and for at
-most a tenth of the time, however much is held. (A timer or a task a call costs microseconds, a timing wheel half of
-one.)
+the earliest is due, whatever is held is looked through. That happens at most every `RESOLUTION` seconds, and for about a
+tenth of the time, however much is held. (A timer or a task a call costs microseconds, a timing wheel half of one.)
 """
 
 import asyncio
@@ -15,6 +14,8 @@ RESOLUTION = 0.02
 """Seconds. A deadline fires late by up to this, never early."""
 SHARE = 0.1
 """Of the time that may be spent looking, which with tens of thousands of calls makes deadlines later."""
+MAX_REST = 0.1
+"""Seconds between two looks, at most, however long the last one took."""
 
 
 class Ending(Protocol):
@@ -71,11 +72,12 @@ class Deadlines(Generic[K, E]):
                 expired.append(key)
             elif ending.deadline < earliest:
                 earliest = ending.deadline
+        rest = min(max(RESOLUTION, (self._loop.time() - now) / SHARE), MAX_REST)
         self.due, self._timer = math.inf, None
         try:
             for key in expired:
                 self._on_expired(key)
         finally:
             if self.due > -math.inf:  # else it was closed by one of them
-                self._rests_until = now + max(RESOLUTION, (self._loop.time() - now) / SHARE)
+                self._rests_until = self._loop.time() + rest
                 self._arm(min(earliest, self.due))
