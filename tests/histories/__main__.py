@@ -1,0 +1,32 @@
+"""``python -m tests.histories --seeds 20 --seconds 40 --on nats``: run histories and tell what they broke."""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.histories.driver import BROKERS
+from tests.histories.once import run_history
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.histories", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=20, help="how many, one after the other")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--seconds", type=float, default=40.0, help="of load and faults in each")
+    parser.add_argument("--on", choices=sorted(BROKERS), action="append", help="the broker; by default each")
+    arguments = parser.parse_args()
+    broken = 0
+    for seed in range(arguments.first, arguments.first + arguments.seeds):
+        for on in arguments.on or sorted(BROKERS):
+            folder = Path(tempfile.mkdtemp(prefix=f"catga-history-{on}-{seed}-"))
+            told = asyncio.run(run_history(seed, arguments.seconds, on, folder))
+            print(told.text, flush=True)
+            broken += bool(told.violations)
+    print(f"{broken} of {arguments.seeds * len(arguments.on or BROKERS)} histories broke a promise")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
