@@ -10,13 +10,13 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
-
-from catga import ConsistentHash, DistributedMediator, Mediator, add_cluster
-from catga.routing import Queue
 from tests.histories.plan import CallerPlan, Plan
 from tests.histories.process import Calls, diary, log_of
 from tests.histories.records import Change, Log, Probe, Seen, now
 from tests.histories.words import CLASSES, KINDS, TIMEOUTS, read_proof
+
+from catga import ConsistentHash, DistributedMediator, Mediator, add_cluster
+from catga.routing import Queue
 
 PROBES = 20
 PROBE_TIMEOUT = 5.0

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
+from tests.histories.plan import BROKER, CALM, FaultPlan, Plan
+from tests.histories.records import Failed, Fault, Gone, Log, Mark, now, read
 
 from catga.testing.proxy import Proxy
 from catga.testing.servers import NatsServer, RedisServer, Server
-from tests.histories.plan import BROKER, CALM, FaultPlan, Plan
-from tests.histories.records import Failed, Fault, Gone, Log, Mark, now, read
 
 ROOT = Path(__file__).parents[2]
 JOIN_TIMEOUT = 60.0
@@ -207,7 +207,6 @@ async def run(plan: Plan, on: str, folder: Path) -> list[Any]:
 
     Raises AssertionError or TimeoutError if a process did not do what it should.
     """
-    (folder / "plan.json").write_text(_json(plan))
     async with Stage(plan, on, folder) as stage:
         await stage.run()
-    return read(folder.glob("*.jsonl"))
+    return read(folder)

@@ -7,8 +7,21 @@ from functools import cached_property
 from typing import Any
 
 from tests.histories.plan import BROKER, Plan
-from tests.histories.records import Change, End, Failed, Fault, Gone, Invoke, Life, Mark, Outcome, Probe, Seen
-from tests.histories.records import Stall, Start
+from tests.histories.records import (
+    Change,
+    End,
+    Failed,
+    Fault,
+    Gone,
+    Invoke,
+    Life,
+    Mark,
+    Outcome,
+    Probe,
+    Seen,
+    Stall,
+    Start,
+)
 from tests.histories.words import KINDS, Kind
 
 LOAD = "load"

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from tests.histories.records import Invoke, Life, Log, Outcome, Part, Stall, now
+from tests.histories.words import CLASSES, KINDS
+
 from catga import DistributedMediator
 from catga.cluster.scatter import Gathered
 from catga.errors import CatgaError
 from catga.result import CatgaResult, Failure
-from tests.histories.records import Invoke, Life, Log, Outcome, Part, Stall, now
-from tests.histories.words import CLASSES, KINDS
 
 LIFE = os.getpid()
 TICK = 0.1

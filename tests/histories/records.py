@@ -1,11 +1,10 @@
 """What the processes of a history write down while they run, one JSON object a line, and how it is read back.
 
-Every time is CLOCK_BOOTTIME in seconds: one clock for all processes of the machine, which goes on while they are stopped.
+Every time is CLOCK_BOOTTIME in seconds: one clock for all processes, which goes on while they are stopped.
 """
 
 import os
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +157,7 @@ class Log:
         os.write(self._file, _encode(record) + b"\n")
 
 
-def read(paths: Iterable[Path]) -> list[Any]:
-    """All records of these files, in the order of time. A last line that a kill cut short is left out."""
-    lines = (line for path in paths for line in path.read_bytes().split(b"\n")[:-1])
+def read(folder: Path) -> list[Any]:
+    """All records of this folder, in the order of time. A last line that a kill cut short is left out."""
+    lines = (line for path in folder.glob("*.jsonl") for line in path.read_bytes().split(b"\n")[:-1])
     return sorted((_decode(line) for line in lines), key=lambda record: record.at)

@@ -1,11 +1,10 @@
-"""A violation as a text from which it can be understood: all that was written down about it, and the faults around it."""
+"""A violation as a text from which it can be understood: all records about it, and the faults around it."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
-
 from tests.histories.checker import Violation
 from tests.histories.history import History
 from tests.histories.records import Change, End, Failed, Fault, Gone, Invoke, Life, Outcome, Record, Seen, Stall, Start

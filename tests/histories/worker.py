@@ -2,20 +2,22 @@
 
 import asyncio
 import itertools
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-
-from catga import DistributedMediator, Mediator, add_cluster
-from catga.errors import CatgaError
 from tests.histories.plan import WorkerPlan
 from tests.histories.process import LIFE, Calls, diary, log_of
 from tests.histories.records import End, Failed, Gone, Log, Start, now
 from tests.histories.words import CLASSES, KINDS, Kind, proof
+
+from catga import DistributedMediator, Mediator, add_cluster
+from catga.errors import CatgaError
 
 INNER_TIMEOUTS = (0.5, 2.0)
 
@@ -105,7 +107,14 @@ def _burn(seconds: float) -> None:
         pass
 
 
+def _end_with_driver() -> None:
+    """A worker does not outlive its driver, which holds the other end of its standard input."""
+    os.read(0, 1)
+    os._exit(1)
+
+
 async def main(url: str, folder: str, plan_text: str) -> None:
+    threading.Thread(target=_end_with_driver, daemon=True).start()
     plan = msgspec.json.decode(plan_text, type=WorkerPlan)
     log = log_of(folder, plan.node)
     handlers = Handlers(plan, log)
