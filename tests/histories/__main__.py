@@ -3,8 +3,6 @@
 import argparse
 import asyncio
 import sys
-import tempfile
-from pathlib import Path
 
 from tests.histories.driver import BROKERS
 from tests.histories.once import run_history
@@ -20,8 +18,7 @@ def main() -> int:
     broken = 0
     for seed in range(arguments.first, arguments.first + arguments.seeds):
         for on in arguments.on or sorted(BROKERS):
-            folder = Path(tempfile.mkdtemp(prefix=f"catga-history-{on}-{seed}-"))
-            told = asyncio.run(run_history(seed, arguments.seconds, on, folder))
+            told = asyncio.run(run_history(seed, arguments.seconds, on))
             print(told.text, flush=True)
             broken += bool(told.violations)
     print(f"{broken} of {arguments.seeds * len(arguments.on or BROKERS)} histories broke a promise")

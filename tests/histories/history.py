@@ -8,17 +8,13 @@ from typing import Any
 
 from tests.histories.plan import BROKER, Plan
 from tests.histories.records import (
-    Change,
     End,
-    Failed,
     Fault,
     Gone,
     Invoke,
     Life,
     Mark,
     Outcome,
-    Probe,
-    Seen,
     Stall,
     Start,
 )
@@ -146,6 +142,3 @@ class History:
     def _was_member(self, node: str, since: float, until: float) -> bool:
         joined = any(since <= life.at <= until for life in self.lives(node))
         return joined or self.living(node, since) is not None
-
-
-__all__ = ["LOAD", "Call", "Change", "Failed", "History", "Probe", "Seen"]

@@ -1,6 +1,7 @@
 """One history from its seed to its verdict."""
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +19,10 @@ class Verdict(NamedTuple):
     text: str
 
 
-async def run_history(seed: int, seconds: float, on: str, folder: Path) -> Verdict:
-    """Run the history of this seed on this broker. What was written down stays in `folder` if a promise was broken."""
+async def run_history(seed: int, seconds: float, on: str) -> Verdict:
+    """Run the history of this seed on this broker. What was written down stays in a temporary folder, which the text
+    names, unless all promises were kept."""
+    folder = Path(tempfile.mkdtemp(prefix=f"catga-history-{on}-{seed}-"))
     planned = plan(seed, seconds)
     history = History(planned, await run(planned, on, folder))
     violations = check(history)
