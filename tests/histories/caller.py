@@ -21,7 +21,7 @@ from catga.routing import Queue
 PROBES = 20
 PROBE_TIMEOUT = 5.0
 BURST_KINDS = ("calc", "think", "charge", "read", "add")
-BURST_HEAP = 100
+BURST_HEAP = 300
 """A burst begins with so many calls at once,"""
 BURST_FACTOR = 5
 """and goes on at this many times the usual rate."""
