@@ -4,6 +4,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -81,6 +82,7 @@ class Stage:
         self.proxies: dict[str, Proxy] = {}
         self.workers: dict[str, Process] = {}
         self.callers: dict[str, Process] = {}
+        self._busy: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -133,9 +135,10 @@ class Stage:
 
     async def _at(self, begin: float, fault: FaultPlan) -> None:
         await asyncio.sleep(max(begin + fault.at - now(), 0.0))
-        at = now()
-        await _DO[fault.what](self, fault)
-        self.log.write(Fault(at=at, target=fault.target, what=fault.what, until=now()))
+        async with self._busy[fault.target]:  # a restart may take longer than planned
+            at = now()
+            await _DO[fault.what](self, fault)
+            self.log.write(Fault(at=at, target=fault.target, what=fault.what, until=now()))
 
     # -- the faults ----------------------------------------------------------------------------------
 
