@@ -1,12 +1,13 @@
 """Runs a plan: one broker, real processes, and the faults at their times. What was done is written down as well."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,12 +59,18 @@ class Process:
         assert self.child.stdin is not None
         self.child.stdin.write(f"{line}\n".encode())
 
+    def signal(self, what: signal.Signals) -> None:
+        """Send it a signal, if it runs; not by `send_signal`, which would reap a dead child behind asyncio's back."""
+        if self.runs:
+            with suppress(ProcessLookupError):
+                os.kill(self.child.pid, what)
+
     async def end(self, how: signal.Signals) -> None:
         """End it by this signal and wait for that; a frozen one is ended, too."""
-        if not self.runs:
+        self.signal(how)
+        self.signal(signal.SIGCONT)
+        if self._child is None:
             return
-        self.child.send_signal(how)
-        self.child.send_signal(signal.SIGCONT)
         try:
             await asyncio.wait_for(self.child.wait(), 30.0)
         except TimeoutError:
@@ -166,10 +173,10 @@ class Stage:
             await asyncio.sleep(fault.lasts)
             self.broker.thaw()
         else:
-            child = self.workers[fault.target].child
-            child.send_signal(signal.SIGSTOP)
+            worker = self.workers[fault.target]
+            worker.signal(signal.SIGSTOP)
             await asyncio.sleep(fault.lasts)
-            child.send_signal(signal.SIGCONT)
+            worker.signal(signal.SIGCONT)
 
     async def reset(self, fault: FaultPlan) -> None:
         self.proxies[fault.target].drop()

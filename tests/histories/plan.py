@@ -13,8 +13,7 @@ CALM = 10.0
 QUIET = 2.0
 """Seconds without faults after the start, and before the calm."""
 MAX_BROKER_FAULTS = 2
-RESET_IN_BURST = 0.7
-"""How often a burst comes with a reset of a worker's link."""
+MAX_RESETS_IN_BURST = 3
 BROKER = "broker"
 
 
@@ -93,16 +92,17 @@ def _faults(rng: random.Random, seconds: float, workers: tuple[WorkerPlan, ...])
             broker_faults += target == BROKER
             free_at[target] = at + lasts + 1.0
             yield FaultPlan(round(at, 3), target, what, round(lasts, 3))
-            if what == "burst" and rng.random() < RESET_IN_BURST:
-                yield _reset(rng, at, workers)
+            if what == "burst":
+                yield from _resets(rng, at, lasts, workers)
             at += rng.expovariate(1 / 2.5)
         at += 0.05
 
 
-def _reset(rng: random.Random, at: float, workers: tuple[WorkerPlan, ...]) -> FaultPlan:
-    """A broken link of a worker that is full, or was a moment ago."""
-    worker = rng.choice([worker for worker in workers if worker.proxied])
-    return FaultPlan(round(at + rng.uniform(0.02, 0.6), 3), worker.node, "reset", 0.0)
+def _resets(rng: random.Random, at: float, lasts: float, workers: tuple[WorkerPlan, ...]) -> Iterator[FaultPlan]:
+    """Broken links of workers that are full, or were a moment ago."""
+    proxied = [worker.node for worker in workers if worker.proxied]
+    for _ in range(rng.randint(0, MAX_RESETS_IN_BURST)):
+        yield FaultPlan(round(at + rng.uniform(0.02, lasts + 0.2), 3), rng.choice(proxied), "reset", 0.0)
 
 
 def _draw(rng: random.Random, workers: tuple[WorkerPlan, ...]) -> tuple[str, str, float]:
@@ -112,7 +112,7 @@ def _draw(rng: random.Random, workers: tuple[WorkerPlan, ...]) -> tuple[str, str
         (3, lambda: (worker.node, "kill", rng.uniform(0.1, 3.0))),
         (2, lambda: (worker.node, "terminate", rng.uniform(0.1, 2.0))),
         (3, lambda: (worker.node, "freeze", rng.uniform(0.5, 9.0))),
-        (3, lambda: ("load", "burst", rng.uniform(0.3, 1.5))),
+        (3, lambda: ("load", "burst", rng.uniform(0.3, 2.5))),
         (1, lambda: ("c1", "reset", 0.0)),
         (1, lambda: (BROKER, "kill", rng.uniform(0.05, 4.0))),
         (1, lambda: (BROKER, "freeze", rng.uniform(1.0, 8.0))),

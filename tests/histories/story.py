@@ -12,11 +12,13 @@ from tests.histories.records import Change, End, Failed, Fault, Gone, Invoke, Li
 BEFORE, AFTER = 10.0, 1.0
 """Seconds around what happened in which faults belong to the story."""
 MOST_STORIES = 3
-"""Of one rule that are told whole."""
+"""Of one rule that are told whole,"""
+MOST_LINES = 15
+"""and that are told at all."""
 
 
 def report(history: History, violations: Iterable[Violation]) -> str:
-    """All violations by rule: the first few of each with their stories, the others by a line."""
+    """All violations by rule: the first few of each with their stories, some more by a line."""
     told: Counter[str] = Counter()
     lines: list[str] = []
     for violation in violations:
