@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -59,7 +59,7 @@ class Process:
         assert self.child.stdin is not None
         self.child.stdin.write(f"{line}\n".encode())
 
-    def signal(self, what: signal.Signals) -> None:
+    def send(self, what: signal.Signals) -> None:
         """Send it a signal, if it runs; not by `send_signal`, which would reap a dead child behind asyncio's back."""
         if self.runs:
             with suppress(ProcessLookupError):
@@ -67,8 +67,8 @@ class Process:
 
     async def end(self, how: signal.Signals) -> None:
         """End it by this signal and wait for that; a frozen one is ended, too."""
-        self.signal(how)
-        self.signal(signal.SIGCONT)
+        self.send(how)
+        self.send(signal.SIGCONT)
         if self._child is None:
             return
         try:
@@ -121,7 +121,7 @@ class Stage:
         self.log.write(Mark(at=begin, what="begin"))
         for caller in self.callers.values():
             caller.tell(str(begin))
-        await asyncio.gather(*(self._at(begin, fault) for fault in self.plan.faults))
+        await _all(self._at(begin, fault) for fault in self.plan.faults)
         await asyncio.sleep(max(begin + self.plan.seconds - now(), 0.0))
         self.log.write(Mark(at=now(), what="calm"))
         await asyncio.sleep(CALM)
@@ -174,9 +174,9 @@ class Stage:
             self.broker.thaw()
         else:
             worker = self.workers[fault.target]
-            worker.signal(signal.SIGSTOP)
+            worker.send(signal.SIGSTOP)
             await asyncio.sleep(fault.lasts)
-            worker.signal(signal.SIGCONT)
+            worker.send(signal.SIGCONT)
 
     async def reset(self, fault: FaultPlan) -> None:
         self.proxies[fault.target].drop()
@@ -208,6 +208,17 @@ _DO: dict[str, Callable[[Stage, FaultPlan], Awaitable[None]]] = {
 }
 
 
+async def _all(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run them together; if one fails the others end before this does."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
@@ -215,8 +226,11 @@ def _json(value: object) -> str:
 async def run(plan: Plan, on: str, folder: Path) -> list[Any]:
     """Run this plan on ``nats`` or ``redis``; what was written down, in the order of time.
 
-    Raises AssertionError or TimeoutError if a process did not do what it should.
+    A process that did not get where it should ends the history, and is written down as `Failed`.
     """
     async with Stage(plan, on, folder) as stage:
-        await stage.run()
+        try:
+            await stage.run()
+        except (AssertionError, TimeoutError) as error:
+            stage.log.write(Failed(at=now(), node="driver", text=repr(error)))
     return read(folder)
