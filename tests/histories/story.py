@@ -11,6 +11,8 @@ from tests.histories.records import Change, End, Failed, Fault, Gone, Invoke, Li
 
 BEFORE, AFTER = 10.0, 1.0
 """Seconds around what happened in which faults belong to the story."""
+NEAR = 3.0
+"""Seconds before it in which what became of its nodes belongs to the story."""
 MOST_STORIES = 3
 """Of one rule that are told whole,"""
 MOST_LINES = 15
@@ -36,8 +38,9 @@ def story(history: History, violation: Violation) -> list[str]:
     records = [record for record in history.records if _is_about(record, violation)]
     times = [record.at for record in records if isinstance(record, Invoke | Outcome | Start | End)]
     since, until = min([*times, violation.at]) - BEFORE, max([*times, violation.at]) + AFTER
-    nodes = {record.node for record in records if isinstance(record, Start)} | {violation.about}
-    records += [r for r in history.records if since <= r.at <= until and _is_around(r, nodes) and r not in records]
+    nodes = {violation.about} | {name for record in records for name in _names(record)}
+    near = [r for r in history.records if since + BEFORE - NEAR <= r.at <= until and _is_around(r, nodes)]
+    records += [record for record in near if record not in records]
     records += [f for f in history.of(Fault) if f.at <= until and f.until >= since]
     return [_line(record, history.begin) for record in sorted(records, key=lambda record: record.at)]
 
@@ -48,6 +51,11 @@ def _is_about(record: Any, violation: Violation) -> bool:
     if request is None:
         return False
     return bool(request.split("/")[0] == violation.about.split("/")[0])
+
+
+def _names(record: Any) -> tuple[str, ...]:
+    """The nodes that a record of a call names."""
+    return tuple(getattr(record, field) for field in ("node", "nodes", "caller") if getattr(record, field, ""))
 
 
 def _is_around(record: Any, nodes: set[str]) -> bool:
