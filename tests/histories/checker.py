@@ -22,6 +22,8 @@ MEMORY = 3.0
 """Seconds for which a service whose nodes are gone counts as being there."""
 SHORT = 2.0
 """A time-out of less may happen on a busy machine."""
+STALLED = 0.5
+"""Seconds that the loop of a node stands still, by which the machine is too busy to judge a time-out."""
 REFUSED = ("overloaded", "cancelled")
 """Failures that are right at any time: small queues are full now and then, and callers cancel."""
 
@@ -116,6 +118,14 @@ def lost_events(history: History) -> Iterator[Violation]:
                 yield Violation("lost event", call.request, call.ended, text)
 
 
+def forgotten_handlers(history: History) -> Iterator[Violation]:
+    """What all workers handle is not unknown because they are away."""
+    for call in history.calls.values():
+        if call.outcome is not None and call.outcome.code == "handler_not_found":
+            text = f"a {call.kind.name} failed as {_words(call.outcome)}, though all workers handle it"
+            yield Violation("forgotten handlers", call.request, call.ended, text)
+
+
 def hangs(history: History) -> Iterator[Violation]:
     """Each call ends, by its timeout and a second; while its caller's loop stands still no time passes."""
     for call in history.calls.values():
@@ -183,10 +193,11 @@ def _is_excused(history: History, call: Call, failure: Outcome | Part) -> bool:
     if failure.code in REFUSED:
         return True
     since = call.invoke.at - MARGIN
+    calm = [call.invoke.caller, *history.calm_workers(since, call.ended)]
     is_pressed = (
         call.invoke.timeout < SHORT
         or not history.is_load_usual(since, call.ended)
-        or history.stalled(call.invoke.caller, since, call.ended) > 0
+        or any(history.stalled(node, since, call.ended) > STALLED for node in calm)
     )
     return failure.code == "timeout" and is_pressed
 
@@ -251,6 +262,7 @@ RULES: tuple[Rule, ...] = (
     no_that_ran,
     wrong_answers,
     lost_events,
+    forgotten_handlers,
     hangs,
     late_runs,
     failed_idempotent,

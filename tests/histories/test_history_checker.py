@@ -127,6 +127,11 @@ RIGHT: dict[str, tuple[Record, ...]] = {
         invoke("read", timeout=2.0),
         failure("timeout", "maybe", T + 2),
     ),
+    "a time-out on a machine that is too busy": (
+        Stall(at=T - 1, until=T + 1, node="w1"),
+        invoke("read"),
+        failure("timeout", "maybe", T + 5),
+    ),
     "a call of a caller that was killed": (Gone(at=T + 1, node="c0", life=50), invoke()),
     "a late outcome of a caller that stood still": (
         invoke(timeout=0.5),
@@ -184,6 +189,10 @@ WRONG: dict[str, tuple[str, tuple[Record, ...]]] = {
         (invoke("all"), Outcome(at=T + 1, request="r", parts={"w0": Part(value=proof("w0", 1, "r"))})),
     ),
     "an event that a service did not get": ("lost event", (invoke("event"), start(), Outcome(at=T + 1, request="r"))),
+    "a request to all that nobody is said to handle": (
+        "forgotten handlers",
+        (*(fault(node) for node in WORKERS), invoke("all"), failure("handler_not_found", "no")),
+    ),
     "a call without an outcome": ("hang", (invoke(), start())),
     "a call that ends too late": ("hang", (fault("w0"), invoke(timeout=2.0), failure("timeout", "maybe", T + 3.1))),
     "a start after the deadline": (
