@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from tests.histories.history import Call, History
-from tests.histories.records import Change, Failed, Mark, Outcome, Part, Probe, Seen, Start
+from tests.histories.records import Change, Failed, Left, Mark, Outcome, Part, Probe, Seen, Start
 from tests.histories.words import read_proof
 
 HANG = 1.0
@@ -20,6 +20,8 @@ DEATH_MARGIN = 10.0
 """Seconds before the news of a death in which that node was left alone."""
 MEMORY = 3.0
 """Seconds for which a service whose nodes are gone counts as being there."""
+LEAVE = 15.0
+"""Seconds in which a node whose ``drain_timeout`` is 5 s must have left."""
 SHORT = 2.0
 """A time-out of less may happen on a busy machine."""
 STALLED = 0.5
@@ -257,6 +259,15 @@ def failed_joins(history: History) -> Iterator[Violation]:
         yield Violation("failed join", failed.node, failed.at, failed.text)
 
 
+def slow_leaves(history: History) -> Iterator[Violation]:
+    """A node that leaves is gone after twice its ``drain_timeout``, and a little."""
+    for left in history.of(Left):
+        seconds = left.seconds - history.stalled(left.node, left.at - left.seconds, left.at)
+        if seconds > LEAVE:
+            text = f"{left.node} took {left.seconds:.1f} s to leave, and ended with {left.status}"
+            yield Violation("slow leave", left.node, left.at, text)
+
+
 RULES: tuple[Rule, ...] = (
     run_twice,
     no_that_ran,
@@ -271,6 +282,7 @@ RULES: tuple[Rule, ...] = (
     failed_probes,
     false_deaths,
     failed_joins,
+    slow_leaves,
 )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import msgspec
 from tests.histories.plan import BROKER, CALM, FaultPlan, Plan
-from tests.histories.records import Failed, Fault, Gone, Log, Mark, now, read
+from tests.histories.records import Failed, Fault, Gone, Left, Log, Mark, now, read
 
 from catga.testing.proxy import Proxy
 from catga.testing.servers import NatsServer, RedisServer, Server
@@ -162,8 +162,10 @@ class Stage:
 
     async def _end(self, fault: FaultPlan, how: signal.Signals) -> None:
         worker = self.workers[fault.target]
-        self.log.write(Gone(at=now(), node=fault.target, life=worker.child.pid))
+        since = now()
+        self.log.write(Gone(at=since, node=fault.target, life=worker.child.pid))
         await worker.end(how)
+        self.log.write(Left(at=now(), node=fault.target, status=worker.child.returncode or 0, seconds=now() - since))
         await asyncio.sleep(fault.lasts)
         await worker.start()
 

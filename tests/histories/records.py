@@ -89,6 +89,14 @@ class Gone(Record, frozen=True, kw_only=True, tag=True):
     life: int
 
 
+class Left(Record, frozen=True, kw_only=True, tag=True):
+    """A process that was asked to end did so, with this exit status, after so many seconds."""
+
+    node: str
+    status: int
+    seconds: float
+
+
 class Failed(Record, frozen=True, kw_only=True, tag=True):
     """A process could not join."""
 
@@ -142,7 +150,7 @@ class Mark(Record, frozen=True, kw_only=True, tag=True):
     what: str
 
 
-AnyRecord = Start | End | Invoke | Outcome | Life | Gone | Failed | Change | Seen | Probe | Stall | Fault | Mark
+AnyRecord = Start | End | Invoke | Outcome | Life | Gone | Left | Failed | Change | Seen | Probe | Stall | Fault | Mark
 _decode = msgspec.json.Decoder(AnyRecord).decode
 _encode = msgspec.json.Encoder().encode
 

@@ -7,8 +7,23 @@ from typing import Any
 import msgspec
 from tests.histories.checker import Violation
 from tests.histories.history import History
-from tests.histories.records import Change, End, Failed, Fault, Gone, Invoke, Life, Outcome, Record, Seen, Stall, Start
+from tests.histories.records import (
+    Change,
+    End,
+    Failed,
+    Fault,
+    Gone,
+    Invoke,
+    Left,
+    Life,
+    Outcome,
+    Record,
+    Seen,
+    Stall,
+    Start,
+)
 
+AROUND = Life | Gone | Left | Failed | Change | Seen | Stall
 BEFORE, AFTER = 10.0, 1.0
 """Seconds around what happened in which faults belong to the story."""
 NEAR = 3.0
@@ -60,7 +75,9 @@ def _names(record: Any) -> tuple[str, ...]:
 
 def _is_around(record: Any, nodes: set[str]) -> bool:
     """What became of the nodes that took part."""
-    return isinstance(record, Life | Gone | Failed | Change | Seen | Stall) and getattr(record, "node", "") in nodes
+    return (
+        isinstance(record, Life | Gone | Left | Failed | Change | Seen | Stall) and getattr(record, "node", "") in nodes
+    )
 
 
 def _line(record: Record, begin: float) -> str:

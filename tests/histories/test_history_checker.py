@@ -18,6 +18,7 @@ from tests.histories.records import (
     Fault,
     Gone,
     Invoke,
+    Left,
     Life,
     Log,
     Mark,
@@ -233,6 +234,7 @@ WRONG: dict[str, tuple[str, tuple[Record, ...]]] = {
     "a probe that fails": ("failed probe", (Probe(at=200.0, caller="c0", sent=20, errors=["probe-1 (add): timeout"]),)),
     "the death of a worker that lives": ("false death", (left(),)),
     "the death of a worker beside the broker's": ("false death", (fault(BROKER), left())),
+    "a node that does not leave": ("slow leave", (Left(at=T, node="w0", status=-9, seconds=30.0),)),
     "a start that fails": ("failed join", (Failed(at=T, node="w0", text="no"),)),
 }
 
