@@ -119,8 +119,7 @@ class Stage:
         await asyncio.gather(*(child.start() for child in self.callers.values()))
         begin = now()
         self.log.write(Mark(at=begin, what="begin"))
-        for caller in self.callers.values():
-            caller.tell(str(begin))
+        self._tell_callers(str(begin))
         await _all(self._at(begin, fault) for fault in self.plan.faults)
         await asyncio.sleep(max(begin + self.plan.seconds - now(), 0.0))
         self.log.write(Mark(at=now(), what="calm"))
@@ -129,16 +128,22 @@ class Stage:
 
     async def _finish(self) -> None:
         """The callers look at the members, and make their probes; then all leave."""
-        for word in ("done", "probed", ""):
-            await asyncio.gather(*(caller.says(word, LOAD_TIMEOUT) for caller in self.callers.values() if word))
-            for caller in self.callers.values():
-                caller.tell("go on")
-            if word == "probed":
-                self.log.write(Mark(at=now(), what="end"))
+        await self._callers_say("done")
+        self._tell_callers("the calm is over")
+        await self._callers_say("probed")
+        self.log.write(Mark(at=now(), what="end"))
+        self._tell_callers("leave")
         for node, worker in self.workers.items():
             if not worker.runs:
                 self.log.write(Failed(at=now(), node=node, text=f"ended by itself: {worker.child.returncode}"))
         await asyncio.gather(*(child.end(signal.SIGTERM) for child in self.workers.values()))
+
+    async def _callers_say(self, word: str) -> None:
+        await asyncio.gather(*(caller.says(word, LOAD_TIMEOUT) for caller in self.callers.values()))
+
+    def _tell_callers(self, line: str) -> None:
+        for caller in self.callers.values():
+            caller.tell(line)
 
     async def _at(self, begin: float, fault: FaultPlan) -> None:
         await asyncio.sleep(max(begin + fault.at - now(), 0.0))

@@ -10,7 +10,7 @@ from tests.histories.records import Invoke, Life, Log, Outcome, Part, Stall, now
 from tests.histories.words import CLASSES, KINDS
 
 from catga import DistributedMediator
-from catga.cluster.scatter import Gathered
+from catga.cluster import Gathered
 from catga.errors import CatgaError
 from catga.result import CatgaResult, Failure
 

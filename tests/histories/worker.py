@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,7 +56,7 @@ class Handlers:
         elif kind.work == "plain":
             self._add_plain(cls)
         else:
-            self._add_async(cls, {"wait": asyncio.sleep, "burn": _burn_async, "relay": self._relay}[kind.work])
+            self._add_async(cls, {"wait": _wait, "burn": _burn_later, "relay": self._relay}[kind.work])
 
     def _add_plain(self, cls: Any) -> None:
         def handle(request: cls) -> str:
@@ -66,38 +66,37 @@ class Handlers:
 
         self.app.handler(handle)
 
-    def _add_async(self, cls: Any, work: Any) -> None:
+    def _add_async(self, cls: Any, work: Callable[[Any], Awaitable[None]]) -> None:
         async def handle(request: cls) -> str:
             with self._written(request.id):
-                await work(request.work)
+                await work(request)
                 return self._proof(request.id)
 
-        async def relay(request: cls) -> str:
-            with self._written(request.id):
-                await self._relay(request.id)
-                return self._proof(request.id)
-
-        self.app.handler(relay if work == self._relay else handle)
+        self.app.handler(handle)
 
     def _add_event(self, cls: Any) -> None:
         async def handle(event: cls) -> None:
             with self._written(event.id):
-                await asyncio.sleep(event.work)
+                await _wait(event)
 
         self.app.handler(handle)
 
-    async def _relay(self, request: str) -> None:
+    async def _relay(self, request: Any) -> None:
         """Call another handler through the cluster; its failure is not ours."""
         number = next(self._inner)
         if self.node is not None:
             timeout = INNER_TIMEOUTS[number % len(INNER_TIMEOUTS)]
-            inner = f"{request}/{self._plan.node}.{LIFE}.{number}"
+            inner = f"{request.id}/{self._plan.node}.{LIFE}.{number}"
             await Calls(self.node, self._log).call("inner", inner, timeout, 0.01)
 
 
-async def _burn_async(seconds: float) -> None:
+async def _wait(request: Any) -> None:
+    await asyncio.sleep(request.work)
+
+
+async def _burn_later(request: Any) -> None:
     await asyncio.sleep(0)
-    _burn(seconds)
+    _burn(request.work)
 
 
 def _burn(seconds: float) -> None:
