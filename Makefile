@@ -23,7 +23,7 @@ demo: $(READY) ## a cluster of four processes over NATS, with a crash
 test: $(READY) ## all tests; ARGS="-k name" is passed on
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-test-long: $(READY) ## histories of real processes under faults: half an hour
+test-long: $(READY) ## histories of real processes under faults, for forty minutes
 	$(BIN)/python -m pytest -m long $(ARGS)
 
 check: $(READY) ## lint, format, types, layers

@@ -4,8 +4,9 @@ import argparse
 import asyncio
 import sys
 
+from tests.histories.checker import counts
 from tests.histories.driver import BROKERS
-from tests.histories.once import run_history
+from tests.histories.once import Verdict, run_history
 
 
 def main() -> int:
@@ -15,13 +16,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=40.0, help="of load and faults in each")
     parser.add_argument("--on", choices=sorted(BROKERS), action="append", help="the broker; by default each")
     arguments = parser.parse_args()
-    broken = 0
+    verdicts: list[Verdict] = []
     for seed in range(arguments.first, arguments.first + arguments.seeds):
         for on in arguments.on or sorted(BROKERS):
-            told = asyncio.run(run_history(seed, arguments.seconds, on))
-            print(told.text, flush=True)
-            broken += bool(told.violations)
-    print(f"{broken} of {arguments.seeds * len(arguments.on or BROKERS)} histories broke a promise")
+            verdicts.append(asyncio.run(run_history(seed, arguments.seconds, on)))
+            print(verdicts[-1].text, flush=True)
+    broken = [verdict for verdict in verdicts if verdict.violations]
+    found = counts(violation for verdict in broken for violation in verdict.violations)
+    print(f"{len(broken)} of {len(verdicts)} histories broke a promise: {dict(found)}")
     return 1 if broken else 0
 
 
