@@ -1,8 +1,8 @@
 """One timer for any number of deadlines, which costs a call one comparison.
 
 Most calls end long before their deadline, so nothing is kept in the order of deadlines, and nothing is removed: when
-the earliest is due, whatever is held is looked through. That happens at most every `RESOLUTION` seconds, and for about a
-tenth of the time, however much is held. (A timer or a task a call costs microseconds, a timing wheel half of one.)
+the earliest is due, whatever is held is looked through. That happens at most every `RESOLUTION` seconds, and for about
+a tenth of the time, however much is held. (A timer or a task a call costs microseconds, a timing wheel half of one.)
 """
 
 import asyncio
