@@ -101,7 +101,10 @@ class Delivery:
                         raise
                     node = None
                 if node is None:
-                    if not nodes or not await self._pause(failure, deadline):
+                    waits = route.waits and self._server.refusing is None
+                    if waits and not nodes:
+                        failure = failure or Failure(self._why_nobody())
+                    if not (nodes or waits) or not await self._pause(failure, deadline):
                         return _final(failure or Failure(self._why_nobody()), in_doubt)
                     tried, nodes, now = NOBODY, pool(), self._loop.time()
                     continue
@@ -245,6 +248,7 @@ class Route(msgspec.Struct, frozen=True, eq=False):
     Attributes:
         timeout: seconds for all attempts, from the first on.
         nobody: the error for a wire name, if the pool is empty from the start.
+        waits: an empty pool is waited for until the deadline, unless this node itself is leaving.
         is_queued: the broker picks the node, not the strategy.
     """
 
@@ -254,6 +258,7 @@ class Route(msgspec.Struct, frozen=True, eq=False):
     timeout: float
     nobody: Callable[[str], CatgaError] | None = None
     is_queued: bool = False
+    waits: bool = False
 
 
 def _result(codec: Codec, outcome: Outcome | CatgaResult[Any], node_id: str, attempts: int) -> CatgaResult[Any]:

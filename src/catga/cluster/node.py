@@ -76,9 +76,10 @@ class Node:
         )
         stats = CallStats(self._load_of)
         self._outliers = Outliers(options.outliers, stats, deaf=self._deaf)
+        self._table = RoutingTable(self.membership.view, stats, options.node_id, asyncio.get_running_loop().time)
         self.dispatch = Dispatch(
             self.membership.view,
-            RoutingTable(self.membership.view, stats, options.node_id),
+            self._table,
             Delivery(self.peer, options.prefix, self._link, self._outliers, self._recorder.failovers),
             self._outliers,
             codecs,
@@ -194,6 +195,7 @@ class Node:
 
     def on_change(self, event: NodeChangeEvent) -> None:
         node = event.node
+        self._table.changed(event)
         if event.type is NodeChangeType.LEFT:
             self._outliers.forget(node.node_id)
             loop = asyncio.get_running_loop()
