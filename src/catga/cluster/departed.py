@@ -37,7 +37,7 @@ class Departed:
         """Take in a change of the members."""
         if event.type is NodeChangeType.LEFT and event.node.handles:
             self._add(event.node)
-        elif event.type is NodeChangeType.JOINED and self._left.pop(event.node.node_id, None):
+        elif event.type is NodeChangeType.JOINED and self._left.pop(event.node.node_id, None) is not None:
             self._services.clear()
 
     def services(self, name: str) -> frozenset[str]:

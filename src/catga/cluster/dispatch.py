@@ -109,6 +109,8 @@ class Dispatch:
         except CatgaError as error:
             return Failure(error)
         services = self._table.services(codec.name)
+        if len(services) == 1:
+            return await self._to_service(services[0], event, codec, headers)
         results = await asyncio.gather(*(self._to_service(s, event, codec, headers) for s in services))
         return together(dict(zip(services, results, strict=True)))
 

@@ -19,6 +19,7 @@ from catga.cluster.stats import NodeStats, Recorder, Stats
 from catga.cluster.table import RoutingTable
 from catga.errors import CatgaError, ClosedError, ClusterError
 from catga.mediator.registry import Registry
+from catga.mediator.settling import settled
 from catga.membership import Membership
 from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 from catga.routing import Stats as CallStats
@@ -172,6 +173,9 @@ class Node:
         finally:
             self._ending = asyncio.create_task(self._abandon())
             await asyncio.shield(self._ending)  # once begun it goes to its end, whoever gives up waiting
+        if not await settled():
+            logger.warning("a store did not take the last dead letters in time")
+            lost.append("a store did not take the last dead letters in time")
         return tuple(lost)
 
     async def _abandon(self) -> None:

@@ -67,9 +67,7 @@ async def gather(nodes: Iterable[NodeInfo], send: Send) -> Gathered[Any]:
 
 
 def together(results: Mapping[str, CatgaResult[None]]) -> CatgaResult[None]:
-    """What a publication came to, by service: the result of the one, or those of several as one."""
-    if len(results) == 1:
-        return next(iter(results.values()))
+    """What a publication to several services came to, from the result of each."""
     failures = {service: result for service, result in results.items() if isinstance(result, Failure)}
     if not failures:
         return Success(None)

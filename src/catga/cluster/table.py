@@ -9,7 +9,6 @@ from catga.membership import View
 from catga.node import NodeChangeEvent, NodeInfo, NodeState
 from catga.routing import Candidates, Stats
 
-
 NOBODY = Candidates()
 
 

@@ -76,17 +76,18 @@ class Mediator(Router):
         what failed.
         """
         try:
-            calls = self._event_calls[type(event)]
+            handlers = self._event_calls[type(event)]
         except KeyError:  # the first one, or nobody's
             if not is_event(type(event)):
                 return Failure(no_message(event, "event"))
             return await self._runners[type(event)](event)
         errors: tuple[CatgaError, ...] = ()
-        for call in calls:
+        rest = iter(handlers.calls)
+        for call in rest:
             try:
                 await call(event)
             except (Exception, CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
-                errors = (*errors, failed(error))
+                errors = (*errors, await handlers.failed(event, rest, error))
         return Failure(combined(errors)) if errors else _DONE
 
     async def send_batch(
