@@ -76,18 +76,17 @@ class Mediator(Router):
         what failed.
         """
         try:
-            handlers = self._event_calls[type(event)]
+            calls = self._event_calls[type(event)]
         except KeyError:  # the first one, or nobody's
             if not is_event(type(event)):
                 return Failure(no_message(event, "event"))
             return await self._runners[type(event)](event)
         errors: tuple[CatgaError, ...] = ()
-        rest = iter(handlers.calls)
-        for call in rest:
+        for call in calls:
             try:
                 await call(event)
             except (Exception, CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
-                errors = (*errors, await handlers.failed(event, rest, error))
+                errors = (*errors, await calls.failed(event, call, error))
         return Failure(combined(errors)) if errors else _DONE
 
     async def send_batch(

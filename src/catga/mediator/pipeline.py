@@ -8,7 +8,7 @@ import asyncio
 import functools
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
 from types import FunctionType, MethodType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
@@ -36,37 +36,43 @@ _NOT_REACHED = "__catga_not_reached__"
 _Told: TypeAlias = "tuple[tuple[NotReachedBehavior, str], ...]"
 
 
-class EventCalls:
-    """The paths of an event's handlers, in their order.
+class EventCalls(tuple[Call, ...]):
+    """The paths of an event's handlers, in their order, each without the outermost part: it returns the plain value,
+    or raises. A tuple, as that is what is iterated over at no cost."""
 
-    Attributes:
-        calls: each without the outermost part: it returns the plain value, or raises.
-    """
+    names: Sequence[str]
+    told: Sequence[_Told]
 
-    __slots__ = ("_names", "_told", "calls")
+    @classmethod
+    def of(cls, calls: Iterable[Call], names: Sequence[str], told: Sequence[_Told]) -> "EventCalls":
+        """Put them together; all three have an item for each handler."""
+        made = cls(_distinct(calls))
+        made.names, made.told = names, told
+        return made
 
-    def __init__(self, calls: tuple[Call, ...], names: Sequence[str], told: Sequence[_Told]) -> None:
-        self.calls = calls
-        self._names = names
-        self._told = told
-
-    async def failed(self, event: Any, rest: Iterator[Call], error: BaseException) -> CatgaError:
-        """Return what a handler raised as an error of ours.
-
-        Args:
-            rest: the calls behind it.
+    async def failed(self, event: Any, call: Call, error: BaseException) -> CatgaError:
+        """Return what `call` raised as an error of ours.
 
         Raises:
-            asyncio.CancelledError: this task was cancelled, so that `rest` is not reached: `left_out` names it.
+            asyncio.CancelledError: this task was cancelled, so that the calls behind it are not reached: `left_out`
+                names their handlers.
         """
         try:
             return failed(error)
         except asyncio.CancelledError as cancelled:
-            first = len(self.calls) - len(list(rest))
-            setattr(cancelled, _NOT_REACHED, tuple(self._names[first:]))
-            if any(self._told[first:]):
-                await settle(_tell(event, [pair for told in self._told[first:] for pair in told]))
+            behind = 1 + next(i for i, known in enumerate(self) if known is call)
+            setattr(cancelled, _NOT_REACHED, tuple(self.names[behind:]))
+            if any(self.told[behind:]):
+                await settle(_tell(event, [pair for told in self.told[behind:] for pair in told]))
             raise
+
+
+def _distinct(calls: Iterable[Call]) -> Iterator[Call]:
+    """`calls`, of which one that came before is wrapped, so that each has a place of its own."""
+    seen: set[int] = set()
+    for call in calls:
+        yield call if id(call) not in seen else functools.partial(call)
+        seen.add(id(call))
 
 
 def left_out(cancelled: BaseException | None) -> dict[str, Any]:
@@ -128,27 +134,26 @@ def compile_event(
         are_plain: for each handler, what `compile_request` asks.
     """
     names = labels(handlers)
-    calls = tuple(
+    made = (
         around(_calling(handler, is_plain=is_plain), bound(behaviors, name))
         for handler, name, is_plain in zip(handlers, names, are_plain, strict=True)
     )
     told = [_told(handler, behaviors, name) for handler, name in zip(handlers, names, strict=True)]
-    event_calls = EventCalls(calls, names, told)
+    calls = EventCalls.of(made, names, told)
     done: Success[None] = Success(None, metadata)
 
     async def run(event: Any) -> CatgaResult[None]:
         errors: list[CatgaError] | None = None
-        rest = iter(calls)
-        for call in rest:
+        for call in calls:
             try:
                 await call(event)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
                 if errors is None:
                     errors = []
-                errors.append(await event_calls.failed(event, rest, error))
+                errors.append(await calls.failed(event, call, error))
         return done if errors is None else Failure(combined(errors), metadata)
 
-    return Pipeline(run, event=event_calls)
+    return Pipeline(run, event=calls)
 
 
 def around(call: Call, behaviors: Sequence[Behavior]) -> Call:
