@@ -90,20 +90,19 @@ def joint_failure(results: Iterable[CatgaResult[Any]], text: str, details: dict[
     failures = [result for result in every if isinstance(result, Failure)]
     execution = _execution_of(every)
     kinds = {type(failure.error) for failure in failures}
+    cls = kinds.pop() if len(kinds) == 1 else _OF_SEVERAL_KINDS[execution]
     first = failures[0].error
-    if len(failures) == 1:
-        details = {**getattr(first, "details", {}), **details}
-    error = _made(kinds.pop() if len(kinds) == 1 else _OF_SEVERAL_KINDS[execution], text, details, execution)
-    error.is_retryable = len(failures) == len(every) and all(failure.error.is_retryable for failure in failures)
+    own: Any = getattr(first, "details", None)  # an error of the user's may have anything there
+    if len(failures) == 1 and isinstance(own, dict):
+        details = {**own, **details}
+    is_retryable = len(failures) == len(every) and all(failure.error.is_retryable for failure in failures)
+    try:
+        error = CatgaError.rebuild(cls.code, text, details, is_retryable=is_retryable, execution=execution)
+    except Exception:  # noqa: BLE001 - a class of the user's that cannot be made so
+        error = CatgaError(text, details={"code": cls.code, **details})
+        error.is_retryable, error.execution = is_retryable, execution
     error.__cause__ = first
     return Failure(error, failures[0].metadata)
-
-
-def _made(cls: type[CatgaError], text: str, details: dict[str, Any], execution: Execution) -> CatgaError:
-    try:
-        return CatgaError.rebuild(cls.code, text, details, execution=execution)
-    except Exception:  # noqa: BLE001 - a class of the user's that cannot be made so
-        return CatgaError.rebuild(_OF_SEVERAL_KINDS[execution].code, text, details, execution=execution)
 
 
 def _execution_of(results: Iterable[CatgaResult[Any]]) -> Execution:

@@ -45,7 +45,8 @@ async def test_what_is_published_while_the_only_node_of_a_service_is_down_runs_o
     url: str, node_id: str, tmp_path: Path
 ) -> None:
     log, prefix = tmp_path / "log", f"t-{uuid.uuid4().hex[:12]}"
-    async with add_cluster(Mediator(), url, prefix=prefix, node_id="shop", service="shop") as shop:
+    shop = add_cluster(Mediator(), url, prefix=prefix, node_id="shop", service="shop", probe_interval=0.2)
+    async with shop:
         async with billing(url, prefix, "billing", log) as child:
             await eventually(lambda: members(shop) == ["billing", "shop"])
             child.kill()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from catga import Event, Failure, Mediator, add_cluster, message
-from catga.errors import CatgaTimeoutError
+from catga.errors import CatgaTimeoutError, Execution
 from catga.mediator import Router
 from catga.mediator.behaviors import DeadLetter, DeadLetters, MemoryDeadLetters, Retry, dead_letters
 from catga.testing import eventually
@@ -18,6 +18,11 @@ from catga.testing import eventually
 @dataclass(frozen=True)
 class Paid(Event):
     order: int = 0
+
+
+@dataclass(frozen=True)
+class Patient(Event):
+    pass
 
 
 class Shop:
@@ -86,6 +91,27 @@ async def test_of_several_services_the_failure_names_them_too() -> None:
     assert isinstance(result, Failure)
     assert len(result.error.details["not_reached"]) == 2
     assert result.error.details["services"]["b"] == {"ok": True}
+
+
+async def test_a_node_that_stops_in_mid_event_names_the_handlers_that_were_not_reached() -> None:
+    shop, url = Shop(), "memory://not-reached-stop"
+
+    @shop.app.handler
+    async def hang(event: Patient) -> None:
+        await shop.hang(Paid())
+
+    @shop.app.handler
+    async def ship(event: Patient) -> None: ...
+
+    node = add_cluster(shop.app, url, node_id="a", drain_timeout=0.01)
+    async with add_cluster(Mediator(), url, node_id="b") as caller, node:
+        publishing = asyncio.create_task(caller.publish(Patient()))
+        await eventually(shop.hangs.is_set)
+        await node.stop()
+        result = await publishing
+    assert isinstance(result, Failure)
+    assert result.error.execution is Execution.MAYBE
+    assert [name.rpartition(".")[2] for name in result.error.details["not_reached"]] == ["ship"]
 
 
 async def test_every_handler_that_was_not_reached_leaves_a_letter_on_the_own_node_and_on_another() -> None:

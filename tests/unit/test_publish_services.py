@@ -197,7 +197,7 @@ RAISED, LATE = HandlerError("KeyError: x"), CatgaTimeoutError("late")
         ((LATE, RAISED), MaybeExecutedError, Execution.MAYBE),
         ((RAISED, OK), HandlerError, Execution.ANSWERED),
         ((RAISED, SoldOut("none")), HandlerError, Execution.ANSWERED),
-        ((NeverMade(), OK), HandlerError, Execution.ANSWERED),
+        ((NeverMade(), OK), CatgaError, Execution.ANSWERED),
     ],
 )
 def test_the_execution_of_several_is_no_only_if_each_is(
