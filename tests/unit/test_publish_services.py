@@ -1,7 +1,10 @@
 """One event to several services: what its publisher is told, and which services are waited for."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import itertools
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +22,7 @@ from catga.errors import (
 )
 from catga.result import CatgaResult, joint_failure
 from catga.testing import eventually
+from catga.testing.contract import Bed
 
 URL = "memory://publish-services"
 SOON = 1.0
@@ -306,3 +310,60 @@ async def test_a_request_whose_last_handler_left_unasked_says_that_none_is_avail
     await eventually(lambda: len(publisher.get_nodes()) == 1)
     with pytest.raises(NoNodeAvailableError):
         await (publisher.send_to_all(Question()) if verb == "send_to_all" else unwrapped(publisher.send(Question())))
+
+
+SERVICES = ("audit", "billing", "mail")
+
+
+class Restarts:
+    """Services whose only nodes are stopped, or crash, and are started again, while events are published."""
+
+    def __init__(self, bed: Bed) -> None:
+        self.bed = bed
+        self.runs: Counter[tuple[str, int]] = Counter()
+        self.over = False
+
+    async def start(self, service: str) -> DistributedMediator:
+        app = Mediator()
+
+        @app.handler
+        async def paid(event: Paid) -> None:
+            self.runs[service, event.order] += 1
+            await asyncio.sleep(0)
+
+        return await self.bed.node(service, app, service=service)
+
+    async def restart(self, service: str, node: DistributedMediator) -> None:
+        for number in range(6):
+            await asyncio.sleep(random.uniform(0.0, 0.2))
+            await (self.bed.crash(node) if number % 2 else node.stop())
+            await asyncio.sleep(random.uniform(0.0, 0.2))
+            node = await self.start(service)
+
+    async def publish(self, publisher: DistributedMediator, orders: Iterator[int]) -> list[int]:
+        """Publish until it is over; again where the failure says NO. Returns the orders that succeeded."""
+        succeeded: list[int] = []
+        while not self.over:
+            order = next(orders)
+            while isinstance(result := await publisher.publish(Paid(order)), Failure):
+                if result.error.execution is not Execution.NO:
+                    break
+            else:
+                succeeded.append(order)
+            await asyncio.sleep(0.001)
+        return succeeded
+
+
+async def test_while_services_restart_a_success_ran_once_in_each_and_a_retry_on_no_runs_nothing_twice() -> None:
+    async with Bed("memory://publish-restarts") as bed:
+        restarts, orders = Restarts(bed), itertools.count()
+        publisher = await bed.node("publisher", service="publisher")
+        nodes = [await restarts.start(service) for service in SERVICES]
+        await eventually(lambda: len(publisher.get_nodes()) == 1 + len(nodes))
+        publishing = [asyncio.create_task(restarts.publish(publisher, orders)) for _ in range(4)]
+        await asyncio.gather(*map(restarts.restart, SERVICES, nodes))
+        restarts.over = True
+        succeeded = [order for each in await asyncio.gather(*publishing) for order in each]
+    assert max(restarts.runs.values()) == 1
+    assert succeeded
+    assert [(order, s) for order in succeeded for s in SERVICES if not restarts.runs[s, order]] == []
