@@ -298,3 +298,22 @@ async def test_a_store_that_hangs_or_is_broken_holds_no_failure_back(
         assert isinstance(result, Failure)
         assert result.error.message == "KeyError: 'for good'"
         assert "could not be kept" in caplog.text
+
+
+async def test_letters_that_are_being_written_are_bounded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dead_letters, "MAX_WRITES", 1)
+    store = SlowStore()
+    app, letters = failing(store)
+    await given_up(app.publish(Paid()), store.writing.is_set)
+    assert isinstance(await app.publish(Paid()), Failure)
+    assert "1 letters are being written" in caplog.text
+    store.gate.set()
+
+    async def is_kept() -> bool:
+        return len(await letters.list()) == 1
+
+    await eventually(is_kept)
+    assert isinstance(await app.publish(Paid()), Failure)
+    assert len(await letters.list()) == 2

@@ -174,8 +174,8 @@ class Node:
             self._ending = asyncio.create_task(self._abandon())
             await asyncio.shield(self._ending)  # once begun it goes to its end, whoever gives up waiting
         if not await settled():
-            logger.warning("a store did not take the last dead letters in time")
-            lost.append("a store did not take the last dead letters in time")
+            logger.warning("a store did not take the last letters or claims in time")
+            lost.append("a store did not take the last letters or claims in time")
         return tuple(lost)
 
     async def _abandon(self) -> None:

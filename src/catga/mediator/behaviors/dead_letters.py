@@ -11,7 +11,7 @@ import msgspec
 
 from catga.abc import Behavior, CallNext
 from catga.codec import Codec, encode
-from catga.errors import CatgaError, HandlerNotFoundError
+from catga.errors import CatgaError, HandlerNotFoundError, OverloadedError
 from catga.mediator.context import MESSAGE_ID, current_message
 from catga.mediator.intercept import handling
 from catga.mediator.pipeline import as_catga_error
@@ -25,6 +25,8 @@ logger = logging.getLogger("catga.behaviors")
 NOT_REACHED = "not_reached"
 WRITE_TIMEOUT = 10.0
 """Seconds that the write of a letter may take, whatever becomes of the event's publisher."""
+MAX_WRITES = 10_000
+"""Letters that are being written, at most: beyond it they are logged as not kept."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +116,7 @@ class DeadLetters:
 
     def __init__(self, store: DeadLetterStore | None = None) -> None:
         self._store = store or MemoryDeadLetters()
+        self._writes = 0
 
     def bound_to(self, handler: str) -> Behavior:
         """A letter names the handler that failed: a replay runs no other."""
@@ -193,17 +196,22 @@ class DeadLetters:
     async def _put(self, message: object, handler: str, code: str, error: str, replay: _Replay | None) -> None:
         try:
             letter = _letter(message, handler, code, error, replay)
+            if self._writes >= MAX_WRITES:
+                raise OverloadedError(f"{self._writes} letters are being written")
         except CatgaError as reason:
             _not_kept(message, handler, reason)
         else:
             await settle(self._write(letter, message))
 
     async def _write(self, letter: DeadLetter, message: object) -> None:
+        self._writes += 1
         try:
             async with asyncio.timeout(WRITE_TIMEOUT):
                 await self._store.put(letter)
         except Exception as reason:  # noqa: BLE001 - a store of the user's: nobody may be left to raise it to
             _not_kept(message, letter.handler, reason)
+        finally:
+            self._writes -= 1
 
 
 def _not_kept(message: object, handler: str, reason: Exception) -> None:
