@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import math
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from catga.abc import Outgoing
 from catga.backends.memory import MemoryTransport, hub
 from catga.errors import CatgaTimeoutError, ClosedError, ClusterError, Execution
 from catga.rpc.answers import GENERATION, Answers, Seen
+from catga.rpc.clock import boottime
 from catga.rpc.outbox import FULL, Outbox
 from catga.rpc.wire import VERSION, Batch, Call, Reply, decode_batch
 from catga.testing import eventually
@@ -399,3 +401,25 @@ async def test_a_stop_that_is_cancelled_again_and_again_frees_everything() -> No
         await eventually(lambda: peer.client.closed)
         await eventually(lambda: not any(peer._transport in each for each in hub("stopped").subscribers.values()))
         call.cancel()
+
+
+async def test_a_long_turn_of_the_senders_loop_counts_against_the_calls_put_before_it_only(pair: Pair) -> None:
+    peer = pair.peer(pair.caller)
+    left: list[tuple[Call, float]] = []
+    publish = peer._transport.publish
+
+    def note(messages: Sequence[Outgoing]) -> bool:
+        for batch in (decode_batch(message.payload) for message in messages):
+            left.extend((frame, batch.clock) for frame in batch.frames if isinstance(frame, Call))
+        return publish(messages)
+
+    peer._transport.publish = note
+    loop = asyncio.get_running_loop()
+    before = asyncio.ensure_future(pair.caller.send(Count(1)))
+    loop.call_soon(time.sleep, 0.2)
+    after = asyncio.ensure_future(pair.caller.send(Count(2)))
+    assert [(await each).is_success for each in (before, after)] == [True, True]
+    [(first, clock), (second, _)] = left
+    assert first.ttl < 4.85
+    assert second.ttl > 4.95
+    assert boottime() - clock < 5.0

@@ -12,6 +12,7 @@ from catga.abc import BackendSettings, Outgoing
 from catga.backends import open_backend
 from catga.errors import ClosedError, Execution, MaybeExecutedError
 from catga.rpc.answers import GENERATION, Answers, Seen
+from catga.rpc.clock import boottime
 from catga.rpc.server import MAX_REPEATS, MAX_TTL
 from catga.rpc.subjects import inbox
 from catga.rpc.wire import VERSION, Batch, Call, Cancel, Fault, Frame, Reply, decode_batch, encode_batch
@@ -63,9 +64,11 @@ class Desk:
         await self._transport.aclose()
         await self.node.stop()
 
-    def say(self, *calls: Call | Cancel, oldest: int = 0, reply_to: str = "catga.reply.hand") -> None:
+    def say(
+        self, *calls: Call | Cancel, oldest: int = 0, reply_to: str = "catga.reply.hand", clock: float = 0.0
+    ) -> None:
         """One batch."""
-        batch = Batch(VERSION, "hand", 1, 0.0, reply_to, list(calls), 0, oldest)
+        batch = Batch(VERSION, "hand", 1, 0.0, reply_to, list(calls), 0, oldest, clock)
         me = self.node.current_node
         self._transport.publish([Outgoing(inbox("catga", "desk", me.incarnation), encode_batch(batch), 1, False)])
 
@@ -303,3 +306,63 @@ async def test_the_window_counts_the_bytes_of_faults_too() -> None:
     for number in range(1, 2000):
         answers.keep(("box", number), Fault(number, "x", "long " * 200, {}, False, Execution.ANSWERED))
     assert len(answers) < 100_000 // 1000 + 3 * GENERATION
+
+
+async def test_the_repeat_of_a_refused_attempt_is_refused_although_there_is_room_by_now(desk: Desk) -> None:
+    server = desk.node._node.peer.server  # type: ignore[union-attr]
+    server.refuse(ClosedError("not now"))
+    desk.say(a_call(1, 10), oldest=1)
+    [first] = await desk.hear(1)
+    server._refusing = None
+    desk.say(a_call(1, 10, key=1), oldest=1)
+    [second] = await desk.hear(1)
+    assert isinstance(second, Fault)
+    assert second == first
+    assert desk.ran == []
+
+
+async def test_a_new_attempt_of_a_refused_request_is_judged_anew(desk: Desk) -> None:
+    server = desk.node._node.peer.server  # type: ignore[union-attr]
+    server.refuse(ClosedError("not now"))
+    desk.say(a_call(1, 10), oldest=1)
+    await desk.hear(1)
+    server._refusing = None
+    desk.say(a_call(2, 10, key=1), oldest=1)
+    assert value((await desk.hear(1))[0]) == 1
+    assert desk.ran == [10]
+
+
+async def test_the_repeat_of_a_refusal_that_was_forgotten_may_have_run(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catga.rpc.refusals.MAX_REFUSALS", 10)
+    server = desk.node._node.peer.server  # type: ignore[union-attr]
+    server.refuse(ClosedError("not now"))
+    desk.say(*(a_call(number, number) for number in range(1, 21)), oldest=1)
+    await desk.hear(20)
+    server._refusing = None
+    desk.say(a_call(5, 5, key=5), a_call(15, 15, key=15), oldest=1)
+    forgotten, remembered = await desk.hear(2)
+    assert isinstance(forgotten, Fault)
+    assert isinstance(remembered, Fault)
+    assert (forgotten.execution, remembered.execution) == (Execution.MAYBE, Execution.NO)
+    assert desk.ran == []
+
+
+async def test_what_a_batch_waited_on_its_way_is_taken_off_the_time_of_its_calls(desk: Desk) -> None:
+    now = boottime()
+    desk.say(clock=now)  # its quickest
+    desk.say(msgspec.structs.replace(a_call(1, 1), ttl=5.0), oldest=1, clock=now - 6.0)
+    await eventually(lambda: desk.node.counters["dropped_expired"] == 1)
+    desk.say(msgspec.structs.replace(a_call(2, 2), ttl=5.0), oldest=1, clock=now - 1.0)
+    await desk.hear(1)
+    assert desk.ran == [2]
+
+
+async def test_a_forged_word_of_what_has_ended_silences_nobody_for_long(desk: Desk) -> None:
+    desk.say(a_call(1, 1), oldest=1, clock=boottime())
+    await desk.hear(1)
+    desk.say(oldest=2**62, clock=boottime())
+    desk.say(a_call(2, 2), oldest=2, clock=boottime())
+    await desk.hear(1)
+    assert desk.ran == [1, 2]

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextvars
+import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -27,12 +29,14 @@ class Bench:
     """A runner, and what ran in it."""
 
     def __init__(self) -> None:
-        self.runner = Runner(self._on_end, lambda: None)
+        self.runner = Runner(self._on_end, lambda call: self.late.append(call.call_id), lambda: None)
+        self.late: list[int] = []
         self.ended: list[int] = []
         self.tasks: dict[int, asyncio.Task[Any] | None] = {}
 
-    def _on_end(self, call: Admitted, result: CatgaResult[Any] | None) -> None:
+    def _on_end(self, call: Admitted, result: CatgaResult[Any] | None) -> float:
         self.ended.append(call.call_id)
+        return time.perf_counter()
 
     def endpoint(self, handler: Handler) -> Endpoint:
         async def run(number: int) -> CatgaResult[object]:
@@ -42,7 +46,7 @@ class Bench:
         return Endpoint(Codec(Ask), run, Tally())
 
     def start(self, endpoint: Endpoint, *numbers: int) -> list[Admitted]:
-        calls = [Admitted(("box", n), n, endpoint, n, 0.0, 0.0) for n in numbers]
+        calls = [Admitted(("box", n), n, endpoint, n, 0.0, math.inf) for n in numbers]
         for call in calls:
             self.runner.start(call)
         return calls
@@ -190,3 +194,69 @@ async def test_a_call_that_is_withdrawn_does_not_run(bench: Bench) -> None:
     calls = bench.start(bench.endpoint(handler), 0, 1, 2)
     bench.runner.withdraw(calls[1])
     await bench.ends(0, 2)
+
+
+class Cpu:
+    """The time, which passes only while a handler burns it; and how many handlers ran in each turn of the loop."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.runs = [0]
+
+    def __call__(self) -> float:
+        return self.now
+
+    def burn(self) -> None:
+        self.now += 0.004
+        self.runs[-1] += 1
+
+    def turn(self) -> None:
+        self.runs.append(0)
+        asyncio.get_running_loop().call_soon(self.turn)
+
+
+@pytest.fixture
+async def cpu(monkeypatch: pytest.MonkeyPatch) -> Cpu:
+    cpu = Cpu()
+    for module in ("runner", "server", "peer"):
+        monkeypatch.setattr(f"catga.rpc.{module}.perf_counter", cpu)
+    cpu.turn()
+    return cpu
+
+
+async def test_the_loop_gets_a_turn_between_handlers_that_burn_cpu(bench: Bench, cpu: Cpu) -> None:
+    async def handler(number: int) -> None:
+        cpu.burn()
+
+    endpoint = bench.endpoint(handler)
+    bench.runner._on_end = lambda call, result: (bench.ended.append(call.call_id), cpu.now)[1]
+    bench.start(endpoint, *range(60))
+    await bench.ends(*range(60))
+    assert bench.ended == list(range(60))
+    assert max(cpu.runs) == 2  # one after 0 ms of the slice, one after 4
+
+
+async def test_the_loop_gets_a_turn_between_handlers_that_burn_cpu_and_then_wait(bench: Bench, cpu: Cpu) -> None:
+    async def handler(number: int) -> None:
+        cpu.burn()
+        await asyncio.sleep(0)
+
+    endpoint = bench.endpoint(handler)
+    bench.runner._on_end = lambda call, result: (bench.ended.append(call.call_id), cpu.now)[1]
+    for numbers in (range(100), range(100, 200)):  # the second time it is known how long they take
+        cpu.runs = [0]
+        bench.start(endpoint, *numbers)
+        await eventually(lambda last=numbers.stop: len(bench.ended) == last)  # type: ignore[misc]
+    assert max(cpu.runs) <= 3
+
+
+async def test_calls_whose_deadline_has_passed_do_not_begin(bench: Bench) -> None:
+    async def handler(number: int) -> None: ...
+
+    endpoint = bench.endpoint(handler)
+    late = [Admitted(("box", n), n, endpoint, n, 0.0, asyncio.get_running_loop().time() - 1) for n in range(3)]
+    for call in late:
+        bench.runner.start(call)
+    bench.start(endpoint, 3)
+    await bench.ends(3)
+    assert bench.late == [0, 1, 2]

@@ -3,16 +3,12 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
-import msgspec
-
-from catga.abc import RoutingStrategy
-from catga.cluster.failover import RetryBudget, Verdict, judge
+from catga.cluster.attempts import Attempt, Job, Route
+from catga.cluster.failover import Pace, RetryBudget, Verdict, judge
 from catga.cluster.outliers import Outliers
-from catga.cluster.table import Pool
 from catga.codec import Codec, encode
 from catga.errors import (
     CatgaError,
@@ -24,9 +20,10 @@ from catga.errors import (
     NoNodeAvailableError,
     OverloadedError,
 )
+from catga.node import NodeInfo, NodeState
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 from catga.routing import Candidates
-from catga.rpc.destinations import Outcome
+from catga.rpc.destinations import Outcome, Silent
 from catga.rpc.peer import Peer
 from catga.rpc.runner import Endpoint
 from catga.rpc.subjects import queue
@@ -34,7 +31,8 @@ from catga.rpc.wire import SMALL, Call, Reply
 
 QUEUE_ATTEMPTS = 5
 """Times that a request is put into a queue, if nobody takes it or who takes it refuses: a second or so."""
-NOBODY: frozenset[str] = frozenset()
+NOBODY = Candidates()
+NONE: frozenset[str] = frozenset()
 MAX_PAUSE = 0.5
 """Seconds between two rounds through all candidates, at most."""
 
@@ -65,123 +63,237 @@ class Delivery:
         self._outliers = outliers
         self._failovers = failovers
         self._budget = RetryBudget()
+        self._pace = Pace()
         self._loop = asyncio.get_running_loop()
 
-    async def deliver(  # noqa: C901 - on the path of every request
-        self, message: Any, route: "Route", headers: dict[str, str] | None
-    ) -> CatgaResult[Any]:
+    async def deliver(self, message: Any, route: Route, headers: dict[str, str] | None) -> CatgaResult[Any]:
         """Carry a message to a node of its route's pool that the strategy picks, and to another where that is safe.
+
+        The first attempt is written out here, as it is on the path of every request. What is not settled by it is left
+        to `_carry`.
 
         Args:
             headers: travel with it.
 
         Returns the handler's result, or the failure that ended the attempts; raises only CancelledError.
         """
-        outliers, client = self._outliers, self._client
-        codec, pool, strategy = route.codec, route.pool, route.strategy
-        nodes = pool()
-        if not nodes and route.nobody is not None:
+        outliers, codec = self._outliers, route.codec
+        nodes = NOBODY if route.is_queued else route.pool()
+        if not nodes and route.nobody is not None and not route.is_queued:
             return Failure(route.nobody(codec.name))
         now = self._loop.time()
         deadline = now + route.timeout
         self._budget.deposits += 1
-        call: Call | None = None  # the newest that went over the bus
-        failure: Failure | None = None
-        tried: frozenset[str] = NOBODY
-        attempts, in_doubt = 1, False
-        while True:
-            if not self._link.is_set():
-                nodes, now = await self._without_link(route, headers, deadline), self._loop.time()
+        if not nodes or outliers.ejected or not self._link.is_set():
+            return await self._carry(Job(message, route, headers, deadline))
+        try:
+            node = route.strategy.select(nodes, message)
+            node_id, call, to = node.node_id, None, None
+            stats = outliers.stats[node_id]
+            started = stats.started()
             try:
-                able = outliers.admit(nodes, tried) if tried or outliers.ejected else nodes
-                try:
-                    node = strategy.select(able, message) if able else None
-                except NoNodeAvailableError:  # in a later attempt: its filters let nobody through that is left
-                    if failure is None:
-                        raise
-                    node = None
-                if node is None:
-                    waits = route.waits and self._server.refusing is None
-                    if waits and not nodes:
-                        failure = failure or Failure(self._why_nobody())
-                    if not (nodes or waits) or not await self._pause(failure, deadline):
-                        return _final(failure or Failure(self._why_nobody()), in_doubt)
-                    tried, nodes, now = NOBODY, pool(), self._loop.time()
-                    continue
-                node_id = node.node_id
                 result: CatgaResult[Any] | None = None
-                stats = outliers.stats[node_id]
-                started = stats.started()
-                trial = outliers.is_trial(node_id) if outliers.ejected else False
-                try:
-                    outcome: Outcome | CatgaResult[Any]
-                    if deadline <= now:
-                        outcome = _expired()
-                    elif node_id == self._node_id and (endpoint := self._endpoint(codec, headers)) is not None:
-                        outcome = await self._server.run_local(endpoint, message, deadline - now)
-                    else:
-                        call = self._call(message, codec, headers, deadline - now, call)
-                        to = client.destinations[node_id, node.incarnation]
-                        outcome = await client.begin(to, call, now, deadline, codec.idempotent)
-                        if type(outcome) is Reply and attempts == 1:  # what `_result` does, without its cost
-                            result = Success(codec.decode_response(outcome.body), to.metadata)
-                    if result is None:
-                        result = _result(codec, outcome, node_id, attempts)
-                except asyncio.CancelledError:
-                    self._give_up(call)
-                    raise
-                finally:
-                    if type(result) is Success and not outliers.suspected:
-                        stats.ended(started)
-                    else:
-                        outliers.ended(stats, started, result, trial=trial)
-            except CatgaError as error:  # the key function, the encoder, or the decoder of the value
-                return Failure(error, ResultMetadata("", attempts))
-            if type(result) is Success:
-                return result
-            failure = cast(Failure, result)
-            if judge(failure.error, idempotent=codec.idempotent, budget=self._budget) is Verdict.FINAL:
-                return _final(failure, in_doubt)
-            in_doubt = in_doubt or failure.error.execution is Execution.MAYBE
-            attempts += 1
-            tried |= {node_id}
-            nodes, now = pool(), self._loop.time()
-            self._failovers[codec.name] += 1
-
-    async def deliver_queued(self, message: Any, route: "Route", headers: dict[str, str] | None) -> CatgaResult[Any]:
-        """Carry a message to a node that the broker picks, and to another where that is safe, like `deliver`."""
-        codec = route.codec
-        deadline = self._loop.time() + route.timeout
-        self._budget.deposits += 1
-        call: Call | None = None
-        attempts, in_doubt = 1, False
-        while True:
-            if not await self._linked(deadline):
-                return Failure(_no_link(), ResultMetadata("", attempts))
-            now = self._loop.time()
-            taker: list[str] = []
-            try:
-                call = self._call(message, codec, headers, deadline - now, call)
-                to = self._client.queue(queue(self._prefix, codec.name))
-                outcome: Outcome = _expired()
-                if now < deadline:
-                    outcome = await self._client.begin(to, call, now, deadline, codec.idempotent, taker)
-                result = _result(codec, outcome, taker[0] if taker else "", attempts)
-            except asyncio.CancelledError:
+                outcome: Outcome | CatgaResult[Any]
+                if node_id == self._node_id and (endpoint := self._endpoint(codec, headers)) is not None:
+                    outcome = await self._server.run_local(endpoint, message, route.timeout)
+                    if type(outcome) is Success:
+                        result = outcome
+                else:
+                    call = self._call(message, codec, headers, route.timeout, None)
+                    to = self._client.destinations[node_id, node.incarnation]
+                    outcome = await self._client.begin(to, call, now, deadline, codec.idempotent)
+                    if type(outcome) is Reply:
+                        result = Success(codec.decode_response(outcome.body), to.metadata)
+            except BaseException:
+                outliers.ended(stats, started, None, trial=False)
                 self._give_up(call)
                 raise
-            except CatgaError as error:  # the encoder, or the decoder of the value
-                return Failure(error, ResultMetadata("", attempts))
-            if isinstance(result, Success):
-                return result
-            verdict = judge(result.error, idempotent=codec.idempotent, budget=self._budget)
-            if verdict is Verdict.FINAL or attempts >= QUEUE_ATTEMPTS:
-                return _final(result, in_doubt)
-            if type(result.error) is ClusterError and not await self._pause(result, deadline):
-                return _final(result, in_doubt)
-            in_doubt = in_doubt or result.error.execution is Execution.MAYBE
-            attempts += 1
-            self._failovers[codec.name] += 1
+        except CatgaError as error:  # the key function, the encoder, or the decoder of the value
+            return Failure(error, ResultMetadata("", 1))
+        if result is not None:
+            if outliers.suspected:
+                outliers.ended(stats, started, result, trial=False)
+            else:
+                stats.ended(started)
+            return result
+        attempt = Attempt(self._known(outcome), node_id, to, call.id if call else 0, stats, started)
+        return await self._carry(Job(message, route, headers, deadline, call=call), attempt)
+
+    async def _carry(self, job: Job, attempt: Attempt | None = None) -> CatgaResult[Any]:
+        """Make attempts until one settles it. The first may be under way."""
+        try:
+            if attempt is not None:
+                job.open.append(attempt)
+            while True:
+                begun = attempt or await self._begin(job)
+                if isinstance(begun, Failure):
+                    return job.final(begun)
+                result = await self._settle(job, begun)
+                if type(result) is Success:
+                    return result
+                failure = cast(Failure, result)
+                if not await self._may_go_on(job, failure):
+                    return job.final(failure)
+                self._count(job, begun)
+                attempt = None
+        except CatgaError as error:  # as in `deliver`
+            return Failure(error, ResultMetadata("", job.attempts))
+        finally:
+            self._withdraw(job)
+
+    # -- one attempt ----------------------------------------------------------------------------------
+
+    async def _begin(self, job: Job) -> Attempt | Failure:
+        """The next attempt, under way; or why there is none."""
+        if job.route.is_queued:
+            if not await self._linked(job.deadline):
+                return Failure(_no_link(), ResultMetadata("", job.attempts))
+            return self._begin_queued(job)
+        while True:
+            linked = self._link.is_set()
+            nodes = job.route.pool() if linked else await self._without_link(job.route, job.headers, job.deadline)
+            node = self._choose(job, nodes)
+            if node is not None:
+                return self._begin_at(job, node)
+            waits = job.route.waits and self._server.refusing is None
+            if waits and not nodes:
+                job.failure = job.failure or Failure(self._why_nobody())
+            if not (nodes or waits) or not await self._pause(job.failure, job.deadline):
+                return job.failure or Failure(self._why_nobody())
+            job.tried = NONE
+
+    def _choose(self, job: Job, nodes: Candidates) -> NodeInfo | None:
+        outliers = self._outliers
+        able = outliers.admit(nodes, job.tried) if job.tried or outliers.ejected else nodes
+        try:
+            return job.route.strategy.select(able, job.message) if able else None
+        except NoNodeAvailableError:  # in a later attempt: its filters let nobody through that is left
+            if job.attempts == 1:
+                raise
+            return None
+
+    def _begin_at(self, job: Job, node: NodeInfo) -> Attempt:
+        codec, now = job.route.codec, self._loop.time()
+        to, call_id, end = None, 0, self._known(_expired())
+        if job.deadline > now:
+            if node.node_id == self._node_id and (endpoint := self._endpoint(codec, job.headers)) is not None:
+                end = self._loop.create_task(self._server.run_local(endpoint, job.message, job.deadline - now))
+            else:
+                call = job.call = self._call(job.message, codec, job.headers, job.deadline - now, job.call)
+                to, call_id = self._client.destinations[node.node_id, node.incarnation], call.id
+                end = self._client.begin(to, call, now, job.deadline, codec.idempotent)
+        stats = self._outliers.stats[node.node_id]
+        is_trial = self._outliers.is_trial(node.node_id) if self._outliers.ejected else False
+        attempt = Attempt(end, node.node_id, to, call_id, stats, stats.started(), is_trial)
+        job.open.append(attempt)
+        return attempt
+
+    def _begin_queued(self, job: Job) -> Attempt:
+        """The broker picks the node."""
+        codec, now = job.route.codec, self._loop.time()
+        call = job.call = self._call(job.message, codec, job.headers, job.deadline - now, job.call)
+        to, taker = self._client.queue(queue(self._prefix, codec.name)), list[str]()
+        end = self._known(_expired())
+        if now < job.deadline:
+            end = self._client.begin(to, call, now, job.deadline, codec.idempotent, taker)
+        attempt = Attempt(end, "", to, call.id, taker=taker)
+        job.open.append(attempt)
+        return attempt
+
+    async def _settle(self, job: Job, first: Attempt) -> CatgaResult[Any]:
+        """The end of an attempt. If its node is silent meanwhile, the message goes to another as well: the first of the
+        two that has an answer ends it. If one of them fails for good, the other is the attempt."""
+        while job.open:
+            if len(job.open) == 1:
+                await job.open[0].end
+            else:
+                await asyncio.wait([attempt.end for attempt in job.open], return_when=asyncio.FIRST_COMPLETED)
+            for attempt in [attempt for attempt in job.open if attempt.end.done()]:
+                outcome = attempt.end.result()
+                if type(outcome) is Silent:
+                    attempt.end = outcome.future
+                    self._hedge(job, attempt)
+                    continue
+                result = self._ended(job, attempt, outcome)
+                if _is_last_word(result):
+                    return result
+                if attempt.is_hedge and cast(Failure, result).error.execution is Execution.NO:
+                    self._budget.refund()
+                    if job.open:
+                        self._hedge(job, first)
+        return cast(Failure, job.failure)
+
+    def _ended(self, job: Job, attempt: Attempt, outcome: Outcome | CatgaResult[Any]) -> CatgaResult[Any]:
+        job.open.remove(attempt)
+        try:
+            result = job.ended(attempt, outcome)
+        except CatgaError:
+            self._tell(attempt, None)
+            raise
+        self._tell(attempt, result)
+        if isinstance(result, Failure):
+            job.failed(result, at_lost_node=attempt.is_lost)
+        return result
+
+    def _hedge(self, job: Job, attempt: Attempt) -> None:
+        """Begin a second attempt beside `attempt`, whose node is silent, if there is another node, and budget."""
+        if len(job.open) > 1 or job.route.is_queued:
+            return
+        job.tried |= {attempt.node_id}
+        node = self._next_alive(job)
+        if node is None or not self._budget.withdraw():
+            return
+        job.attempts += 1
+        self._client.double(attempt.call_id)
+        self._failovers[job.route.codec.name] += 1
+        self._begin_at(job, node).is_hedge = True
+        job.tried |= {node.node_id}
+
+    def _next_alive(self, job: Job) -> NodeInfo | None:
+        alive = job.route.pool().only("alive", lambda node: node.state is NodeState.ALIVE)
+        with suppress(CatgaError):  # its filters let nobody through that is left
+            return self._choose(job, alive)
+        return None
+
+    def _withdraw(self, job: Job) -> None:
+        """Nobody waits for the attempts that are still under way."""
+        for attempt in job.open:
+            if attempt.to is None:
+                attempt.end.cancel()
+            else:
+                self._client.give_up(attempt.call_id)
+            self._tell(attempt, None)
+        job.open.clear()
+
+    def _tell(self, attempt: Attempt, result: CatgaResult[Any] | None) -> None:
+        if attempt.stats is not None:
+            self._outliers.ended(attempt.stats, attempt.started, result, trial=attempt.is_trial)
+
+    # -- between two attempts -------------------------------------------------------------------------
+
+    async def _may_go_on(self, job: Job, failure: Failure) -> bool:
+        """Whether another attempt may follow the one that failed; waits for its turn."""
+        verdict = judge(failure.error, idempotent=job.route.codec.idempotent)
+        if verdict is Verdict.FINAL:
+            return False
+        if job.route.is_queued and (
+            job.attempts >= QUEUE_ATTEMPTS
+            or (type(failure.error) is ClusterError and not await self._pause(failure, job.deadline))
+        ):
+            return False
+        if verdict is Verdict.ELSEWHERE:
+            return True
+        if job.at_lost_node and not job.has_moved:
+            job.has_moved = True
+            await asyncio.sleep(self._pace.wait(self._loop.time()))
+            return True
+        return self._budget.withdraw()
+
+    def _count(self, job: Job, attempt: Attempt) -> None:
+        """Another attempt follows this one."""
+        job.attempts += 1
+        job.tried |= {attempt.node_id}
+        self._failovers[job.route.codec.name] += 1
 
     def _call(self, message: Any, codec: Codec, headers: dict[str, str] | None, ttl: float, last: Call | None) -> Call:
         """The frame of the next attempt, after `last`."""
@@ -194,6 +306,12 @@ class Delivery:
         else:
             body, key = last.body, last.key or last.id
         return Call(next(self._client.ids), codec.name, ttl, body, key, headers)
+
+    def _known(self, outcome: Outcome | CatgaResult[Any]) -> "asyncio.Future[Any]":
+        """An end that has come already."""
+        end = self._loop.create_future()
+        end.set_result(outcome)
+        return end
 
     def _give_up(self, call: Call | None) -> None:
         if call is not None:
@@ -242,49 +360,12 @@ class Delivery:
             )
 
 
-class Route(msgspec.Struct, frozen=True, eq=False):
-    """How messages of one type are carried.
-
-    Attributes:
-        timeout: seconds for all attempts, from the first on.
-        nobody: the error for a wire name, if the pool is empty from the start.
-        waits: an empty pool is waited for until the deadline, unless this node itself is leaving.
-        is_queued: the broker picks the node, not the strategy.
-    """
-
-    codec: Codec
-    pool: Pool
-    strategy: RoutingStrategy
-    timeout: float
-    nobody: Callable[[str], CatgaError] | None = None
-    is_queued: bool = False
-    waits: bool = False
-
-
-def _result(codec: Codec, outcome: Outcome | CatgaResult[Any], node_id: str, attempts: int) -> CatgaResult[Any]:
-    """What an attempt came to, with its metadata."""
-    if type(outcome) is Reply:
-        return Success(codec.decode_response(outcome.body), ResultMetadata(node_id, attempts))
-    if isinstance(outcome, CatgaError):
-        return Failure(outcome, ResultMetadata(node_id, attempts))
-    result = cast("CatgaResult[Any]", outcome)
-    if attempts > 1:
-        result = msgspec.structs.replace(result, metadata=ResultMetadata(node_id, attempts))
-    return result
-
-
-def _final(failure: Failure, in_doubt: bool) -> Failure:
-    """The failure that the caller gets: in doubt if any attempt was. A bare `ClusterError` told of one node's
-    trouble; in the end, it is that no node was available."""
-    error = failure.error
-    if type(error) is ClusterError:
-        error = NoNodeAvailableError(str(failure.error))
-        error.__cause__ = failure.error
-        error.execution = failure.error.execution
-    if in_doubt and error.execution is Execution.NO:
-        error.args = (f"{error.message}; an earlier attempt may have been executed",)
-        error.execution = Execution.MAYBE
-    return Failure(error, failure.metadata)
+def _is_last_word(result: CatgaResult[Any]) -> bool:
+    """Whether nothing better can come of another attempt beside this one."""
+    if type(result) is Success:
+        return True
+    error = cast(Failure, result).error
+    return error.execution is Execution.ANSWERED or isinstance(error, CatgaTimeoutError)
 
 
 def _check_headers(headers: dict[str, str]) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Coroutine
 from typing import Any, TypeAlias
 
 from catga.abc import RoutingStrategy
-from catga.cluster.delivery import Delivery, Route
+from catga.cluster.attempts import Route
+from catga.cluster.delivery import Delivery
 from catga.cluster.explain import Explanation, explain
 from catga.cluster.handlers import Codecs
 from catga.cluster.options import default_routing
@@ -83,8 +84,7 @@ class Dispatch:
                 route = self._routes[type(request)] = self._route(request)
             except CatgaError as error:
                 return _failed(error)
-        delivery = self._delivery
-        return (delivery.deliver_queued if route.is_queued else delivery.deliver)(request, route, headers)
+        return self._delivery.deliver(request, route, headers)
 
     async def to_node(self, request: Request[Any], node_id: str, headers: Headers = None) -> CatgaResult[Any]:
         """To that node."""

@@ -1,4 +1,7 @@
-"""What to do with a call that failed: the answer depends on what is known of its execution alone."""
+"""What to do with a call that failed, and what bounds the calls that are made again.
+
+The verdict depends on what is known of the execution alone.
+"""
 
 from enum import Enum
 
@@ -11,7 +14,20 @@ class Verdict(Enum):
     FINAL = "final"
     """The caller gets the failure."""
     ELSEWHERE = "elsewhere"
-    """Another candidate tries it."""
+    """Another candidate tries it, free of charge."""
+    IF_AFFORDABLE = "if affordable"
+    """Another candidate tries it if the retry budget allows, or if the node is lost."""
+
+
+def judge(error: CatgaError, *, idempotent: bool) -> Verdict:
+    """Not executed: always elsewhere. Maybe executed: only if it may run twice. Answered: final."""
+    if isinstance(error, CatgaTimeoutError):  # there is no time left for another attempt
+        return Verdict.FINAL
+    if error.execution is Execution.NO:
+        return Verdict.ELSEWHERE
+    if error.execution is Execution.MAYBE and idempotent:
+        return Verdict.IF_AFFORDABLE
+    return Verdict.FINAL
 
 
 class RetryBudget:
@@ -39,14 +55,27 @@ class RetryBudget:
         self._balance -= 1
         return True
 
+    def refund(self) -> None:
+        """The last retry was refused: it did no work."""
+        self._balance = min(self._balance + 1, self._reserve)
 
-def judge(error: CatgaError, *, idempotent: bool, budget: RetryBudget) -> Verdict:
-    """Not executed: always elsewhere, free of charge. Maybe executed: only if it may run twice, from the budget.
-    Answered: final."""
-    if isinstance(error, CatgaTimeoutError):  # there is no time left for another attempt
-        return Verdict.FINAL
-    if error.execution is Execution.NO:
-        return Verdict.ELSEWHERE
-    if error.execution is Execution.MAYBE and idempotent and budget.withdraw():
-        return Verdict.ELSEWHERE
-    return Verdict.FINAL
+
+class Pace:
+    """Spreads what would otherwise happen in one instant: the generic cell rate algorithm (ITU-T I.371).
+
+    Args:
+        rate: events per second.
+        burst: events that may happen at once.
+    """
+
+    __slots__ = ("_burst", "_due", "_interval")
+
+    def __init__(self, rate: float = 1000.0, burst: int = 100) -> None:
+        self._interval = 1 / rate
+        self._burst = burst * self._interval
+        self._due = 0.0
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next event may happen, which is now taken for granted."""
+        self._due = max(self._due, now - self._burst) + self._interval
+        return max(self._due - now, 0.0)

@@ -230,6 +230,7 @@ class Node:
 
     def silent(self, node_id: str, incarnation: int) -> None:
         self.membership.silent(node_id, incarnation)
+        self.peer.client.node_silent(node_id, incarnation)  # also those that had no budget the last time
 
     def known_incarnation(self, node_id: str) -> int:
         return self.membership.view.known_incarnation(node_id)

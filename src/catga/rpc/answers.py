@@ -42,7 +42,7 @@ class Seen(Enum):
 class Caller:
     """What a node remembers of one that calls it."""
 
-    __slots__ = ("called_at", "forgotten", "newest", "oldest", "reply_to")
+    __slots__ = ("called_at", "forgotten", "late", "newest", "oldest", "refused", "reply_to")
 
     def __init__(self, reply_to: str, *, in_doubt: bool) -> None:
         self.reply_to = reply_to
@@ -53,6 +53,10 @@ class Caller:
         """Its calls with smaller ids have ended."""
         self.forgotten: float = inf if in_doubt else 0
         """The greatest key whose answer left the window although the caller might ask for it."""
+        self.refused: float = 0
+        """The greatest id of an attempt whose refusal was forgotten although the caller might ask for it."""
+        self.late = 0.0
+        """Seconds that its newest batch was late."""
 
 
 class _Generation(dict[CallKey, Answer]):
@@ -106,12 +110,20 @@ class Answers:
         caller.called_at = now
         return caller
 
-    def ended(self, reply_to: str, oldest: int) -> None:
-        """Of this caller's calls, those with ids below `oldest` have ended. A late batch says less than is known."""
+    def ended(self, reply_to: str, oldest: int, *, is_late: bool = True) -> None:
+        """Of this caller's calls, those with ids below `oldest` have ended.
+
+        A late batch says less than is known. One that is not late knows best: what was told before, and goes beyond
+        it, was forged.
+        """
         caller = self._callers.get(reply_to)
-        if caller is not None and caller.oldest < oldest:
+        if caller is None:
+            return
+        if caller.oldest < oldest:
             caller.oldest = oldest
             caller.newest = max(caller.newest, oldest - 1)
+        elif not is_late:
+            caller.oldest = oldest
 
     def look_up(self, key: CallKey) -> Answer | Seen:
         """What is known of a repeated request."""

@@ -1,8 +1,9 @@
 """The calling side: pending calls, their replies, and their early ends.
 
-Every call ends exactly once, with the first of: its reply, a fault from the node, its deadline, the news
-that nobody listened, the news that the node is gone or silent, or the caller's cancellation. The end is a
-value (a `Reply` or a `CatgaError` with its `Execution`), so that the failover above decides on types.
+Every call ends exactly once, with the first of: its reply, a fault from the node, its deadline, the news that nobody
+listened, the news that the node is gone, or the caller's cancellation. The end is a value (a `Reply` or a `CatgaError`
+with its `Execution`), so that the failover above decides on types. That a node is silent ends nothing, as it may be
+busy: calls that may run twice are told (`Silent`), and go on.
 """
 
 import asyncio
@@ -18,14 +19,15 @@ from catga.errors import (
     ClosedError,
     ClusterError,
     Execution,
+    InvalidMessageError,
     MaybeExecutedError,
     OverloadedError,
 )
 from catga.rpc.deadlines import Deadlines
-from catga.rpc.destinations import Destination, Destinations, Outcome, Pending
+from catga.rpc.destinations import Destination, Destinations, Outcome, Pending, Silent
 from catga.rpc.outbox import FULL, Outbox
 from catga.rpc.outcomes import error_of
-from catga.rpc.wire import Call, Cancel, Fault, Frame, Ping, Reply
+from catga.rpc.wire import Call, Cancel, Fault, Frame, Ping, Pong, Reply
 
 SPLIT = 16
 """Calls to one destination that need not wait for the rest of the turn, if they are half of what it owes: while it
@@ -46,6 +48,8 @@ class Client:
             until it counts as silent.
         echo: sends a ping to this node itself, to tell the others' silence from one's own deafness.
         on_silent: told of (node_id, incarnation) that owes replies and does not answer a ping.
+        trusts_bounces: whether only the broker can say that nobody listened. If others can, they must not make a call
+            run twice.
     """
 
     def __init__(
@@ -57,8 +61,10 @@ class Client:
         silence: float = 0.15,
         echo: Callable[[], None],
         on_silent: Callable[[str, int], None],
+        trusts_bounces: bool = True,
     ) -> None:
         self._outbox = outbox
+        self._trusts_bounces = trusts_bounces
         self._max_pending = max_pending
         self._silence = silence
         self._echo = echo
@@ -155,16 +161,20 @@ class Client:
 
     # -- what ends calls ------------------------------------------------------------------------------
 
-    def on_replies(self, frames: Sequence[Frame], node_id: str) -> list[Frame]:
-        """The node answered: take the replies and faults among `frames`. Returns the others.
+    def on_replies(self, frames: Sequence[Frame], node_id: str) -> tuple[list[Call | Cancel], list[Ping | Pong]]:
+        """The node answered: take the replies and faults among `frames`. Returns the calls and cancels, and the others.
 
         Only the node that was called can end a call: ids are easy to guess. Whoever of a queue took it answers it."""
         held = self._pending
-        rest: list[Frame] = []
+        calls: list[Call | Cancel] = []
+        rest: list[Ping | Pong] = []
         for frame in frames:
             kind = type(frame)
+            if kind is Call or kind is Cancel:
+                calls.append(frame)  # type: ignore[arg-type]
+                continue
             if kind is not Reply and kind is not Fault:
-                rest.append(frame)
+                rest.append(frame)  # type: ignore[arg-type]
                 continue
             pending = held.get(frame.id)  # type: ignore[union-attr]
             if pending is None:
@@ -183,7 +193,7 @@ class Client:
                 pending.future.set_result(outcome)
             except asyncio.InvalidStateError:  # cancelled, and its caller did not run yet
                 continue
-        return rest
+        return calls, rest
 
     def on_alive(self, node_id: str, incarnation: int, epoch: int, now: float) -> None:
         """The node gave a sign of life. A new `epoch` tells that its link was down since the last one."""
@@ -194,7 +204,7 @@ class Client:
         destination = self.destinations.get((node_id, incarnation))
         if destination is None:
             return
-        destination.heard_at, destination.pinged_at = now, None
+        destination.heard_at, destination.pinged_at, destination.is_lost = now, None, False
         if destination.epoch != epoch:
             former, destination.epoch = destination.epoch, epoch
             if former is not None:
@@ -233,21 +243,49 @@ class Client:
 
     def on_not_sent(self, frames: Sequence[Frame], error: CatgaError) -> None:
         """These frames never left."""
+        is_final = isinstance(error, InvalidMessageError)
         for frame in frames:
-            if type(frame) is Call and not self._repeated(frame.id):  # a repeat goes out again with the link
+            if type(frame) is Call and (is_final or not self._repeated(frame.id)):  # else it goes out with the link
                 self._end([frame.id], error)
+
+    def on_waited(self, frames: Iterable[Frame]) -> None:
+        """These waited, and are about to leave: less is left of the calls' time."""
+        now = self._loop.time()
+        for frame in frames:
+            if isinstance(frame, Call) and (pending := self._pending.get(frame.id)) is not None:
+                frame.ttl = pending.deadline - now
 
     def node_left(self, node_id: str, incarnation: int) -> None:
         """The node is gone: its calls end now, not at their deadlines."""
         for destination in self.destinations.until(node_id, incarnation):
+            destination.is_lost = True
             self._lose(destination, f"node {node_id} left before it answered", only_idempotent=False)
             self.destinations.forget(destination)
 
-    def node_silent(self, node_id: str, incarnation: int) -> None:
-        """The node does not answer: calls that may run twice need not wait for it."""
+    def node_unreachable(self, node_id: str, incarnation: int) -> None:
+        """The node is silent to this node and to another: calls that may run twice do not wait for it."""
         destination = self.destinations.get((node_id, incarnation))
         if destination is not None:
-            self._lose(destination, f"node {node_id} does not answer", only_idempotent=True)
+            destination.is_lost = True
+            self._lose(destination, f"node {node_id} answers nobody", only_idempotent=True)
+
+    def node_silent(self, node_id: str, incarnation: int) -> None:
+        """The node does not answer: calls that may run twice may go to another node as well."""
+        destination = self.destinations.get((node_id, incarnation))
+        if destination is None:
+            return
+        for call_id, pending in list(destination.pending.items()):
+            if not pending.sent:
+                self._end([call_id], ClusterError(f"node {node_id} does not answer"))
+            elif pending.idempotent and not pending.is_doubled and not pending.future.done():
+                told, pending.future = pending.future, self._loop.create_future()
+                told.set_result(Silent(pending.future))
+
+    def double(self, call_id: int) -> None:
+        """This call goes to another node as well: it need not be told again that its node is silent."""
+        pending = self._pending.get(call_id)
+        if pending is not None:
+            pending.is_doubled = True
 
     def link_down(self) -> None:
         """The link is lost: until it is back silence means nothing."""
@@ -306,6 +344,7 @@ class Client:
                 pending.call = msgspec.structs.replace(call, key=call.key or call.id, ttl=pending.deadline - now)
                 pending.repeated = True
                 self._tell(destination, pending.call)
+                self._outbox.has_unwanted = True  # should it be answered before the repeat has left
 
     def _doubt(self, queue: Destination) -> None:
         """What is in flight may be lost. Another node may take a repeat: only for calls that may run twice."""
@@ -329,7 +368,13 @@ class Client:
     def _unlistened(self, destination: Destination, call_ids: Sequence[int]) -> None:
         for call_id in call_ids:
             if not self._repeated(call_id):  # a repeat waits for the node to come back, or to be declared gone
-                self._end([call_id], ClusterError(f"nobody listens on the inbox of {destination.node_id}"))
+                self._end([call_id], self._bounced(destination.pending[call_id]))
+
+    def _bounced(self, pending: Pending) -> CatgaError:
+        text = f"nobody listens on the inbox of {pending.destination.node_id}"
+        if self._trusts_bounces or pending.idempotent:
+            return ClusterError(text)
+        return MaybeExecutedError(f"{text}, says the broker, or somebody else: the request may have been executed")
 
     def _lose(self, destination: Destination, text: str, *, only_idempotent: bool) -> None:
         for call_id, pending in list(destination.pending.items()):

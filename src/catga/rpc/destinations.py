@@ -14,8 +14,18 @@ from catga.rpc.wire import Call, Reply
 SENT_BATCHES = 1024
 """A destination's batches whose "nobody listened" can still be told apart."""
 
-Outcome: TypeAlias = Reply | CatgaError
-"""How a call ends."""
+
+class Silent:
+    """The node of a call does not answer, which may pass. The call goes on: `future` is its end."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: "asyncio.Future[Outcome]") -> None:
+        self.future = future
+
+
+Outcome: TypeAlias = Reply | CatgaError | Silent
+"""How a call ends, or what is known of it meanwhile."""
 
 
 class Destination:
@@ -29,6 +39,7 @@ class Destination:
         "epoch",
         "heard_at",
         "incarnation",
+        "is_lost",
         "metadata",
         "newest",
         "node_id",
@@ -50,13 +61,21 @@ class Destination:
         self.epoch: int | None = None
         self.heard_at = 0.0
         self.pinged_at: float | None = None
+        self.is_lost = False
+        """Whether the node is gone, or silent to another member too: then its calls move free of charge."""
 
     def __str__(self) -> str:
         return self.node_id or f"whoever took it from {self.subject}"
 
 
 class Pending(msgspec.Struct, eq=False):
-    """A call without its end yet. A Struct, as one is made for each call."""
+    """A call without its end yet. A Struct, as one is made for each call.
+
+    Attributes:
+        taker: is given the id of the node that answers.
+        repeated: it was sent again over a link that is back.
+        is_doubled: it was told that the node is silent, and goes to another node as well.
+    """
 
     call: Call
     destination: Destination
@@ -66,6 +85,7 @@ class Pending(msgspec.Struct, eq=False):
     idempotent: bool
     taker: list[str] | None = None
     repeated: bool = False
+    is_doubled: bool = False
 
     @property
     def sent(self) -> bool:

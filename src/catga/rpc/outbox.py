@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from catga.abc import Outgoing, Transport
 from catga.errors import CatgaError, ClusterError, Execution, InvalidMessageError, OverloadedError
+from catga.rpc import clock
 from catga.rpc.wire import OVERHEAD, SMALL, Batch, Call, Frame, Reply, encode_batch
 
 logger = logging.getLogger("catga.rpc")
@@ -23,6 +24,8 @@ so many, and the other side begins with them while this one goes on."""
 MAX_BATCH = 64 * 1024
 """Bytes of a batch of several frames: larger messages outgrow the buffers of client and broker, and cost more."""
 
+LONG = 0.05
+"""Seconds of a turn from which on it counts how long each frame has waited in it."""
 FRAME = 64
 """Bytes of a frame besides its body, about."""
 
@@ -37,6 +40,7 @@ class Outbox:
         on_sent: (subject, token, frames) of each batch before it leaves.
         on_failed: (subject, frames, error) of each batch that did not leave, or is too large to.
         is_wanted: whether a frame should still leave; asked if `has_unwanted`.
+        on_waited: told of frames that waited for the broker's buffer, or through a long turn, before they leave.
         seal: makes of (subject, a batch's bytes) what goes over the bus (signs it).
         limit: frames that may wait.
     """
@@ -49,6 +53,7 @@ class Outbox:
         on_sent: Callable[[str, int, list[Frame]], None],
         on_failed: Callable[[str, list[Frame], CatgaError], None],
         is_wanted: Callable[[Frame], bool] = lambda _: True,
+        on_waited: Callable[[list[Frame]], None] = lambda _: None,
         seal: Callable[[str, bytes], bytes] | None = None,
         limit: int = 100_000,
     ) -> None:
@@ -57,6 +62,7 @@ class Outbox:
         self._on_sent = on_sent
         self._on_failed = on_failed
         self._is_wanted = is_wanted
+        self._on_waited = on_waited
         self._seal = seal
         self._limit = limit
         self._loop = asyncio.get_running_loop()
@@ -65,6 +71,11 @@ class Outbox:
         """Subjects whose messages are shared among their listeners: each frame is a message of its own there."""
         self.has_unwanted = False
         """Set it when a frame that may still wait here should not leave any more."""
+        self.turn = 0
+        """Counts the turns of the loop in which something could leave."""
+        self.since = 0.0
+        """When the first frame of this turn was put, by `catga.rpc.clock.boottime`."""
+        self._turn_began = 0.0  # the same in the loop's time, which some loops keep still during a turn
         self._queues: dict[str, list[Frame]] = {}
         self._size = 0
         self._token = 0
@@ -102,6 +113,7 @@ class Outbox:
         it saves a turn."""
         if not self._is_due:
             self._is_due = True
+            self.since, self._turn_began = clock.boottime(), self._loop.time()
             self._loop.call_soon(self._flush, context=self._context)
 
     async def drained(self) -> None:
@@ -129,7 +141,11 @@ class Outbox:
     def _flush(self) -> None:
         """Send what waits now, unless the broker's buffer is full."""
         self._is_due = False
+        self.turn += 1
         if self._queues and self._draining is None:
+            passed = self._loop.time() - self._turn_began
+            if passed > LONG:
+                self._count_waiting(self.since + passed)
             queues, self._queues = self._queues, {}
             self._size = 0
             self._send(queues)
@@ -149,7 +165,14 @@ class Outbox:
     def _go_on(self) -> None:
         """There is room again, or no link: what waited leaves, or is told."""
         self._draining = None
+        self._count_waiting(clock.boottime())
         self._flush()
+
+    def _count_waiting(self, until: float) -> None:
+        """What waits has waited until then."""
+        self.since, self._turn_began = until, self._loop.time()
+        for frames in self._queues.values():
+            self._on_waited(frames)
 
     def _send(self, queues: dict[str, list[Frame]]) -> None:
         """Send these frames; those that did not leave are told. Survives whatever a transport raises."""

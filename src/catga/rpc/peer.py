@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from time import perf_counter
-from typing import Protocol
+from typing import Protocol, cast
 
 from catga.abc import Transport
-from catga.errors import CatgaError, ClusterError, InvalidMessageError, OverloadedError
+from catga.errors import CatgaError, ClusterError, Execution, InvalidMessageError, OverloadedError
 from catga.node import NodeInfo
-from catga.rpc.answers import Caller
+from catga.rpc import clock
 from catga.rpc.client import Client
+from catga.rpc.clock import Lateness
 from catga.rpc.outbox import Outbox
 from catga.rpc.outcomes import fault_of
 from catga.rpc.runner import Endpoint
@@ -46,6 +47,8 @@ ECHO_TIMEOUT = 2.0
 """Seconds until a ping to oneself counts as lost."""
 AGAIN = 0.1
 """Seconds until what could not be subscribed to is tried again."""
+LATE = 0.05
+"""Seconds of delay from which on a batch may have been overtaken."""
 MAX_UNSENT = 10_000
 """Answers that wait for the link to come back."""
 
@@ -102,12 +105,14 @@ class Peer:
         self._queues: set[str] = set()
         self._doubtful: dict[str, bool] = {}  # subscriptions that may be gone: subject → whether it is shared
         self._signer = signer
+        self._lateness = Lateness()
         self._outbox = Outbox(
             transport,
             self._wrap,
             on_sent=lambda subject, token, frames: self.client.on_sent(subject, token, frames),
             on_failed=self._on_failed,
             is_wanted=lambda frame: self.client.is_wanted(frame),
+            on_waited=lambda frames: self.client.on_waited(frames),
             seal=None if signer is None else signer.seal,
         )
         self._echo: asyncio.Future[None] | None = None
@@ -316,29 +321,32 @@ class Peer:
 
     def _sort(self, batch: Batch) -> None:
         node_id, reply_to, now = batch.node_id, batch.reply_to, self._loop.time()
-        caller: Caller | None = None
-        started = 0.0
+        late = self._lateness.of(reply_to, batch.clock, clock.boottime())
         if batch.oldest:
-            self.server.answers.ended(reply_to, batch.oldest)
+            self.server.answers.ended(reply_to, batch.oldest, is_late=late > LATE or not batch.clock)
         self._listener.heard(node_id, batch.incarnation, batch.load)
+        calls, rest = self.client.on_replies(batch.frames, node_id)  # first: what is answered is not repeated
         self.client.on_alive(node_id, batch.incarnation, batch.epoch, now)
-        on_call = self.server.on_call
-        for frame in self.client.on_replies(batch.frames, node_id):
-            kind = type(frame)
-            if kind is Call:
-                if caller is None:
-                    caller, started = self.server.answers.caller(reply_to, now), perf_counter()
-                try:
-                    on_call(frame, caller, now, started)  # type: ignore[arg-type]
-                except Exception as error:  # noqa: BLE001 - each call is its own
-                    self.server.on_failed(frame, reply_to, error)  # type: ignore[arg-type]
-            elif kind is Ping:
-                self._on_ping(batch, frame)  # type: ignore[arg-type]
-            elif kind is Pong:
-                self._on_pong(batch, frame)  # type: ignore[arg-type]
-            elif kind is Cancel:
-                self.server.on_cancel(frame.id, reply_to)  # type: ignore[union-attr]
+        for frame in rest:
+            if type(frame) is Ping:
+                self._on_ping(batch, frame)
+            else:
+                self._on_pong(batch, cast(Pong, frame))
+        if calls:
+            self._run(calls, reply_to, now, late)
         self._outbox.flush_soon()  # behind those who got their replies: what they call next leaves with it
+
+    def _run(self, frames: Sequence[Call | Cancel], reply_to: str, now: float, late: float) -> None:
+        started = perf_counter()
+        caller, on_call = self.server.caller(reply_to, now, started, late), self.server.on_call
+        for frame in frames:
+            if type(frame) is Cancel:
+                self.server.on_cancel(frame.id, reply_to)
+                continue
+            try:
+                on_call(frame, caller, now, started)  # type: ignore[arg-type]
+            except Exception as error:  # noqa: BLE001 - each call is its own
+                self.server.on_failed(frame, caller, error)  # type: ignore[arg-type]
 
     def _on_ping(self, batch: Batch, ping: Ping) -> None:
         if batch.reply_to == self._reply_box:
@@ -359,8 +367,8 @@ class Peer:
             waiting.set_result(None)
 
     def _wrap(self, frames: list[Frame]) -> Batch:
-        load, oldest = self._load(), self.client.ended_before()
-        return Batch(VERSION, self.node_id, self.incarnation, load, self._reply_box, frames, self._epoch, oldest)
+        load, oldest, since = self._load(), self.client.ended_before(), self._outbox.since
+        return Batch(VERSION, self.node_id, self.incarnation, load, self._reply_box, frames, self._epoch, oldest, since)
 
     def _on_failed(self, subject: str, frames: Sequence[Frame], error: CatgaError) -> None:
         self.counters["not_sent"] += len(frames)
@@ -371,7 +379,7 @@ class Peer:
                 if kind is Reply:
                     with suppress(OverloadedError):  # its caller learns it from the deadline
                         self._outbox.put(subject, fault_of(frame.id, error))  # type: ignore[union-attr]
-            elif kind in (Reply, Fault) and len(self._unsent) < MAX_UNSENT:
+            elif _is_kept(frame) and len(self._unsent) < MAX_UNSENT:
                 self._unsent.append((subject, frame))
 
     def _garbage(self, text: str) -> None:
@@ -379,3 +387,8 @@ class Peer:
         if not self._complained:  # once: a flood of garbage must not become a flood of log lines
             self._complained = True
             logger.warning("garbage on the bus is dropped; from now on it is only counted", extra={"catga_error": text})
+
+
+def _is_kept(frame: Frame) -> bool:
+    """Whether `frame` is sent once the link is back. A refusal is not: its caller asks again, and is refused again."""
+    return isinstance(frame, Reply) or (isinstance(frame, Fault) and frame.execution is not Execution.NO)

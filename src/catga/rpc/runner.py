@@ -1,10 +1,18 @@
-"""Runs admitted calls as tasks.
+"""Runs admitted calls as tasks, and gives the event loop a turn after every `SLICE` of it.
 
-A task costs more than all else that is done for a call. So a handler that waits for something has a task of its own,
-and one that did not wait the last time shares a task with what came together with it. The sharing cannot be seen: right
-behind the shared task's step stands `_relieve` in the loop's queue. If the task has not ended by then, a handler waits
-in it after all: the task is that call's own from now on, and the calls behind it get tasks of their own. A handler that
-leaves something behind in its task or its context is the last that runs in them.
+A task costs more than all else that is done for a call. So a handler that suspends has a task of its own, and the
+calls of handlers that did not suspend the last time share one task. The sharing cannot be seen. An example: the calls
+A and B are ready, and neither handler suspended the last time.
+
+1. `_share` makes one task for both. Right behind its first step `_relieve` stands in the loop's queue.
+2. The task runs A. Usually A ends without having suspended, and the task goes on with B.
+3. If A suspends this time, the step ends, and `_relieve` finds the task unfinished. The task is A's own from now on,
+   and B gets another one.
+
+A handler that leaves something behind in its task or in its context is the last that runs in them.
+
+What is ready runs for one slice, in the order of its coming. Then the loop gets a turn: answers leave, pings are
+answered, and what came in is read. So a node whose handlers burn CPU is busy, and is never taken for dead.
 """
 
 import asyncio
@@ -12,7 +20,8 @@ import contextvars
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from time import perf_counter
+from typing import Any, cast
 
 import msgspec
 
@@ -22,6 +31,11 @@ from catga.mediator.pipeline import as_catga_error, left_out
 from catga.result import CatgaResult, Failure, Success
 from catga.rpc.answers import CallKey
 from catga.rpc.tally import Tally
+
+SLICE = 0.005
+"""Seconds for which ready calls run before the event loop gets a turn. One handler may take longer."""
+MAX_STEP = 0.1
+"""Seconds, the most that is expected of one handler's first step."""
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -45,7 +59,7 @@ class Admitted(msgspec.Struct, eq=False):
 
     Attributes:
         started: when it was admitted (`perf_counter`).
-        deadline: the loop's time at which it is cancelled.
+        deadline: the loop's time at which it is cancelled, and from which on it does not begin.
         task: in which it runs, once it does.
         repeats: ids of repeats of it, which get the same answer.
         cancelled: it was told to end; `instead` is its answer then, None for none.
@@ -63,54 +77,89 @@ class Admitted(msgspec.Struct, eq=False):
     instead: CatgaError | None = None
 
 
-OnEnd = Callable[[Admitted, CatgaResult[Any] | None], None]
+OnEnd = Callable[[Admitted, CatgaResult[Any] | None], float]
 
 
 class Runner:
     """Runs calls.
 
     Args:
-        on_end: told of each call's end, with its result; None if nobody waits for one. Raises nothing.
+        on_end: told of each call's end, with its result; None if nobody waits for one. Returns the time, by
+            `perf_counter`. Raises nothing.
+        on_late: told of each call whose deadline had passed before it could begin.
         on_share: called when a shared task was made, whose step is the next in the loop's queue.
     """
 
-    def __init__(self, on_end: OnEnd, on_share: Callable[[], None]) -> None:
+    def __init__(self, on_end: OnEnd, on_late: Callable[[Admitted], None], on_share: Callable[[], None]) -> None:
         self._on_end = on_end
+        self._on_late = on_late
         self._on_share = on_share
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
         self._ready: deque[Admitted] = deque()
         self._shared: asyncio.Task[None] | None = None  # the task that runs what is ready
         self._current: Admitted | None = None  # what it runs now
+        self._booked = 0.0  # seconds that first steps of tasks take of this turn
+        self._began = 0.0  # when the first step under way did, without eager tasks
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether calls are ready that had no turn yet."""
+        return bool(self._ready)
 
     def start(self, call: Admitted) -> None:
-        """Run `call`, in this turn or the next."""
-        if call.endpoint.tally.waits:
+        """Run `call`, in this turn or a later one, behind what is ready."""
+        if call.endpoint.tally.waits and not self._ready and self._booked < SLICE:
             self._run_alone(call)
             return
         self._ready.append(call)
-        if self._shared is None:
-            self._share()
+        self._go_on()
 
     def withdraw(self, call: Admitted) -> None:
         """Do not run `call`, which has no task yet."""
         self._ready.remove(call)
 
+    # -- a task each ----------------------------------------------------------------------------------
+
     def _run_alone(self, call: Admitted) -> None:
+        self._began = perf_counter()
         # A context of its own: that of the call which ended just now, or of the sender, is not this one's.
         call.task = _spawn(self._alone(call), self._loop, self._context.copy())
+        if EAGER:
+            step = perf_counter() - self._began
+            call.endpoint.tally.waits = not call.task.done()
+            self._loop.call_soon(self._free, step)
+        else:
+            step = call.endpoint.tally.step
+            self._loop.call_soon(self._stepped, call, step)  # right behind the first step
+        self._booked += step
+
+    def _stepped(self, call: Admitted, booked: float) -> None:
+        tally = call.endpoint.tally
+        tally.step += (min(perf_counter() - self._began, MAX_STEP) - tally.step) / 2
+        tally.waits = not cast("asyncio.Task[None]", call.task).done()
+        self._free(booked)
+
+    def _free(self, booked: float) -> None:
+        self._booked -= booked
+        self._go_on()
 
     async def _alone(self, call: Admitted) -> None:
-        turns: list[None] = []
-        self._loop.call_soon(turns.append, None)
+        if not EAGER:
+            self._began = perf_counter()
         result: CatgaResult[Any] | None
         try:
             handle = call.endpoint.call
             result = await call.endpoint.run(call.message) if handle is None else Success(await handle(call.message))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
             result = _ended_by(error, call)
-        call.endpoint.tally.waits = bool(turns)
         self._on_end(call, result)
+
+    # -- one task for several -------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        if self._ready and self._shared is None and self._booked < SLICE:
+            self._share()
 
     def _share(self) -> None:
         self._shared = asyncio.Task(
@@ -123,10 +172,17 @@ class Runner:
         me, untouched = self._shared, contextvars.copy_context()
         assert me is not None  # noqa: S101
         ready, on_end, cancelling = self._ready, self._on_end, me.cancelling
+        now, ends = self._loop.time(), perf_counter() + SLICE
         result: CatgaResult[Any] | None
-        while ready:
-            call = self._current = ready.popleft()
-            call.task = me
+        while ready and self._booked < SLICE:
+            call = ready.popleft()
+            if call.deadline <= now:
+                self._on_late(call)
+                continue
+            if call.endpoint.tally.waits:
+                self._run_alone(call)
+                continue
+            self._current, call.task = call, me
             try:
                 handle = call.endpoint.call  # as in `_alone`: a coroutine for the two would cost each call
                 result = (
@@ -134,14 +190,13 @@ class Runner:
                 )
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
                 result = _ended_by(error, call)
-            on_end(call, result)
-            if self._shared is not me:  # it waited
+            ended = on_end(call, result)
+            if self._shared is not me:  # it suspended
                 return
-            if cancelling() or contextvars.copy_context() != untouched:
+            if ended > ends or cancelling() or contextvars.copy_context() != untouched:
                 break
         self._shared = self._current = None
-        if self._ready:
-            self._share()
+        self._go_on()
 
     def _relieve(self, task: "asyncio.Task[None]") -> None:
         if self._shared is not task:
@@ -150,8 +205,7 @@ class Runner:
         if self._current is not None:
             self._current.endpoint.tally.waits = True
             self._current = None
-        while self._ready:
-            self._run_alone(self._ready.popleft())
+        self._go_on()
 
 
 def _ended_by(error: BaseException, call: Admitted) -> CatgaResult[Any] | None:
@@ -165,6 +219,9 @@ def _ended_by(error: BaseException, call: Admitted) -> CatgaResult[Any] | None:
         return Failure(call.instead)
     return Failure(HandlerError("CancelledError: the handler was cancelled", details={"type": "CancelledError"}))
 
+
+EAGER = sys.version_info >= (3, 12)
+"""Whether a task makes its first step when it is made."""
 
 if sys.version_info >= (3, 12):
 

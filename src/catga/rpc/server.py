@@ -1,8 +1,8 @@
 """The answering side: admission, dispatch, replies.
 
-A call is admitted (bounded concurrency, then a bounded queue), refused at once (`OverloadedError`), or
-dropped because its caller has given up. A plain function is called right in the receive path; a coroutine
-runs as a task, which its deadline or its caller may cancel.
+A call is admitted (bounded concurrency, then a bounded queue), refused at once (`OverloadedError`), or dropped because
+its caller has given up. A plain function is called right in the receive path, until that has taken a slice of the
+loop's turn; a coroutine runs as a task, which its deadline or its caller may cancel. What was refused stays refused.
 """
 
 import asyncio
@@ -30,7 +30,8 @@ from catga.rpc.answers import Answers, Caller, CallKey, Seen
 from catga.rpc.deadlines import Deadlines
 from catga.rpc.outbox import Outbox
 from catga.rpc.outcomes import addressed, fault_of, frame_of
-from catga.rpc.runner import Admitted, Endpoint, Runner
+from catga.rpc.refusals import Refusals
+from catga.rpc.runner import SLICE, Admitted, Endpoint, Runner
 from catga.rpc.wire import Call, Fault, Reply
 
 logger = logging.getLogger("catga.rpc")
@@ -84,8 +85,12 @@ class Server:
         self._queue: deque[Admitted | _Place] = deque()
         self.answers = Answers()
         """What it answered lately, and to whom."""
+        self._refusals = Refusals()
         self._starting = False
-        self._runner = Runner(self._ended, outbox.flush_soon)
+        self._runner = Runner(self._ended, self._too_late, outbox.flush_soon)
+        self._turn = -1  # of the loop, in which plain functions are called
+        self._turn_ends = 0.0  # when they have had their slice of it
+        self._turn_is_over = False
         self._refusing: CatgaError | None = None
         self._idle: asyncio.Future[None] | None = None
         self._closed = False
@@ -121,12 +126,25 @@ class Server:
 
     # -- what comes over the bus ----------------------------------------------------------------------
 
-    def on_call(self, call: Call, caller: Caller, now: float, started: float) -> None:
-        """Admit and run one call. Raises whatever else comes of it: `on_failed` takes that.
+    def caller(self, reply_to: str, now: float, started: float, late: float) -> Caller:
+        """Who made the calls of a batch that came.
 
         Args:
             now: when it came, in the loop's time.
             started: the same by `perf_counter`.
+            late: seconds that it waited on its way.
+        """
+        if self._turn != self._outbox.turn:  # calls that are ready go first
+            self._turn, self._turn_ends, self._turn_is_over = self._outbox.turn, started + SLICE, self._runner.is_behind
+        caller = self.answers.caller(reply_to, now)
+        caller.late = late
+        return caller
+
+    def on_call(self, call: Call, caller: Caller, now: float, started: float) -> None:
+        """Admit and run one call. Raises whatever else comes of it: `on_failed` takes that.
+
+        Args:
+            now, started: as `caller` got them.
         """
         reply_to = caller.reply_to
         key = (reply_to, call.key or call.id)
@@ -135,7 +153,8 @@ class Server:
             caller.newest = call.id
         if (call.key or not is_newest or key in self._calls) and self._came_before(key, call, caller, is_newest):
             return
-        if not call.ttl > 0:  # or no number
+        ttl = call.ttl - caller.late
+        if not ttl > 0:  # or no number
             self.dropped += 1
             return
         try:
@@ -145,12 +164,14 @@ class Server:
                 error.execution = Execution.MAYBE  # this one does not run: the first may have
             raise
         message = endpoint.codec.decode(call.body)
-        if endpoint.direct is not None:
+        if endpoint.direct is not None and not self._turn_is_over:
             result = self._context.copy().run(endpoint.direct, message)
-            endpoint.tally.add(perf_counter() - started, type(result) is Success)
+            ended = perf_counter()
+            endpoint.tally.add(ended - started, type(result) is Success)
             self._answer(key, call.id, result)
+            self._turn_is_over = ended > self._turn_ends
             return
-        deadline = now + (call.ttl if call.ttl < MAX_TTL else MAX_TTL)
+        deadline = now + (ttl if ttl < MAX_TTL else MAX_TTL)
         admitted = Admitted(key, call.id, endpoint, message, started, deadline)
         self._calls[key] = admitted
         if self._busy < self._max_concurrency:
@@ -158,12 +179,15 @@ class Server:
         else:
             self._queue.append(admitted)
 
-    def on_failed(self, call: Call, reply_to: str, error: Exception) -> None:
+    def on_failed(self, call: Call, caller: Caller, error: Exception) -> None:
         """`on_call` raised: its caller gets it."""
         if not isinstance(error, CatgaError):
-            logger.error("a call could not be handled", exc_info=error, extra={"catga_from": reply_to})
+            logger.error("a call could not be handled", exc_info=error, extra={"catga_from": caller.reply_to})
             error = as_catga_error(error)
-        self._put(reply_to, fault_of(call.id, error))
+        fault = fault_of(call.id, error)
+        if fault.execution is Execution.NO:
+            self._refusals.remember(caller, fault)
+        self._put(caller.reply_to, fault)
 
     def on_cancel(self, call_id: int, reply_to: str) -> None:
         """The caller does not wait any more: cancel the handler."""
@@ -268,7 +292,8 @@ class Server:
         endpoint = self._endpoints[call.name]
         if endpoint.receiving is not None:
             endpoint = endpoint.receiving(call.headers or {})
-        if self._busy >= self._max_concurrency and len(self._queue) >= self._max_queue and endpoint.direct is None:
+        is_full = self._busy >= self._max_concurrency and len(self._queue) >= self._max_queue
+        if is_full and (endpoint.direct is None or self._turn_is_over):
             raise self._overloaded()
         return endpoint
 
@@ -283,10 +308,15 @@ class Server:
                 first.repeats = (*first.repeats[1 - MAX_REPEATS :], call.id)
             self.repeated += 1
             return True
+        refusal = self._refusals.look_up(key[0], call.id)
+        if refusal is not None:
+            self.repeated += 1
+            self._put(key[0], refusal)
+            return True
         seen = self.answers.look_up(key)
-        if seen is Seen.NEVER:
+        if seen is Seen.NEVER and call.id > caller.refused:
             return False
-        if seen is Seen.FORGOTTEN:
+        if seen is Seen.NEVER or seen is Seen.FORGOTTEN:
             if is_newest or not call.key:  # another attempt after refusals, or a first one that others overtook
                 return False
             if self._endpoints[call.name].codec.idempotent:
@@ -321,13 +351,20 @@ class Server:
             self._deadlines.watch(call.deadline)
         self._runner.start(call)
 
-    def _ended(self, call: Admitted, result: CatgaResult[Any] | None) -> None:
-        call.endpoint.tally.add(perf_counter() - call.started, type(result) is Success)
+    def _ended(self, call: Admitted, result: CatgaResult[Any] | None) -> float:
+        ended = perf_counter()
+        call.endpoint.tally.add(ended - call.started, type(result) is Success)
         self._finish(call)
         if result is not None:
             self._answer(call.key, call.call_id, result, call.repeats)
         else:
             self._abandoned(call)
+        return ended
+
+    def _too_late(self, call: Admitted) -> None:
+        """Its deadline passed before it could begin: nobody waits for an answer."""
+        self.dropped += 1
+        self._finish(call)
 
     def _finish(self, call: Admitted) -> None:
         self._busy -= 1

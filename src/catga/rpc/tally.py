@@ -13,14 +13,16 @@ class Tally:
     Latency runs from the admission to the answer, waiting included.
 
     Attributes:
-        waits: the last call's handler waited for something.
+        waits: the last call's handler suspended.
+        step: seconds that a handler runs until it first suspends, as of late.
     """
 
-    __slots__ = ("errors", "histogram", "waits")
+    __slots__ = ("errors", "histogram", "step", "waits")
 
     def __init__(self) -> None:
         self.errors = 0
         self.waits = False
+        self.step = 0.0001
         self.histogram = [0] * (len(BOUNDS) + 1)
 
     def add(self, seconds: float, ok: bool) -> None:

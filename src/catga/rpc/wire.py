@@ -4,7 +4,7 @@ A batch leaves a node for one subject. Its header says who sent it and how busy 
 reply and every pong is also a load report and a sign of life. Bodies are opaque bytes: one that is
 malformed harms only its own frame.
 
-    batch   [version, node_id, incarnation, load, reply_to, [frame, …], epoch, oldest]
+    batch   [version, node_id, incarnation, load, reply_to, [frame, …], epoch, oldest, clock]
     call    [0, id, name, ttl, body, key, headers]
     reply   [1, id, body]
     fault   [2, id, code, text, details, is_retryable, execution]
@@ -16,7 +16,7 @@ Fields are only ever added at the end; a reader ignores those it does not know.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -30,6 +30,9 @@ MAX_BAD_FRAMES = 16
 """Frames of a batch that cannot be read, until the rest of it is not looked at."""
 OVERHEAD = 512
 """Bytes of a batch around one body, at most (ids and type names included)."""
+
+
+Clock: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 
 
 class Call(msgspec.Struct, array_like=True, tag=0, gc=False):
@@ -96,6 +99,7 @@ class Batch(msgspec.Struct, array_like=True):
     Attributes:
         epoch: counts how often the node's link came back.
         oldest: of this node's calls, those with smaller ids have ended; 0 from who does not tell.
+        clock: seconds of the sender's `catga.rpc.clock.boottime`, when the first of the frames was put; 0 likewise.
     """
 
     version: int
@@ -106,6 +110,7 @@ class Batch(msgspec.Struct, array_like=True):
     frames: list[Frame]
     epoch: int = 0
     oldest: int = 0
+    clock: Clock = 0.0
 
 
 class _Loose(msgspec.Struct, array_like=True):
@@ -119,6 +124,7 @@ class _Loose(msgspec.Struct, array_like=True):
     frames: list[msgspec.Raw]
     epoch: int = 0
     oldest: int = 0
+    clock: Clock = 0.0
 
 
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
@@ -169,7 +175,7 @@ def _readable(data: bytes, on_bad_frame: Callable[[str], None]) -> Batch:
             if bad == MAX_BAD_FRAMES:
                 break
     header = loose.version, loose.node_id, loose.incarnation, loose.load, loose.reply_to
-    return Batch(*header, frames, loose.epoch, loose.oldest)
+    return Batch(*header, frames, loose.epoch, loose.oldest, loose.clock)
 
 
 def _unspoken(version: int) -> InvalidMessageError:
