@@ -40,6 +40,15 @@ class HandlerBehavior(Behavior, Protocol):
         ...
 
 
+@runtime_checkable
+class NotReachedBehavior(Protocol):
+    """A behavior that is told of the handlers of an event that were not reached."""
+
+    async def not_reached(self, message: Any, handler: str, /) -> None:
+        """The event was cancelled, by its deadline or its publisher, before the turn of the handler of that name."""
+        ...
+
+
 Forward: TypeAlias = Callable[[Any, dict[str, str]], Coroutine[Any, Any, Any]]
 """The rest of the way: await it with the message and the headers to send along."""
 Handle: TypeAlias = Callable[[Any], Coroutine[Any, Any, CatgaResult[Any]]]

@@ -1,10 +1,11 @@
 """What `send` returns: `Success(value)` or `Failure(error)`."""
 
-from typing import Generic, Literal, NoReturn, TypeAlias, TypeVar
+from collections.abc import Iterable
+from typing import Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
 
 import msgspec
 
-from catga.errors import CatgaError
+from catga.errors import CatgaError, Execution, HandlerError, MaybeExecutedError, NoNodeAvailableError
 
 T = TypeVar("T")
 
@@ -62,3 +63,49 @@ class Failure(msgspec.Struct, frozen=True):
 CatgaResult: TypeAlias = Success[T] | Failure
 """``CatgaResult[T]`` is ``Success[T] | Failure``: type checkers narrow it by ``match`` and by
 ``isinstance``, mypy also by ``is_success``."""
+
+_OF_SEVERAL_KINDS: dict[Execution, type[CatgaError]] = {
+    Execution.NO: NoNodeAvailableError,
+    Execution.MAYBE: MaybeExecutedError,
+    Execution.ANSWERED: HandlerError,
+}
+
+
+def told(result: CatgaResult[Any]) -> dict[str, Any]:
+    """`result` without its value, as plain data."""
+    if isinstance(result, Success):
+        return {"ok": True}
+    error = result.error
+    return {"code": error.code, "message": error.message, "execution": error.execution.value}
+
+
+def joint_failure(results: Iterable[CatgaResult[Any]], text: str, details: dict[str, Any]) -> Failure:
+    """Make one failure of results that belong together, of which at least one is a failure.
+
+    Its error has the class of those that failed if that is one, and the details of a failure that is alone. Its
+    execution is NO only if nothing ran, and ANSWERED only if everything was answered. It is retryable if that would
+    repeat no success.
+    """
+    every = list(results)
+    failures = [result for result in every if isinstance(result, Failure)]
+    execution = _execution_of(every)
+    kinds = {type(failure.error) for failure in failures}
+    cls = kinds.pop() if len(kinds) == 1 else _OF_SEVERAL_KINDS[execution]
+    first = failures[0].error
+    own: Any = getattr(first, "details", None)  # an error of the user's may have anything there
+    if len(failures) == 1 and isinstance(own, dict):
+        details = {**own, **details}
+    is_retryable = len(failures) == len(every) and all(failure.error.is_retryable for failure in failures)
+    try:
+        error = CatgaError.rebuild(cls.code, text, details, is_retryable=is_retryable, execution=execution)
+    except Exception:  # noqa: BLE001 - a class of the user's that cannot be made so
+        error = CatgaError(text, details={"code": cls.code, **details})
+        error.is_retryable, error.execution = is_retryable, execution
+    error.__cause__ = first
+    return Failure(error, failures[0].metadata)
+
+
+def _execution_of(results: Iterable[CatgaResult[Any]]) -> Execution:
+    """What is known of several runs together: MAYBE unless all are alike. A success was answered."""
+    kinds = {result.error.execution if isinstance(result, Failure) else Execution.ANSWERED for result in results}
+    return kinds.pop() if len(kinds) == 1 else Execution.MAYBE

@@ -256,6 +256,32 @@ async def test_dead_letters_keep_what_failed_for_good_and_replay_it(join: Join) 
     assert others == [5]
 
 
+async def test_a_handler_that_was_not_reached_leaves_a_dead_letter_of_its_own(join: Join) -> None:
+    letters = DeadLetters()
+    service = Service(letters)
+    others: list[int] = []
+
+    @service.app.handler
+    def also(event: Happened) -> None:
+        others.append(event.number)
+
+    service.gate.clear()
+    caller = await join(service.app)
+    publishing = asyncio.create_task(caller.publish(Happened(5)))
+    await eventually(lambda: service.runs == [5])
+    publishing.cancel()
+    await asyncio.wait([publishing])
+
+    async def are_kept() -> bool:
+        return [letter.code for letter in await letters.list()] == ["cancelled", "not_reached"]
+
+    await eventually(are_kept)
+    service.gate.set()
+    for letter in await letters.list():
+        assert (await letters.replay(service.app, letter.id)).is_success
+    assert (service.runs, others, await letters.list()) == ([5, 5], [5], [])
+
+
 async def test_message_ids_travel(join: Join) -> None:
     app, caller_app = Mediator(), Mediator()
     seen: list[MessageInfo | None] = []

@@ -220,6 +220,25 @@ async def test_what_was_deleted_leaves_nothing_on_nats(nats_url: str) -> None:
     await connection.close()
 
 
+async def test_a_list_of_letters_on_nats_is_never_short(nats_url: str) -> None:
+    connection = await nats.connect(nats_url)
+    name = f"t{uuid.uuid4().hex[:12]}"
+    box = await NatsDeadLetters.open(connection, name)
+    for number in range(5):
+        await box.put(letter(number))
+    readers = [await nats.connect(nats_url) for _ in range(4)]
+
+    async def lengths(reader: Any) -> set[int]:
+        mine = await NatsDeadLetters.open(reader, name)
+        return {len(await mine.list(10)) for _ in range(100)}
+
+    assert await asyncio.gather(*map(lengths, readers)) == [{5}] * 4
+    await box.remove(letter(0).id)  # what is left of it for a second takes no letter's place
+    assert await box.list(2) == [letter(1), letter(2)]
+    for client in (connection, *readers):
+        await client.close()
+
+
 async def test_full_letter_boxes_drop_the_oldest(redis_url: str) -> None:
     async with Redis.from_url(redis_url) as client:
         for box in (MemoryDeadLetters(max_letters=2), RedisDeadLetters(client, name=uuid.uuid4().hex, max_letters=2)):

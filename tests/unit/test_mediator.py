@@ -222,7 +222,7 @@ class TestPublish:
     async def test_no_handler_is_no_error(self, app: Mediator) -> None:
         assert (await app.publish(Doubled(1))) == Success(None)
 
-    async def test_a_batch_gives_its_first_failure(self, app: Mediator) -> None:
+    async def test_a_batch_tells_which_of_its_events_failed(self, app: Mediator) -> None:
         @app.handler
         def handle(event: Doubled) -> None:
             if event.number > 3:
@@ -230,7 +230,13 @@ class TestPublish:
 
         assert (await app.publish_batch(Doubled(n) for n in range(3))).is_success
         error = (await app.publish_batch(Doubled(n) for n in range(9))).error  # type: ignore[union-attr]
-        assert error.details["message"] == "4"
+        assert error.message == "5 of 9 events failed, the first one with: ValueError: 4"
+        assert list(error.details["failed"]) == ["4", "5", "6", "7", "8"]
+        assert error.details["failed"]["4"] == {
+            "code": "handler_error",
+            "message": "ValueError: 4",
+            "execution": "answered",
+        }
 
 
 class TestBehaviors:

@@ -22,6 +22,7 @@ class Route(msgspec.Struct, frozen=True, eq=False):
     Attributes:
         timeout: seconds for all attempts, from the first on.
         nobody: the error for a wire name, if the pool is empty from the start.
+        waits: an empty pool is waited for until the deadline, unless this node itself is leaving.
         is_queued: the broker picks the node, not the strategy.
     """
 
@@ -31,6 +32,7 @@ class Route(msgspec.Struct, frozen=True, eq=False):
     timeout: float
     nobody: Callable[[str], CatgaError] | None = None
     is_queued: bool = False
+    waits: bool = False
 
 
 class Attempt(msgspec.Struct, eq=False):

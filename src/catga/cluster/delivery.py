@@ -155,7 +155,10 @@ class Delivery:
             node = self._choose(job, nodes)
             if node is not None:
                 return self._begin_at(job, node)
-            if not nodes or not await self._pause(job.failure, job.deadline):
+            waits = job.route.waits and self._server.refusing is None
+            if waits and not nodes:
+                job.failure = job.failure or Failure(self._why_nobody())
+            if not (nodes or waits) or not await self._pause(job.failure, job.deadline):
                 return job.failure or Failure(self._why_nobody())
             job.tried = NONE
 

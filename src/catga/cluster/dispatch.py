@@ -11,15 +11,15 @@ from catga.cluster.explain import Explanation, explain
 from catga.cluster.handlers import Codecs
 from catga.cluster.options import default_routing
 from catga.cluster.outliers import Outliers
-from catga.cluster.scatter import Broadcast, Gathered, broadcast, gather, is_unknown
-from catga.cluster.table import Pool, RoutingTable
+from catga.cluster.scatter import Broadcast, Gathered, broadcast, gather, is_unknown, together
+from catga.cluster.table import NOBODY, RoutingTable
 from catga.codec import Codec
 from catga.errors import CatgaError, NodeNotFoundError, NoNodeAvailableError
 from catga.mediator.registry import handler_not_found
 from catga.membership import View
 from catga.messages import Event, Request, is_event, is_request, no_message
 from catga.node import NodeInfo, NodeState
-from catga.result import CatgaResult, Failure, Success
+from catga.result import CatgaResult, Failure
 from catga.routing import Candidates, Queue, RoundRobin
 from catga.routing.inner import check_inner
 
@@ -27,7 +27,6 @@ Headers: TypeAlias = dict[str, str] | None
 
 ONLY = RoundRobin()
 """The strategy of a pool of one."""
-NOBODY = Candidates()
 
 
 class Routing(dict[type, RoutingStrategy]):
@@ -104,15 +103,16 @@ class Dispatch:
         return result
 
     async def to_services(self, event: Event, headers: Headers = None) -> CatgaResult[None]:
-        """To one node of each service that handles it."""
+        """To one node of each service that handles it, or did a moment ago and may be about to come back."""
         try:
             codec = self._event_codec(event)
         except CatgaError as error:
             return Failure(error)
-        services = [group[0].service for group in self._table.routes(codec.name).services if group]
+        services = self._table.services(codec.name)
+        if len(services) == 1:
+            return await self._to_service(services[0], event, codec, headers)
         results = await asyncio.gather(*(self._to_service(s, event, codec, headers) for s in services))
-        failed = next((result for result in results if isinstance(result, Failure)), None)
-        return failed or (results[0] if len(results) == 1 else Success(None))
+        return together(dict(zip(services, results, strict=True)))
 
     async def to_every_node(self, event: Event, headers: Headers = None) -> Broadcast:
         """To every node. Raises `InvalidMessageError` for what cannot travel."""
@@ -156,12 +156,13 @@ class Dispatch:
             raise no_message(event, "event")
         return self._codecs[type(event)]
 
-    async def _to_service(self, service: str, event: Event, codec: Codec, headers: Headers) -> CatgaResult[None]:
-        def pool() -> Candidates:
-            groups = self._table.routes(codec.name).services
-            return next((group for group in groups if group and group[0].service == service), NOBODY)
-
-        return await self._deliver(event, codec, pool, self._routing[codec.cls], headers)
+    def _to_service(
+        self, service: str, event: Event, codec: Codec, headers: Headers
+    ) -> Coroutine[Any, Any, CatgaResult[None]]:
+        pool = self._table.pool_of(service, codec.name)
+        timeout = codec.timeout or self._request_timeout
+        route = Route(codec, pool, self._routing[codec.cls], timeout, waits=True)
+        return self._delivery.deliver(event, route, headers)
 
     async def _to(
         self, node: NodeInfo, message: Any, codec: Codec, headers: Headers, timeout: float | None = None
@@ -174,19 +175,8 @@ class Dispatch:
                 return NOBODY
             return alone
 
-        return await self._deliver(message, codec, pool, ONLY, headers, timeout)
-
-    def _deliver(
-        self,
-        message: Any,
-        codec: Codec,
-        pool: Pool,
-        strategy: RoutingStrategy,
-        headers: Headers,
-        timeout: float | None = None,
-    ) -> Coroutine[Any, Any, CatgaResult[Any]]:
-        route = Route(codec, pool, strategy, timeout or codec.timeout or self._request_timeout)
-        return self._delivery.deliver(message, route, headers)
+        route = Route(codec, pool, ONLY, timeout or codec.timeout or self._request_timeout)
+        return await self._delivery.deliver(message, route, headers)
 
     def _nobody(self, name: str) -> CatgaError:
         if self._table.was_handled(name):

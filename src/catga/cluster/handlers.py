@@ -74,8 +74,7 @@ class LocalHandlers(dict[str, Endpoint]):
         pipeline = None if cls is None else self._compile(cls)
         if cls is None or pipeline is None:
             raise self._not_found(name)
-        call = pipeline.calls[0] if is_request(cls) and pipeline.calls else None
-        found = Endpoint(self._codecs[cls], pipeline.run, self._recorder.tally(name), pipeline.direct, call)
+        found = Endpoint(self._codecs[cls], pipeline.run, self._recorder.tally(name), pipeline.direct, pipeline.call)
         if self._registry.interceptors and cls is not Stats:
             found = _intercepted(found, handling(self._registry.interceptors, pipeline.run, self._metadata))
         self[name] = found

@@ -69,7 +69,9 @@ class DistributedMediator(Mediator):
     async def publish(self, event: Event) -> CatgaResult[None]:
         """Deliver the event once to each *service* that has a handler for it: to one of its nodes.
 
-        Returns when all handlers have run. With no subscriber, nothing happens. ``Failure`` has what failed.
+        Returns when all handlers have run. With no subscriber, nothing happens; a service that handled the event a
+        moment ago and has no node now is waited for until the deadline. With several services one ``Failure`` stands
+        for all: its execution is NO only if none ran the event, and ``details["services"]`` has the result of each.
         """
         node = self._node
         if node is None:
@@ -100,7 +102,8 @@ class DistributedMediator(Mediator):
             timeout: seconds, over the message's own and the cluster's.
 
         Returns the answer of each, and why the others gave none. Raises `ClosedError`, `InvalidMessageError`,
-        `HandlerNotFoundError` if no node has a handler, and `ValueError` for a `timeout` that is none.
+        `HandlerNotFoundError` if no node has a handler, `NoNodeAvailableError` if none has one any more, and
+        `ValueError` for a `timeout` that is none.
         """
         if timeout is not None:
             check_positive("timeout", timeout)

@@ -19,6 +19,7 @@ from catga.cluster.stats import NodeStats, Recorder, Stats
 from catga.cluster.table import RoutingTable
 from catga.errors import CatgaError, ClosedError, ClusterError
 from catga.mediator.registry import Registry
+from catga.mediator.settling import settled
 from catga.membership import Membership
 from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 from catga.routing import Stats as CallStats
@@ -76,9 +77,10 @@ class Node:
         )
         stats = CallStats(self._load_of)
         self._outliers = Outliers(options.outliers, stats, deaf=self._deaf)
+        self._table = RoutingTable(self.membership.view, stats, options.node_id, asyncio.get_running_loop().time)
         self.dispatch = Dispatch(
             self.membership.view,
-            RoutingTable(self.membership.view, stats, options.node_id),
+            self._table,
             Delivery(self.peer, options.prefix, self._link, self._outliers, self._recorder.failovers),
             self._outliers,
             codecs,
@@ -171,6 +173,9 @@ class Node:
         finally:
             self._ending = asyncio.create_task(self._abandon())
             await asyncio.shield(self._ending)  # once begun it goes to its end, whoever gives up waiting
+        if not await settled():
+            logger.warning("a store did not take the last letters or claims in time")
+            lost.append("a store did not take the last letters or claims in time")
         return tuple(lost)
 
     async def _abandon(self) -> None:
@@ -194,6 +199,7 @@ class Node:
 
     def on_change(self, event: NodeChangeEvent) -> None:
         node = event.node
+        self._table.changed(event)
         if event.type is NodeChangeType.LEFT:
             self._outliers.forget(node.node_id)
             loop = asyncio.get_running_loop()

@@ -1,14 +1,14 @@
 """One message to many nodes."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from catga.errors import CatgaError, Execution, HandlerNotFoundError
 from catga.node import NodeInfo
-from catga.result import CatgaResult, Failure, Success
+from catga.result import CatgaResult, Failure, Success, joint_failure, told
 
 R = TypeVar("R")
 
@@ -64,6 +64,16 @@ async def gather(nodes: Iterable[NodeInfo], send: Send) -> Gathered[Any]:
         else:
             answers[node_id] = result
     return Gathered(answers, silent)
+
+
+def together(results: Mapping[str, CatgaResult[None]]) -> CatgaResult[None]:
+    """What a publication to several services came to, from the result of each."""
+    failures = {service: result for service, result in results.items() if isinstance(result, Failure)}
+    if not failures:
+        return Success(None)
+    texts = "; ".join(f"{service}: {failure.error.message}" for service, failure in failures.items())
+    text = f"{len(failures)} of {len(results)} services failed: {texts}"
+    return joint_failure(results.values(), text, {"services": {s: told(result) for s, result in results.items()}})
 
 
 def is_unknown(error: CatgaError) -> bool:

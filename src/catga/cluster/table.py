@@ -4,9 +4,12 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from catga.cluster.departed import Departed
 from catga.membership import View
-from catga.node import NodeInfo, NodeState
+from catga.node import NodeChangeEvent, NodeInfo, NodeState
 from catga.routing import Candidates, Stats
+
+NOBODY = Candidates()
 
 
 class Routes(msgspec.Struct, frozen=True):
@@ -17,17 +20,27 @@ class Routes(msgspec.Struct, frozen=True):
     """Those to choose from: alive; if there are none, suspects (a suspect is better than nobody)."""
     services: tuple[Candidates, ...]
     """The same, one a service."""
+    leaving: tuple[str, ...]
+    """Services all of whose nodes are draining."""
 
 
 class RoutingTable:
-    """Candidates by wire name. The same objects until the members change, so strategies may keep work on them."""
+    """Candidates by wire name. The same objects until the members change, so strategies may keep work on them.
 
-    def __init__(self, view: View, stats: Stats, local_id: str) -> None:
+    Args:
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, view: View, stats: Stats, local_id: str, clock: Callable[[], float]) -> None:
         self._view = view
         self._stats = stats
         self._local_id = local_id
         self._cached: dict[str, Routes] = {}
-        self._ever: set[str] = set()
+        self._departed = Departed(clock)
+
+    def changed(self, event: NodeChangeEvent) -> None:
+        """Remember who leaves: call it with every change of the view."""
+        self._departed.changed(event)
 
     def routes(self, name: str) -> Routes:
         """The candidates for a message type, from memory."""
@@ -35,6 +48,22 @@ class RoutingTable:
         if cached is None or cached.version != self._view.version:
             cached = self._cached[name] = self._work_out(name, cached)
         return cached
+
+    def services(self, name: str) -> list[str]:
+        """The services that handle a message type, sorted, and those that did a moment ago but have no node now."""
+        routes = self.routes(name)
+        here = [group[0].service for group in routes.services]
+        missed = self._departed.services(name).union(routes.leaving)
+        return sorted(missed.union(here)) if missed else here
+
+    def pool_of(self, service: str, name: str) -> "Pool":
+        """Return a function that returns the current candidates for `name` in one service."""
+
+        def nodes() -> Candidates:
+            groups = self.routes(name).services
+            return next((group for group in groups if group[0].service == service), NOBODY)
+
+        return nodes
 
     def pool(self, name: str) -> "Pool":
         """What gives the same, whatever their service."""
@@ -52,8 +81,8 @@ class RoutingTable:
         return Candidates((node,), self._stats, self._local_id)
 
     def was_handled(self, name: str) -> bool:
-        """Whether some node has handled this type since this one joined."""
-        return name in self._ever
+        """Whether a member handles this type, or one that has left since this node joined did."""
+        return self._departed.has_handled(name) or any(name in node.handles for node in self._view.nodes())
 
     def handled(self) -> dict[str, list[str]]:
         """Wire name → ids of the nodes that handle it, for error messages."""
@@ -65,8 +94,6 @@ class RoutingTable:
 
     def _work_out(self, name: str, former: Routes | None) -> Routes:
         able = [node for node in self._view.nodes() if name in node.handles]
-        if able:
-            self._ever.add(name)
         by_service: dict[str, list[NodeInfo]] = {}
         for node in able:
             if node.state is not NodeState.DRAINING:
@@ -78,7 +105,8 @@ class RoutingTable:
             services: tuple[Candidates, ...] = (nodes,)
         else:
             services = tuple(self._candidates(group, known.get(service)) for service, group in groups)
-        return Routes(self._view.version, nodes, services)
+        leaving = {node.service for node in able}.difference(by_service)
+        return Routes(self._view.version, nodes, services, tuple(leaving))
 
     def _candidates(self, able: Sequence[NodeInfo], former: Candidates | None) -> Candidates:
         """Those of `able` to choose from: `former` itself if nothing that matters to routing has changed."""

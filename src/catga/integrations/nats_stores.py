@@ -11,7 +11,7 @@ import msgspec
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.api import KeyValueConfig
-from nats.js.errors import APIError, KeyNotFoundError, NoKeysError
+from nats.js.errors import APIError, KeyNotFoundError
 
 from catga.errors import StoreError
 from catga.mediator.behaviors import DeadLetter
@@ -44,6 +44,18 @@ class _Bucket:
         except (NatsError, OSError) as error:
             raise _store_error(error) from error
         return entry.value or b"", entry.revision or 0
+
+    async def _keys(self) -> list[str]:
+        """All keys, those included of which a marker alone is left: up to 100,000, the first ones by their text.
+
+        From the stream's own state: the client's ``keys()`` reads a consumer, and at times returns before it has begun.
+        """
+        subjects = f"$KV.{self._name}."
+        try:
+            info = await self._js.stream_info(f"KV_{self._name}", subjects_filter=f"{subjects}>")
+        except (NatsError, OSError) as error:
+            raise _store_error(error) from error
+        return [subject.removeprefix(subjects) for subject in info.state.subjects or ()]
 
     async def _write(self, key: str, value: bytes, ttl: float | None, expected: int | None) -> bool:
         """Write, if the key's revision is `expected` (0: there is none). False if it is not."""
@@ -135,14 +147,14 @@ class NatsDeadLetters(_Bucket):
         await self._delete(_key(letter_id))
 
     async def list(self, limit: int) -> "list[DeadLetter]":
-        try:
-            keys = await self._kv.keys()
-        except NoKeysError:
-            return []
-        except (NatsError, OSError) as error:
-            raise _store_error(error) from error
-        letters = [await self._get(key) for key in sorted(keys)[:limit]]
-        return [letter for letter in letters if letter is not None]
+        letters: list[DeadLetter] = []
+        for key in sorted(await self._keys()):
+            if len(letters) >= limit:
+                break
+            letter = await self._get(key)
+            if letter is not None:
+                letters.append(letter)
+        return letters
 
 
 async def _open(client: Client, bucket: str, timeout: float, options: dict[str, Any]) -> tuple[Any, Any, str]:

@@ -13,6 +13,7 @@ from catga.errors import StoreError
 from catga.mediator.behaviors import DeadLetter
 
 _DISCARD = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
+_REMOVE_LETTER = "redis.call('ZREM', KEYS[1], ARGV[1]) redis.call('HDEL', KEYS[2], ARGV[1])"
 _PUT_LETTER = """
 redis.call('ZADD', KEYS[1], 0, ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
@@ -92,8 +93,7 @@ class RedisDeadLetters(_Commands):
         return _letter(await self._run("HGET", self._letters, letter_id))
 
     async def remove(self, letter_id: str) -> None:
-        await self._run("ZREM", self._order, letter_id)
-        await self._run("HDEL", self._letters, letter_id)
+        await self._run("EVAL", _REMOVE_LETTER, 2, self._order, self._letters, letter_id)
 
     async def list(self, limit: int) -> "list[DeadLetter]":
         ids: list[Any] = await self._run("ZRANGE", self._order, 0, limit - 1) if limit > 0 else []

@@ -2,6 +2,7 @@
 
 from asyncio import CancelledError
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from itertools import islice
 from types import ModuleType
 from typing import TypeVar
 
@@ -13,11 +14,13 @@ from catga.mediator.pipeline import combined, failed
 from catga.mediator.registry import Runners
 from catga.mediator.router import Router
 from catga.messages import Event, Request, is_event, is_request, no_message
-from catga.result import CatgaResult, Failure, Success
+from catga.result import CatgaResult, Failure, Success, joint_failure, told
 
 R = TypeVar("R")
 
 DEFAULT_CONCURRENCY = 64
+LISTED = 20
+"""Failures of a batch that are told one by one."""
 
 _DONE: Success[None] = Success(None)
 
@@ -83,7 +86,7 @@ class Mediator(Router):
             try:
                 await call(event)
             except (Exception, CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
-                errors = (*errors, failed(error))
+                errors = (*errors, await calls.failed(event, call, error))
         return Failure(combined(errors)) if errors else _DONE
 
     async def send_batch(
@@ -104,10 +107,20 @@ class Mediator(Router):
     async def publish_batch(
         self, events: Iterable[Event], *, concurrency: int = DEFAULT_CONCURRENCY
     ) -> CatgaResult[None]:
-        """Publish many, at most `concurrency` at once. The first failure, if any."""
+        """Publish many, at most `concurrency` at once.
+
+        ``Failure`` stands for all of them: its execution is NO only if no event ran, and ``details["failed"]`` has
+        the first `LISTED` failures by the number of their event.
+        """
         results = await run_all(self.publish, events, concurrency)
-        failed = next((result for result in results if isinstance(result, Failure)), None)
-        return Success(None) if failed is None else failed
+        if len(results) == 1:
+            return results[0]
+        failures = {str(i): result for i, result in enumerate(results) if isinstance(result, Failure)}
+        if not failures:
+            return Success(None)
+        first = next(iter(failures.values())).error.message
+        text = f"{len(failures)} of {len(results)} events failed, the first one with: {first}"
+        return joint_failure(results, text, {"failed": {i: told(failures[i]) for i in islice(failures, LISTED)}})
 
     # -- inside ---------------------------------------------------------------------------------------
 

@@ -7,14 +7,18 @@ outside, so the whole cost of a pipeline with nothing in it is one coroutine and
 import asyncio
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
 from types import FunctionType, MethodType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
-from catga.abc import Behavior, HandlerBehavior
+from catga.abc import Behavior, HandlerBehavior, NotReachedBehavior
 from catga.errors import CatgaError, Execution, HandlerError
+from catga.mediator.settling import settle
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
+
+logger = logging.getLogger("catga.mediator")
 
 Handler: TypeAlias = Callable[[Any], Any]
 Call: TypeAlias = Callable[[Any], Awaitable[Any]]
@@ -25,17 +29,85 @@ UNWRAPPED = "__catga_unwrapped__"
 """What marks a handler whose results and awaitables are unwrapped already."""
 
 
+_TOLD = "__catga_told__"
+"""What an enclosed handler keeps: the behaviors around it that are told if it is not reached."""
+_NOT_REACHED = "__catga_not_reached__"
+"""What a cancellation carries: the names of the handlers that were not reached."""
+_Told: TypeAlias = "tuple[tuple[NotReachedBehavior, str], ...]"
+
+
+class EventCalls(tuple[Call, ...]):
+    """The paths of an event's handlers, in their order, each without the outermost part: it returns the plain value,
+    or raises. A tuple, as that is what is iterated over at no cost."""
+
+    names: Sequence[str]
+    told: Sequence[_Told]
+
+    @classmethod
+    def of(cls, calls: Iterable[Call], names: Sequence[str], told: Sequence[_Told]) -> "EventCalls":
+        """Put them together; all three have an item for each handler."""
+        made = cls(_distinct(calls))
+        made.names, made.told = names, told
+        return made
+
+    async def failed(self, event: Any, call: Call, error: BaseException) -> CatgaError:
+        """Return what `call` raised as an error of ours.
+
+        Raises:
+            asyncio.CancelledError: this task was cancelled, so that the calls behind it are not reached: `left_out`
+                names their handlers.
+        """
+        try:
+            return failed(error)
+        except asyncio.CancelledError as cancelled:
+            behind = 1 + next(i for i, known in enumerate(self) if known is call)
+            setattr(cancelled, _NOT_REACHED, tuple(self.names[behind:]))
+            if any(self.told[behind:]):
+                await settle(_tell(event, [pair for told in self.told[behind:] for pair in told]))
+            raise
+
+
+def _distinct(calls: Iterable[Call]) -> Iterator[Call]:
+    """`calls`, of which one that came before is wrapped, so that each has a place of its own."""
+    seen: set[int] = set()
+    for call in calls:
+        yield call if id(call) not in seen else functools.partial(call)
+        seen.add(id(call))
+
+
+def left_out(cancelled: BaseException | None) -> dict[str, Any]:
+    """Details of the error that takes the place of a cancellation: which handlers of the event were not reached."""
+    names: tuple[str, ...] = getattr(cancelled, _NOT_REACHED, ())
+    return {"not_reached": list(names)} if names else {}
+
+
+async def _tell(event: Any, told: Sequence[tuple[NotReachedBehavior, str]]) -> None:
+    results = await asyncio.gather(
+        *(behavior.not_reached(event, name) for behavior, name in told), return_exceptions=True
+    )
+    for error in results:
+        if isinstance(error, BaseException):
+            logger.error("a behavior failed on a handler that was not reached", exc_info=error)
+
+
+def _told(handler: Handler, behaviors: Sequence[Behavior], name: str) -> _Told:
+    """The behaviors around `handler` that are told if it is not reached, each with the handler's name for it."""
+    own = tuple((b, name) for b in behaviors if isinstance(b, NotReachedBehavior))
+    return (*own, *getattr(handler, _TOLD, ()))
+
+
 class Pipeline(NamedTuple):
     """A compiled path.
 
     ``direct`` runs it without a coroutine, where the handler is a plain function with nothing around it.
-    ``calls`` are the paths without their outermost part, which return the plain value, or raise: a request's
-    one, or one for each handler of an event.
+    ``call`` is a request's path without its outermost part, which returns the plain value, or raises; ``event`` has
+    the same for each handler of an event.
     """
 
     run: Run
     direct: Direct | None = None
-    calls: tuple[Call, ...] = ()
+    call: Call | None = None
+    event: EventCalls | None = None
 
 
 def compile_request(
@@ -50,7 +122,7 @@ def compile_request(
         direct = _direct(handler, metadata)
         return Pipeline(_asynchronous(direct), direct)
     call = around(_calling(handler, is_plain=is_plain), bound(behaviors, label(handler)))
-    return Pipeline(_outermost(call, metadata), None, (call,))
+    return Pipeline(_outermost(call, metadata), None, call)
 
 
 def compile_event(
@@ -61,10 +133,13 @@ def compile_event(
     Args:
         are_plain: for each handler, what `compile_request` asks.
     """
-    calls = tuple(
+    names = labels(handlers)
+    made = (
         around(_calling(handler, is_plain=is_plain), bound(behaviors, name))
-        for handler, name, is_plain in zip(handlers, labels(handlers), are_plain, strict=True)
+        for handler, name, is_plain in zip(handlers, names, are_plain, strict=True)
     )
+    told = [_told(handler, behaviors, name) for handler, name in zip(handlers, names, strict=True)]
+    calls = EventCalls.of(made, names, told)
     done: Success[None] = Success(None, metadata)
 
     async def run(event: Any) -> CatgaResult[None]:
@@ -75,10 +150,10 @@ def compile_event(
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
                 if errors is None:
                     errors = []
-                errors.append(failed(error))
+                errors.append(await calls.failed(event, call, error))
         return done if errors is None else Failure(combined(errors), metadata)
 
-    return Pipeline(run, None, calls)
+    return Pipeline(run, event=calls)
 
 
 def around(call: Call, behaviors: Sequence[Behavior]) -> Call:
@@ -104,6 +179,7 @@ def enclosed(handler: Handler, behaviors: Sequence[Behavior], name: str, *, is_p
         return await call(message)
 
     setattr(run, UNWRAPPED, True)
+    setattr(run, _TOLD, _told(handler, behaviors, name))
     return run
 
 

@@ -13,6 +13,7 @@ from catga.mediator.intercept import intercepted
 from catga.mediator.pipeline import (
     UNWRAPPED,
     Call,
+    EventCalls,
     Handler,
     Pipeline,
     Run,
@@ -135,7 +136,7 @@ class Runners(dict[type, Run]):
         self.metadata = metadata
         self.request_calls: dict[type, Call] = {}
         """Request class → its pipeline without the outermost part, for a caller that makes the result itself."""
-        self.event_calls: dict[type, tuple[Call, ...]] = {}
+        self.event_calls: dict[type, EventCalls] = {}
         """The same of events, one for each handler."""
         registry.on_change(self._forget)
 
@@ -147,11 +148,10 @@ class Runners(dict[type, Run]):
             run = intercepted(interceptors, run, self.metadata, is_handled=pipeline is not None)
         if pipeline is not None:
             self[cls] = run
-            if pipeline.calls and not interceptors:
-                if is_event(cls):
-                    self.event_calls[cls] = pipeline.calls
-                else:
-                    self.request_calls[cls] = pipeline.calls[0]
+            if pipeline.event is not None and not interceptors:
+                self.event_calls[cls] = pipeline.event
+            elif pipeline.call is not None and not interceptors:
+                self.request_calls[cls] = pipeline.call
         return run
 
     def _forget(self) -> None:

@@ -27,7 +27,7 @@ import msgspec
 
 from catga.codec import Codec
 from catga.errors import CatgaError, HandlerError
-from catga.mediator.pipeline import as_catga_error
+from catga.mediator.pipeline import as_catga_error, left_out
 from catga.result import CatgaResult, Failure, Success
 from catga.rpc.answers import CallKey
 from catga.rpc.tally import Tally
@@ -213,7 +213,10 @@ def _ended_by(error: BaseException, call: Admitted) -> CatgaResult[Any] | None:
     if not isinstance(error, asyncio.CancelledError):
         return Failure(as_catga_error(error))
     if call.cancelled:
-        return None if call.instead is None else Failure(call.instead)
+        if call.instead is None:
+            return None
+        call.instead.details.update(left_out(error))
+        return Failure(call.instead)
     return Failure(HandlerError("CancelledError: the handler was cancelled", details={"type": "CancelledError"}))
 
 

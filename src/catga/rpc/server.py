@@ -24,7 +24,7 @@ from catga.errors import (
     MaybeExecutedError,
     OverloadedError,
 )
-from catga.mediator.pipeline import as_catga_error
+from catga.mediator.pipeline import as_catga_error, left_out
 from catga.result import CatgaResult, Failure, Success
 from catga.rpc.answers import Answers, Caller, CallKey, Seen
 from catga.rpc.deadlines import Deadlines
@@ -229,8 +229,9 @@ class Server:
                 has_place = True
                 result = await endpoint.run(message)
                 return result
-        except TimeoutError:
-            error = CatgaTimeoutError(f"{endpoint.codec.name} took longer than {timeout:g} s")
+        except TimeoutError as late:
+            text = f"{endpoint.codec.name} took longer than {timeout:g} s"
+            error = CatgaTimeoutError(text, details=left_out(late.__cause__))
             error.execution = Execution.MAYBE if has_place else Execution.NO
             return Failure(error)
         except ClosedError as error:  # the node stopped while the call waited for its place

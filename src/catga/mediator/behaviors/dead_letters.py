@@ -1,5 +1,6 @@
 """Events whose handlers failed for good: kept, listed, replayed."""
 
+import asyncio
 import logging
 import os
 import time
@@ -10,15 +11,22 @@ import msgspec
 
 from catga.abc import Behavior, CallNext
 from catga.codec import Codec, encode
-from catga.errors import CatgaError, HandlerNotFoundError
+from catga.errors import CatgaError, HandlerNotFoundError, OverloadedError
 from catga.mediator.context import MESSAGE_ID, current_message
 from catga.mediator.intercept import handling
 from catga.mediator.pipeline import as_catga_error
 from catga.mediator.router import Router
+from catga.mediator.settling import settle
 from catga.messages import is_event, wire_name
 from catga.result import LOCAL, CatgaResult, Failure
 
 logger = logging.getLogger("catga.behaviors")
+
+NOT_REACHED = "not_reached"
+WRITE_TIMEOUT = 10.0
+"""Seconds that the write of a letter may take, whatever becomes of the event's publisher."""
+MAX_WRITES = 10_000
+"""Letters that are being written, at most: beyond it they are logged as not kept."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +37,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         name: the event's wire name.
         handler: ``module.qualname`` of the handler that failed.
         body: the event, encoded.
-        code, error: of the failure.
+        code, error: of the failure; ``cancelled`` if the handler was, ``not_reached`` if the event's deadline, or its
+            publisher's cancellation, came before it began.
         failed_at: Unix time, by the clock of the node where it failed.
         attempts: how often the event came to this handler, replays included.
         message_id: with `MessageContext`.
@@ -99,7 +108,7 @@ _replay: ContextVar[_Replay | None] = ContextVar("catga_replay", default=None)
 
 
 class DeadLetters:
-    """Keeps an event that a handler failed on, or was cancelled on, and passes the failure on.
+    """Keeps an event that a handler failed on, was cancelled on, or was not reached for, and passes the failure on.
 
     Install it first, so that retries are inside it: what fails here has failed for good. Requests pass through:
     their callers get the failure.
@@ -107,6 +116,7 @@ class DeadLetters:
 
     def __init__(self, store: DeadLetterStore | None = None) -> None:
         self._store = store or MemoryDeadLetters()
+        self._writes = 0
 
     def bound_to(self, handler: str) -> Behavior:
         """A letter names the handler that failed: a replay runs no other."""
@@ -118,6 +128,11 @@ class DeadLetters:
 
     async def __call__(self, message: object, call_next: CallNext[Any, Any]) -> Any:
         return await self._keep(message, call_next, "")
+
+    async def not_reached(self, message: object, handler: str) -> None:
+        """Keep an event that was cancelled before this handler's turn."""
+        if _replay.get() is None:  # else the letter is there
+            await self._put(message, handler, NOT_REACHED, "the event was cancelled before this handler's turn", None)
 
     async def list(self, limit: int = 100) -> "list[DeadLetter]":
         """The oldest letters, the oldest first."""
@@ -170,29 +185,53 @@ class DeadLetters:
         try:
             value = await call_next(message)
         except BaseException as error:
-            await self._put(message, handler, error, replay)
+            await self._put(message, handler, *_reason(error), replay)
             raise
         finally:
             _replay.reset(token)
         if replay is not None:
-            await self._store.remove(replay.letter.id)
+            await settle(self._store.remove(replay.letter.id))
         return value
 
-    async def _put(self, message: object, handler: str, error: BaseException, replay: _Replay | None) -> None:
+    async def _put(self, message: object, handler: str, code: str, error: str, replay: _Replay | None) -> None:
         try:
-            await self._store.put(_letter(message, handler, error, replay))
-        except CatgaError as reason:  # also: the event cannot be encoded
-            extra = {"catga_message": wire_name(type(message)), "catga_handler": handler, "catga_error": str(reason)}
-            logger.exception("an event that failed could not be kept", extra=extra)
+            letter = _letter(message, handler, code, error, replay)
+            if self._writes >= MAX_WRITES:
+                raise OverloadedError(f"{self._writes} letters are being written")
+        except CatgaError as reason:
+            _not_kept(message, handler, reason)
+        else:
+            await settle(self._write(letter, message))
+
+    async def _write(self, letter: DeadLetter, message: object) -> None:
+        self._writes += 1
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT):
+                await self._store.put(letter)
+        except Exception as reason:  # noqa: BLE001 - a store of the user's: nobody may be left to raise it to
+            _not_kept(message, letter.handler, reason)
+        finally:
+            self._writes -= 1
 
 
-def _letter(message: object, handler: str, error: BaseException, replay: _Replay | None) -> DeadLetter:
-    failure = as_catga_error(error) if isinstance(error, Exception) else None
-    code = "cancelled" if failure is None else failure.code
-    text = type(error).__name__ if failure is None else str(failure)
+def _not_kept(message: object, handler: str, reason: Exception) -> None:
+    text = str(reason) or type(reason).__name__
+    extra = {"catga_message": wire_name(type(message)), "catga_handler": handler, "catga_error": text}
+    logger.error("an event that failed could not be kept", exc_info=reason, extra=extra)
+
+
+def _reason(error: BaseException) -> tuple[str, str]:
+    """The code and the text of what a handler ended with."""
+    if not isinstance(error, Exception):
+        return "cancelled", type(error).__name__
+    failure = as_catga_error(error)
+    return failure.code, str(failure)
+
+
+def _letter(message: object, handler: str, code: str, error: str, replay: _Replay | None) -> DeadLetter:
     if replay is not None:
         return msgspec.structs.replace(
-            replay.letter, code=code, error=text, failed_at=time.time(), attempts=replay.letter.attempts + 1
+            replay.letter, code=code, error=error, failed_at=time.time(), attempts=replay.letter.attempts + 1
         )
     info = current_message()
     return DeadLetter(
@@ -201,7 +240,7 @@ def _letter(message: object, handler: str, error: BaseException, replay: _Replay
         handler=handler,
         body=encode(message),
         code=code,
-        error=text,
+        error=error,
         failed_at=time.time(),
         message_id="" if info is None else info.message_id,
     )

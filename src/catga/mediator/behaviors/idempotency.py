@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from catga.codec import Codec, encode
 from catga.errors import CatgaError, CatgaTimeoutError, InProgressError, InvalidMessageError, StoreError
 from catga.mediator.behaviors.store import KeyValueStore, MemoryStore, key_text
 from catga.mediator.context import current_message
+from catga.mediator.settling import settle
 from catga.messages import is_event
 
 logger = logging.getLogger("catga.behaviors")
@@ -69,7 +70,6 @@ class Idempotency:
         self._lease = lease
         self._wait = wait
         self._codecs: dict[type, Codec] = {}
-        self._settling: set[asyncio.Task[None]] = set()
 
     def bound_to(self, handler: str) -> Behavior:
         """Each handler of an event runs once."""
@@ -94,11 +94,11 @@ class Idempotency:
             async with limit:
                 value = await call_next(message)
         except BaseException as error:
-            await self._settle(self._free(key, claim))
+            await settle(self._free(key, claim))
             if isinstance(error, TimeoutError) and limit.expired():
                 raise CatgaTimeoutError(f"{codec.name} took longer than its lease of {self._lease:g} s") from error
             raise
-        await self._settle(self._remember(key, None if is_event(codec.cls) else value))
+        await settle(self._remember(key, None if is_event(codec.cls) else value))
         return value
 
     def _key_of(self, message: object, codec: Codec, handler: str) -> str:
@@ -131,15 +131,8 @@ class Idempotency:
         try:
             return await self._store.add(key, claim, self._lease + _GRACE)
         except BaseException:  # the claim may be there all the same, and nobody would run under it
-            await self._settle(self._free(key, claim))
+            await settle(self._free(key, claim))
             raise
-
-    async def _settle(self, work: Coroutine[Any, Any, None]) -> None:
-        """`work` goes on though its caller is cancelled: the store must hear how a run ended."""
-        task = asyncio.ensure_future(work)
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
-        await asyncio.shield(task)
 
     async def _free(self, key: str, claim: bytes) -> None:
         try:

@@ -88,6 +88,13 @@ async def who_handled_it_is_gone(bed: Bed) -> None:
     await b.stop()
     await eventually(lambda: [n.node_id for n in a.get_nodes()] == ["a"])
     assert failed(await a.send(Whoami()), NoNodeAvailableError).is_retryable
+    assert failed(await a.send(Enlarge(1)), NoNodeAvailableError).is_retryable  # never sent before
+    try:
+        await a.send_to_all(Enlarge(1))
+    except NoNodeAvailableError as error:
+        assert error.is_retryable  # noqa: PT017 - what is raised says so, too
+    else:
+        raise AssertionError("it raised nothing")
 
 
 async def an_invalid_payload_names_the_field(bed: Bed) -> None:

@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from catga import ConsistentHash
-from catga.errors import NodeNotFoundError
+from catga.errors import Execution, NodeNotFoundError, OverloadedError
 from catga.testing.contract.bed import Bed
+from catga.testing.contract.failures import failed
 from catga.testing.contract.membership import see_each_other
 from catga.testing.contract.words import App, Blob, Happened, Stock, Wait, Whoami
 from catga.testing.waiting import eventually
@@ -74,6 +75,38 @@ async def publish_reaches_each_service_once(bed: Bed) -> None:
     assert mail2.events
     assert sorted(audit.events) == list(range(10))
     assert other.events == []
+
+
+async def a_failed_publish_tells_what_each_service_did(bed: Bed) -> None:
+    """A publish that failed says NO only if no service ran the event; the details have each service's result."""
+    full, audit = App("full"), App("audit")
+    a = await bed.node("a")
+    b = await bed.node("full", full.mediator, service="full", max_concurrency=1, max_queue=0)
+    await see_each_other(a, b)
+    occupying = asyncio.create_task(a.send_to_node(Wait(), "full"))
+    await eventually(full.started.is_set)
+    alone = failed(await a.publish(Happened(1)), OverloadedError)
+    assert alone.execution is Execution.NO
+    await see_each_other(a, b, await bed.node("audit", audit.mediator, service="audit"))
+    error = failed(await a.publish(Happened(2)), OverloadedError)
+    assert (error.execution, error.is_retryable) == (Execution.MAYBE, False)
+    assert error.details["services"]["audit"] == {"ok": True}
+    assert error.details["services"]["full"]["execution"] == "no"
+    assert (full.events, audit.events) == ([], [2])
+    full.release.set()
+    assert (await occupying).is_success
+
+
+async def publish_waits_for_a_service_that_comes_back(bed: Bed) -> None:
+    """An event for a service whose last node left a moment ago runs once it is back, and once only."""
+    a, b, mail = await bed.node("a"), await bed.node("mail", App("mail").mediator, service="mail"), App("mail")
+    await see_each_other(a, b)
+    await b.stop()
+    await eventually(lambda: [n.node_id for n in a.get_nodes()] == ["a"])
+    publishing = asyncio.create_task(a.publish(Happened(1)))
+    await bed.node("mail", mail.mediator, service="mail")
+    assert (await publishing).is_success
+    assert mail.events == [1]
 
 
 async def an_event_without_subscribers_is_no_error(bed: Bed) -> None:
@@ -163,6 +196,8 @@ PROMISES: tuple[Callable[[Bed], Awaitable[None]], ...] = (
     few_keys_move_when_a_node_joins,
     a_node_can_be_named,
     publish_reaches_each_service_once,
+    a_failed_publish_tells_what_each_service_did,
+    publish_waits_for_a_service_that_comes_back,
     an_event_without_subscribers_is_no_error,
     broadcast_reaches_each_node_once,
     a_broadcast_is_acknowledged_without_a_handler,

@@ -1,0 +1,28 @@
+"""Work that goes on though its caller is cancelled: a store must hear how a run ended."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+SETTLE_TIMEOUT = 10.0
+"""Seconds that `settled` waits, at most."""
+
+_running: set[asyncio.Task[None]] = set()  # also keeps them from being collected
+
+
+async def settle(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`, and go on with it if the caller is cancelled meanwhile. Raises what `work` raises."""
+    task = asyncio.ensure_future(work)
+    _running.add(task)
+    task.add_done_callback(_running.discard)
+    await asyncio.shield(task)
+
+
+async def settled() -> bool:
+    """Wait for all such work in this event loop, for `SETTLE_TIMEOUT` at most. Returns whether it has ended."""
+    loop = asyncio.get_running_loop()
+    tasks = [task for task in _running if task.get_loop() is loop]
+    if not tasks:
+        return True
+    _, pending = await asyncio.wait(tasks, timeout=SETTLE_TIMEOUT)
+    return not pending
