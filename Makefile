@@ -10,18 +10,21 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python3.1
 	$$name -c '$(OLD_ENOUGH)' >/dev/null 2>&1 && echo $$name && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench docs dist clean
+.PHONY: help setup demo test test-long check bench docs dist clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with all that follows needs
 
 demo: $(READY) ## a cluster of four processes over NATS, with a crash
 	$(BIN)/python -m catga.cli.demo
 
-test: $(READY) ## all tests; ARGS="-k name" is passed on
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+test: $(READY) ## the tests, without the long ones; ARGS="-k name" is passed on
+	$(BIN)/python -m pytest -n 2 -m "not long" $(ARGS)
+
+test-long: $(READY) ## the long tests: splits, failovers, mass deaths, refusals
+	$(BIN)/python -m pytest -n 2 -m long $(ARGS)
 
 check: $(READY) ## lint, format, types, layers
 	$(BIN)/ruff check .

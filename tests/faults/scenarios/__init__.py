@@ -1,0 +1,9 @@
+"""The faults: each a function that breaks something under load and says what must have held.
+
+Shared by the tests (short, patient) and by ``bench/faults`` (longer, strict), which prints the table.
+"""
+
+from scenarios import brokers, load, processes  # noqa: F401  each registers its own
+from scenarios.base import SCENARIOS, Run, run_scenario
+
+__all__ = ["SCENARIOS", "Run", "run_scenario"]
