@@ -103,6 +103,15 @@ class Execution(NamedTuple):
     at: float
 
 
+class Departed(NamedTuple):
+    """A watcher saw a node leave."""
+
+    watcher: str
+    node_id: str
+    reason: str
+    at: float
+
+
 class FaultCluster:
     """Worker processes, and callers in this process, on one broker.
 
@@ -251,13 +260,13 @@ class FaultCluster:
     def run_twice(self) -> int:
         return sum(1 for count in self.executions().values() if count > 1)
 
-    def departures(self, since: float) -> list[str]:
-        """Who saw whom leave after `since`, and why: the members of this process, and the nodes."""
+    def departures(self, since: float) -> list[Departed]:
+        """Who saw whom leave after `since`: the members of this process, and the nodes. Times count from `since`."""
         lines = [line.split() for line in self._left.read_text().splitlines()]
-        seen = [f"{watcher} of {node_id} ({why})" for at, watcher, node_id, why in lines if float(at) >= since]
+        seen = [Departed(watcher, node_id, why, float(at) - since) for at, watcher, node_id, why in lines]
         for watcher, changes in self.changes(since, NodeChangeType.LEFT).items():
-            seen += [f"{watcher} of {event.node.node_id} ({event.reason})" for _, event in changes]
-        return seen
+            seen += [Departed(watcher, event.node.node_id, event.reason.value, at) for at, event in changes]
+        return [each for each in seen if each.at >= 0]
 
     async def is_whole(self) -> bool:
         """Whether everybody sees everybody alive, the nodes included: they are asked."""

@@ -81,7 +81,7 @@ def handlers(node_id: str, log: Lines) -> Mediator:
 async def note_departures(cluster: DistributedMediator, log: Lines) -> None:
     async for event in cluster.watch():
         if event.type is NodeChangeType.LEFT:
-            log.add(time.monotonic(), cluster.node_id, event.node.node_id, event.reason)
+            log.add(time.monotonic(), cluster.node_id, event.node.node_id, event.reason.value)
 
 
 def shift_clock(seconds: int) -> None:

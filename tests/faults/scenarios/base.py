@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -156,3 +156,34 @@ def suspected_after(cluster: FaultCluster, since: float, node_id: str) -> float 
         for changes in cluster.changes(since, UPDATED, LEFT).values()
     ]
     return None if None in times else max(t for t in times if t is not None)
+
+
+async def seconds_until(condition: Callable[[], Awaitable[bool]], since: float, within: float) -> float | None:
+    """The seconds from `since` on until `condition` holds; None if it does not `within` so many."""
+    while not await condition():
+        if time.monotonic() > since + within:
+            return None
+        await asyncio.sleep(0.05)
+    return time.monotonic() - since
+
+
+async def whole_again(run: Run, cluster: FaultCluster, since: float, limit: float) -> None:
+    """Everybody sees everybody alive."""
+    run.recovery = await seconds_until(cluster.is_whole, since, max(30.0, limit * run.patience))
+    run.within(run.recovery, limit, "all views whole")
+
+
+def nobody_left(run: Run, cluster: FaultCluster, since: float) -> None:
+    """No watcher in any process saw a node leave, as none did."""
+    seen = [f"{d.watcher} saw {d.node_id} leave ({d.reason})" for d in cluster.departures(since)]
+    run.must(not seen, f"nobody left, but {len(seen)} times: {', '.join(seen[:4])}")
+
+
+def serve_again(run: Run, report: Report, since: float, node_ids: Iterable[str], limit: float) -> None:
+    """Each of these nodes answers a request that was sent after `since`, and requests that were sent later than the
+    limit do not fail."""
+    for node_id in node_ids:
+        ended = [a.ended for a in report.attempts if a.node_id == node_id and a.sent > since and a.error is None]
+        run.within(min(ended) - since if ended else None, limit, f"{node_id} serves again")
+    failed = [a for a in report.failed if a.sent > since + limit * run.patience]
+    run.must(not failed, f"requests succeed again, {len(failed)} did not")
