@@ -104,11 +104,15 @@ def scenario(**options: Any) -> Callable[[Play], Play]:
 
 
 async def run_scenario(name: str, kind: str, *, rate: float, patience: float) -> Run:
-    """Start what one scenario runs on, of that kind, run it there, and return what it found."""
+    """Start what one scenario runs on, of that kind, run it there, and return what it found. What the scenario waits
+    for and does not come is a problem, too."""
     chosen = SCENARIOS[name]
     async with chosen.bed(kind) as server:
         run = Run(kind, server, rate=rate, patience=patience, fault=chosen.fault)
-        await chosen.play(run)
+        try:
+            await chosen.play(run)
+        except AssertionError as error:
+            run.problems.append(str(error))
         return run
 
 

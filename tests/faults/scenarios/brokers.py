@@ -12,7 +12,7 @@ from catga.backends.nats.kv import bucket_name
 from catga.testing.proxy import Proxy
 from catga.testing.servers import NatsServer
 from scenarios.base import Run, no_membership_events, scenario, suspected_after, under_load
-from scenarios.processes import sigkill_idempotent
+from scenarios.deaths import kill_some
 
 
 async def _broker_outage(run: Run, down: float, load: float) -> None:
@@ -152,7 +152,7 @@ async def unrelated_keys(run: Run) -> None:
                 for number in range(start, start + 10_000):
                     pipeline.set(f"other:{number}", b"x", ex=600)
                 await pipeline.execute()
-        await sigkill_idempotent(run)
+        await kill_some(run, of=3, number=1, limit=3.0)
         await client.flushall()
 
 

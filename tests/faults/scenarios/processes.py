@@ -10,24 +10,6 @@ from scenarios.base import Run, left_once, no_membership_events, scenario, suspe
 
 
 @scenario()
-async def sigkill_idempotent(run: Run) -> None:
-    """SIGKILL of a node, idempotent requests"""
-    async with FaultCluster(run.server) as cluster:
-        await cluster.start()
-        await cluster.settled()
-
-        async def kill() -> None:
-            cluster.nodes["n2"].signal(signal.SIGKILL)
-
-        report, began = await under_load(run, cluster, Work, kill, 5.0)
-        await cluster.until(lambda: all(len(c.get_nodes()) == 4 for c in cluster.callers))
-        run.must(not report.failed, "no request failed")
-        run.recovery = suspected_after(cluster, began, "n2")
-        run.within(run.recovery, 0.1, "unroutable")
-        left_once(run, cluster, began, "n2", 3.0)
-
-
-@scenario()
 async def sigkill_not_idempotent(run: Run) -> None:
     """SIGKILL of a node, other requests"""
     async with FaultCluster(run.server) as cluster:
