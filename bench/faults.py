@@ -23,9 +23,9 @@ row says otherwise), a real broker; 5 ms handlers. Where a bus of several server
 and the callers on one. Written by `python -m bench.faults`.
 
 *lost*: requests that failed (if what they need is away for longer than their deadline, 10 s or as the row says, they
-must). *twice*: requests that ran more than once (for idempotent ones that is allowed). *noticed*: until the last watcher
-saw it, or the last caller chose the node no more. *recovered*: until requests flowed as before; after a split, a failover
-or a lost permission, until everybody saw everybody again. Times are seconds.
+must). *twice*: requests that ran more than once (for idempotent ones that is allowed). *noticed*: until the last
+watcher saw it, or the last caller chose the node no more. *recovered*: until requests flowed as before; after a
+split, a failover or a lost permission, until everybody saw everybody again. Times are seconds.
 
 | fault | on | lost | ran twice | noticed | recovered | |
 |---|---|---|---|---|---|---|
