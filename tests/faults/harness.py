@@ -74,7 +74,7 @@ class Node:
     async def start(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(*self._command, stdout=subprocess.PIPE, cwd=HERE)
         assert self._process.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):  # many start at once
             line = await self._process.stdout.readline()
         assert line == b"ready\n", f"{self.node_id} did not start"
         return self
@@ -285,7 +285,7 @@ class FaultCluster:
             for watcher, events in self.events.items()
         }
 
-    async def until(self, condition: Callable[[], bool], within: float = 30.0) -> float:
+    async def until(self, condition: Callable[[], bool], within: float = 60.0) -> float:
         """Wait until `condition` holds; returns the seconds that it took."""
         started = time.monotonic()
         while not condition():

@@ -26,6 +26,14 @@ class Order(msgspec.Struct, Request[Done], frozen=True):
     seconds: float = 0.005
 
 
+@message(idempotent=True, timeout=30.0, name="faults.Slow")
+class Slow(msgspec.Struct, Request[Done], frozen=True):
+    """May run twice, and there is time for it."""
+
+    id: int
+    seconds: float = 5.0
+
+
 @message(timeout=60.0, name="faults.Long")
 class Long(msgspec.Struct, Request[Done], frozen=True):
     """Must not run twice; outlasts a split."""

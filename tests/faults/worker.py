@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-from messages import Block, Crunch, CrunchPlain, Done, Long, Members, Order, Prompt, PromptPlain, Raise, Work
+from messages import Block, Crunch, CrunchPlain, Done, Long, Members, Order, Prompt, PromptPlain, Raise, Slow, Work
 
 from catga import DistributedMediator, Mediator, NodeChangeType, add_cluster
 from catga.errors import OverloadedError
@@ -69,7 +69,7 @@ def handlers(node_id: str, log: Lines) -> Mediator:
     def block(request: Any) -> None:
         time.sleep(request.seconds)
 
-    for kind in (Work, Order, Long):
+    for kind in (Work, Order, Long, Slow):
         app.handles(kind)(wait)
     for kind, handler in ((Crunch, crunch), (CrunchPlain, crunch_plain), (Prompt, prompt), (PromptPlain, ran)):
         app.handles(kind)(handler)
