@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 from harness import FaultCluster, Report
 
 from catga import NodeChangeType
+from catga.node import NodeState
 from catga.testing.servers import NatsServer, RedisServer, Server
 
 JOINED, UPDATED, LEFT = NodeChangeType.JOINED, NodeChangeType.UPDATED, NodeChangeType.LEFT
+ALIVE = NodeState.ALIVE
 BOTH = ("nats", "redis")
 
 
@@ -156,7 +158,7 @@ def left_once(run: Run, cluster: FaultCluster, since: float, node_id: str, limit
 def suspected_after(cluster: FaultCluster, since: float, node_id: str) -> float | None:
     """Seconds until the last caller stopped choosing the node."""
     times = [
-        min((at for at, e in changes if e.node.node_id == node_id), default=None)
+        min((at for at, e in changes if e.node.node_id == node_id and e.node.state is not ALIVE), default=None)
         for changes in cluster.changes(since, UPDATED, LEFT).values()
     ]
     return None if None in times else max(t for t in times if t is not None)

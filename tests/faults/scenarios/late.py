@@ -16,7 +16,7 @@ from scenarios.base import BOTH, SCENARIOS, Run, Scenario, under_load
 
 TIMEOUT = 1.0
 SLACK = 0.3
-"""Seconds after a caller's deadline at which a start is late."""
+"""Seconds after a caller's deadline from which on a start is late."""
 
 Still = Callable[[Run, FaultCluster, Proxy, float], Awaitable[None]]
 """Lets something stand still for so many seconds; n2 is behind the proxy."""
@@ -46,7 +46,7 @@ async def _link(run: Run, cluster: FaultCluster, proxy: Proxy, seconds: float) -
 
 async def _late(run: Run, stand_still: Still, queue: bool) -> None:
     """The fault for 9 s, under load. Nothing starts later than its caller waits."""
-    seconds = 9.0 if run.is_strict else 5.0
+    seconds = 9.0 if run.is_strict else 4.0
     routing = {"routing": Queue()} if queue else {}
     async with (
         Proxy(run.server.url) as proxy,
@@ -68,7 +68,8 @@ async def _late(run: Run, stand_still: Still, queue: bool) -> None:
 
 
 def _nothing_is_late(run: Run, cluster: FaultCluster, report: Report) -> None:
-    ends = {attempt.id: attempt.sent + TIMEOUT + SLACK for attempt in report.attempts}
+    slack = SLACK * min(run.patience, 3.0)
+    ends = {attempt.id: attempt.sent + TIMEOUT + slack for attempt in report.attempts}
     late = [execution for execution in cluster.log() if execution.at > ends[execution.id]]
     plain = sum(1 for execution in late if execution.id % 2)
     run.must(not late, f"nothing starts late, but {plain} plain handlers and {len(late) - plain} others did")

@@ -15,6 +15,8 @@ from catga.testing.servers import RedisServer
 from scenarios.base import Run, nobody_left, scenario, under_load
 
 SECONDS = 5.0
+PROMPT = 1.0
+"""The timeout of `Prompt`, in seconds."""
 
 Step = Callable[[Redis], Awaitable[object]]
 
@@ -24,8 +26,8 @@ def _either(number: int) -> Order | Prompt:
     return Order(number) if number % 2 else Prompt(number)
 
 
-async def _refused(run: Run, refuse: Step, allow: Step, url: str = "") -> tuple[Report, float]:
-    """Refuse for 5 s, under load. Returns the report and when the refusal began."""
+async def _refused(run: Run, refuse: Step, allow: Step, url: str = "") -> tuple[Report, float, float]:
+    """Refuse for 5 s, under load. Returns the report, and when the refusal began and ended."""
     admin = Redis.from_url(run.server.url)
     async with admin, FaultCluster(run.server, url=url) as cluster:
         await cluster.start()
@@ -44,16 +46,15 @@ async def _refused(run: Run, refuse: Step, allow: Step, url: str = "") -> tuple[
         after = [a.ended for a in report.attempts if a.sent > returned and a.error is None]
         run.recovery = min(after) - returned if after else None
         run.within(run.recovery, 2.0, "full service")
-        return report, began
+        return report, began, returned
 
 
-def _told_as_no(run: Run, report: Report, began: float) -> None:
+def _told_as_no(run: Run, report: Report, began: float, returned: float) -> None:
     """What was refused is known not to have run, and is tried again while there is time."""
     patient = [a for a in report.failed if a.id % 2]
     run.must(not patient, f"requests that outlast the refusal succeed, {len(patient)} did not")
-    doubtful = [
-        a for a in report.failed if a.sent > began + 0.3 and a.error is not None and a.error.execution != Execution.NO
-    ]
+    refused = [a for a in report.failed if began + 0.3 < a.sent < returned - PROMPT - 0.1]
+    doubtful = [a for a in refused if a.error is not None and a.error.execution != Execution.NO]
     run.must(not doubtful, f"refused requests are known not to have run, {len(doubtful)} are not")
 
 
@@ -73,8 +74,8 @@ async def noperm_publish(run: Run) -> None:
     async def allow(admin: Redis) -> None:
         await admin.execute_command("ACL", "SETUSER", "orders", "+publish")
 
-    report, began = await _refused(run, refuse, allow, f"redis://orders:secret@127.0.0.1:{run.server.port}")
-    _told_as_no(run, report, began)
+    report, began, returned = await _refused(run, refuse, allow, f"redis://orders:secret@127.0.0.1:{run.server.port}")
+    _told_as_no(run, report, began, returned)
 
 
 BLOCK = """
@@ -98,8 +99,8 @@ async def busy_script(run: Run) -> None:
     async def allow(admin: Redis) -> None:
         await asyncio.gather(*blocking)
 
-    report, began = await _refused(run, refuse, allow)
-    _told_as_no(run, report, began)
+    report, began, returned = await _refused(run, refuse, allow)
+    _told_as_no(run, report, began, returned)
 
 
 @scenario(on=("redis",), long=("redis",), bed=lambda _: RedisServer(args=["--enable-protected-configs", "yes"]))
@@ -119,7 +120,7 @@ async def misconf(run: Run) -> None:
             run.problems.append("the server refused nothing: this shows nothing")
         await admin.config_set("save", "")
 
-    report, _ = await _refused(run, refuse, allow)
+    report, *_ = await _refused(run, refuse, allow)
     _nobody_minds(run, report)
 
 
@@ -136,5 +137,5 @@ async def out_of_memory(run: Run) -> None:
             run.problems.append("the server refused nothing: this shows nothing")
         await admin.config_set("maxmemory", 0)
 
-    report, _ = await _refused(run, refuse, allow)
+    report, *_ = await _refused(run, refuse, allow)
     _nobody_minds(run, report)
