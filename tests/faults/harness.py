@@ -170,7 +170,9 @@ class FaultCluster:
             observers: URLs; for each a member of this process that is no caller, but watches from there.
         """
         places = nodes if isinstance(nodes, Mapping) else dict.fromkeys(nodes, "")
-        await asyncio.gather(*(self.add(node_id, url=url) for node_id, url in places.items()))
+        async with asyncio.TaskGroup() as starting:
+            for node_id, url in places.items():
+                starting.create_task(self.add(node_id, url=url))
         for number in range(1, self._number + 1):
             self.callers.append(await self._join(f"caller-{number}", self.url))
         for number, url in enumerate(observers, 1):
@@ -183,9 +185,9 @@ class FaultCluster:
         await asyncio.sleep(max(self._started + 6.0 - time.monotonic(), 0.0))
 
     async def add(self, node_id: str, *, url: str = "", **options: Any) -> Node:
-        node = await Node(url or self.url, node_id, self._log, {**self.options, **options}).start()
-        self.nodes[node_id] = node
-        return node
+        node = Node(url or self.url, node_id, self._log, {**self.options, **options})
+        self.nodes[node_id] = node  # before it runs: it is ended whatever happens
+        return await node.start()
 
     @property
     def members(self) -> list[DistributedMediator]:
