@@ -52,6 +52,8 @@ async def _taken(run: Run, verb: str, subject: str) -> None:
         run.must(not failed, f"requests succeed again, {len(failed)} did not")
         if verb == "subscribe":
             run.must(bool(reasons - {""}), "not_ready says why meanwhile")
+        if (verb, subject) == ("publish", "inbox"):  # the server says so of each call
+            run.must(not report.failed, f"what it refused is sent again, {len(report.failed)} were not")
         await _is_as_before(run, cluster)
 
 
