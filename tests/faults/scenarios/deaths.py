@@ -134,7 +134,8 @@ async def _read(ear: Any) -> None:
 @scenario(long=BOTH)
 async def sigkill_beside_wildcard(run: Run) -> None:
     """SIGKILL of a node while somebody listens to all subjects"""
-    async with listening_to_all(run), FaultCluster(run.server) as cluster:
+    lease = {"ttl": 300, "heartbeat_interval": 60}  # long, so that it is not what finds the death
+    async with listening_to_all(run), FaultCluster(run.server, **lease) as cluster:
         await cluster.start()
         await cluster.settled()
         began = await _kill(run, cluster, ("n2",))
