@@ -79,12 +79,12 @@ async def split_long(run: Run) -> None:
 
 @scenario(on=("nats",), long=("nats",), bed=lambda _: routes())
 async def split_own_side_call(run: Run) -> None:
-    """Requests of 10 s on either side, not idempotent, while the routes are cut for 6 s"""
-    seconds, cut = (10.0, 6.0) if run.is_strict else (6.0, 4.0)
+    """Requests of 10 s on either side, not idempotent, while the routes are cut for 2 s"""
+    seconds = 10.0 if run.is_strict else 8.0
     async with FaultCluster(run.server, url=run.server.near[0]) as cluster:
         calls = list[asyncio.Task[Any]]()
         starting = asyncio.create_task(_call_on_either_side(cluster, calls, seconds))
-        await _split(run, cluster, cut)
+        await _split(run, cluster, 2.0)
         await starting
         for number, result in enumerate(await asyncio.gather(*calls), 1):
             run.must(result.is_success, f"call {number} on its own side is answered: {result}")
