@@ -13,18 +13,18 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python3.1
 .PHONY: help setup demo test test-long check bench docs dist clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with all that follows needs
 
 demo: $(READY) ## a cluster of four processes over NATS, with a crash
 	$(BIN)/python -m catga.cli.demo
 
-test: $(READY) ## all tests; ARGS="-k name" is passed on
+test: $(READY) ## the tests, without the long ones; ARGS="-k name" is passed on
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-test-long: $(READY) ## histories of real processes under faults, for forty minutes
-	$(BIN)/python -m pytest -m long $(ARGS)
+test-long: $(READY) ## the long tests: splits, failovers, mass deaths, refusals, histories
+	$(BIN)/python -m pytest -n 2 -m long $(ARGS)
 
 check: $(READY) ## lint, format, types, layers
 	$(BIN)/ruff check .

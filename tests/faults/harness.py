@@ -1,21 +1,24 @@
 """A cluster of real processes under load, and what became of every request."""
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
+
+from messages import Members
 
 from catga import DistributedMediator, Mediator, NodeChangeEvent, NodeChangeType, add_cluster
 from catga.errors import CatgaError
+from catga.node import NodeState
 from catga.result import Failure
-from catga.testing.servers import Server
 
 HERE = Path(__file__).parent
 
@@ -64,14 +67,14 @@ class Node:
 
     def __init__(self, url: str, node_id: str, log: Path, options: dict[str, Any]) -> None:
         self.node_id = node_id
-        self._command = [sys.executable, str(HERE / "worker.py"), url, node_id, str(log)]
-        self._command += [f"{key}={value}" for key, value in options.items()]
+        given = json.dumps(options, default=bytes.decode)  # signing keys are bytes
+        self._command = [sys.executable, str(HERE / "worker.py"), url, node_id, str(log), given]
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(*self._command, stdout=subprocess.PIPE, cwd=HERE)
         assert self._process.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):  # many start at once
             line = await self._process.stdout.readline()
         assert line == b"ready\n", f"{self.node_id} did not start"
         return self
@@ -92,20 +95,55 @@ class Node:
             await self._process.wait()
 
 
-class FaultCluster:
-    """Worker processes, and callers in this process, on one broker."""
+class Execution(NamedTuple):
+    """A handler that started: of which request, where, and when, by ``time.monotonic()``, which all processes share."""
 
-    def __init__(self, server: Server, *, callers: int = 2, url: str = "", **options: Any) -> None:
-        self.server = server
+    id: int
+    node_id: str
+    at: float
+
+
+class Departed(NamedTuple):
+    """A watcher saw a node leave."""
+
+    watcher: str
+    node_id: str
+    reason: str
+    at: float
+
+
+class FaultCluster:
+    """Worker processes, and callers in this process, on one broker.
+
+    Args:
+        server: has a `url`, for all who are given no other.
+        callers: how many nodes of this process send the load.
+        caller_options: of `add_cluster`, for these only.
+        options: of `add_cluster`, for all.
+    """
+
+    def __init__(
+        self,
+        server: Any,
+        *,
+        callers: int = 2,
+        url: str = "",
+        caller_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
         self.background: set[asyncio.Task[Any]] = set()
         self.url = url or server.url
         self.options = {"ttl": 60, "heartbeat_interval": 15, **options}
         self.nodes: dict[str, Node] = {}
         self.events: dict[str, list[tuple[float, NodeChangeEvent]]] = {}
         self.callers: list[DistributedMediator] = []
+        self.observers: list[DistributedMediator] = []
+        self._caller_options = {"drain_timeout": 2.0, **(caller_options or {})}
         self._folder = tempfile.TemporaryDirectory(prefix="catga-faults-")
         self._log = Path(self._folder.name) / "executions"
         self._log.touch()
+        self._left = Path(f"{self._log}.left")
+        self._left.touch()
         self._number = callers
         self._tasks: list[asyncio.Task[None]] = []
         self._next_id = 0
@@ -115,32 +153,57 @@ class FaultCluster:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for caller in self.callers:
-            await caller.stop()
+        for member in (*self.callers, *self.observers):
+            await member.stop()
         await asyncio.gather(*self._tasks)
         for node in self.nodes.values():
             await node.end()
         self._folder.cleanup()
 
-    async def start(self, node_ids: tuple[str, ...] = ("n1", "n2", "n3")) -> None:
-        await asyncio.gather(*(self.add(node_id) for node_id in node_ids))
+    async def start(
+        self, nodes: Iterable[str] | Mapping[str, str] = ("n1", "n2", "n3"), observers: Iterable[str] = ()
+    ) -> None:
+        """Start everybody, and return when the members of this process know all.
+
+        Args:
+            nodes: their ids, and where each connects if it is not `url`.
+            observers: URLs; for each a member of this process that is no caller, but watches from there.
+        """
+        places = nodes if isinstance(nodes, Mapping) else dict.fromkeys(nodes, "")
+        async with asyncio.TaskGroup() as starting:
+            for node_id, url in places.items():
+                starting.create_task(self.add(node_id, url=url))
         for number in range(1, self._number + 1):
-            caller = add_cluster(Mediator(), self.url, node_id=f"caller-{number}", drain_timeout=2.0, **self.options)
-            await caller.start()
-            self.callers.append(caller)
-            self.events[caller.node_id] = []
-            self._tasks.append(asyncio.create_task(self._watch(caller)))
+            self.callers.append(await self._join(f"caller-{number}", self.url))
+        for number, url in enumerate(observers, 1):
+            self.observers.append(await self._join(f"observer-{number}", url))
         self._started = time.monotonic()
-        await self.until(lambda: all(len(c.get_nodes()) == len(node_ids) + self._number for c in self.callers))
+        await self.until(lambda: all(len(m.get_nodes()) == len(self.ids()) for m in self.members))
 
     async def settled(self) -> None:
         """Wait until everybody may declare deaths: a newcomer does not, as the others may be coming back."""
         await asyncio.sleep(max(self._started + 6.0 - time.monotonic(), 0.0))
 
     async def add(self, node_id: str, *, url: str = "", **options: Any) -> Node:
-        node = await Node(url or self.url, node_id, self._log, {**self.options, **options}).start()
-        self.nodes[node_id] = node
-        return node
+        node = Node(url or self.url, node_id, self._log, {**self.options, **options})
+        self.nodes[node_id] = node  # before it runs: it is ended whatever happens
+        return await node.start()
+
+    @property
+    def members(self) -> list[DistributedMediator]:
+        """Those of this process."""
+        return [*self.callers, *self.observers]
+
+    def ids(self) -> set[str]:
+        """All who ought to be in every view: what was started, and not killed by `kill`."""
+        return {*self.nodes, *(member.node_id for member in self.members)}
+
+    async def kill(self, *node_ids: str) -> None:
+        """SIGKILL, all at once."""
+        killed = [self.nodes.pop(node_id) for node_id in node_ids]
+        for node in killed:
+            node.signal(signal.SIGKILL)
+        self.background |= {asyncio.create_task(node.wait()) for node in killed}
 
     async def load(self, make: Callable[[int], Any], seconds: float, rate: float = 500.0) -> Report:
         """Requests at a steady rate, open loop, from all callers in turn; returns when all have ended."""
@@ -149,16 +212,25 @@ class FaultCluster:
         sending: set[asyncio.Task[None]] = set()
         while (now := time.monotonic()) < started + seconds:
             while len(report.attempts) < (now - started) * rate:
-                self._next_id += 1
-                attempt = Attempt(self._next_id, time.monotonic())
-                report.attempts.append(attempt)
-                caller = self.callers[self._next_id % len(self.callers)]
-                task = asyncio.create_task(self._one(caller, attempt, make))
+                task = self._send_next(report, make)
                 sending.add(task)
                 task.add_done_callback(sending.discard)
             await asyncio.sleep(0.005)
         await asyncio.gather(*sending)
         return report
+
+    async def burst(self, make: Callable[[int], Any], number: int) -> Report:
+        """So many requests at once, from all callers in turn; returns when all have ended."""
+        report = Report()
+        await asyncio.gather(*[self._send_next(report, make) for _ in range(number)])
+        return report
+
+    def _send_next(self, report: Report, make: Callable[[int], Any]) -> asyncio.Task[None]:
+        self._next_id += 1
+        attempt = Attempt(self._next_id, time.monotonic())
+        report.attempts.append(attempt)
+        caller = self.callers[self._next_id % len(self.callers)]
+        return asyncio.create_task(self._one(caller, attempt, make))
 
     async def _one(self, caller: DistributedMediator, attempt: Attempt, make: Callable[[int], Any]) -> None:
         result = await caller.send(make(attempt.id))
@@ -167,16 +239,46 @@ class FaultCluster:
         if isinstance(result, Failure):
             attempt.error = result.error
 
-    async def _watch(self, caller: DistributedMediator) -> None:
-        async for event in caller.watch():
-            self.events[caller.node_id].append((time.monotonic(), event))
+    async def _join(self, node_id: str, url: str) -> DistributedMediator:
+        member = add_cluster(Mediator(), url, node_id=node_id, **{**self.options, **self._caller_options})
+        await member.start()
+        self.events[node_id] = []
+        self._tasks.append(asyncio.create_task(self._watch(member)))
+        return member
+
+    async def _watch(self, member: DistributedMediator) -> None:
+        async for event in member.watch():
+            self.events[member.node_id].append((time.monotonic(), event))
+
+    def log(self) -> list[Execution]:
+        """What started, on all nodes together, in the order of the starts on each."""
+        lines = (line.split() for line in self._log.read_text().splitlines())
+        return [Execution(int(number), node_id, float(at)) for number, node_id, at in lines]
 
     def executions(self) -> Counter[int]:
         """How often each request ran, on all nodes together."""
-        return Counter(int(line) for line in self._log.read_text().split())
+        return Counter(execution.id for execution in self.log())
 
     def run_twice(self) -> int:
         return sum(1 for count in self.executions().values() if count > 1)
+
+    def departures(self, since: float) -> list[Departed]:
+        """Who saw whom leave after `since`: the members of this process, and the nodes. Times count from `since`."""
+        lines = [line.split() for line in self._left.read_text().splitlines()]
+        seen = [Departed(watcher, node_id, why, float(at) - since) for at, watcher, node_id, why in lines]
+        for watcher, changes in self.changes(since, NodeChangeType.LEFT).items():
+            seen += [Departed(watcher, event.node.node_id, event.reason.value, at) for at, event in changes]
+        return [each for each in seen if each.at >= 0]
+
+    async def is_whole(self) -> bool:
+        """Whether everybody sees everybody alive, the nodes included: they are asked."""
+        everybody = self.ids()
+        for member in self.members:
+            if {n.node_id for n in member.get_nodes() if n.state is NodeState.ALIVE} != everybody:
+                return False
+        asker = self.callers[0]
+        views = await asyncio.gather(*[asker.send_to_node(Members(), node_id) for node_id in self.nodes])
+        return all(view.is_success and set(view.unwrap()) == everybody for view in views)
 
     def changes(self, since: float, *types: NodeChangeType) -> dict[str, list[tuple[float, NodeChangeEvent]]]:
         """Events of these types after `since`, by watcher."""
@@ -185,7 +287,7 @@ class FaultCluster:
             for watcher, events in self.events.items()
         }
 
-    async def until(self, condition: Callable[[], bool], within: float = 30.0) -> float:
+    async def until(self, condition: Callable[[], bool], within: float = 60.0) -> float:
         """Wait until `condition` holds; returns the seconds that it took."""
         started = time.monotonic()
         while not condition():

@@ -7,11 +7,15 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from scenarios import ONLY, SCENARIOS, run_scenario
+from scenarios import SCENARIOS, run_scenario
 
 pytestmark = pytest.mark.timeout(180)
 
-CASES = [(name, kind) for name in SCENARIOS for kind in ("nats", "redis") if ONLY.get(name, kind) == kind]
+CASES = [
+    pytest.param(name, kind, marks=[pytest.mark.long] if kind in scenario.long else [])
+    for name, scenario in SCENARIOS.items()
+    for kind in scenario.on
+]
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)

@@ -1,71 +1,113 @@
-"""A node of the fault suite: python worker.py URL NODE_ID LOG [key=value …]. Prints ``ready`` once it has joined.
+"""A node of the fault suite: python worker.py URL NODE_ID LOG OPTIONS. Prints ``ready`` once it has joined.
 
-Every execution appends a line to LOG before the handler does anything, so that what ran, and how often, is
-known whatever happens to this process.
+OPTIONS is JSON: those of `add_cluster`, and ``clock_offset`` in seconds. Every execution appends a line to LOG
+(id, node, ``time.monotonic()``) before the handler does anything, so that what ran, when and how often, is known
+whatever happens to this process. When this node sees another leave, it appends a line to LOG.left (time, this node,
+the other, why).
 """
 
 import asyncio
+import json
 import os
 import signal
 import sys
 import time
 from typing import Any
 
-from messages import Block, Done, Order, Raise, Work
+from messages import Block, Crunch, CrunchPlain, Done, Long, Members, Order, Prompt, PromptPlain, Raise, Slow, Work
 
-from catga import Mediator, add_cluster
+from catga import DistributedMediator, Mediator, NodeChangeType, add_cluster
 from catga.errors import OverloadedError
+from catga.node import NodeState
 
 
-def settings(arguments: list[str]) -> dict[str, Any]:
-    pairs = (argument.split("=", 1) for argument in arguments)
-    return {key: _value(value) for key, value in pairs}
+class Lines:
+    """A file that several processes append lines to."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def add(self, *words: object) -> None:
+        os.write(self._file, (" ".join(map(str, words)) + "\n").encode())
 
 
-def _value(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+def keep_cpu(seconds: float) -> None:
+    """Keep the CPU, and the event loop, for so long."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
 
 
-async def main(url: str, node_id: str, log_path: str, *arguments: str) -> None:
-    if "clock_offset" in (options := settings(list(arguments))):
-        offset, real = int(options.pop("clock_offset")), time.time_ns
-        time.time_ns = lambda: real() + offset * 1_000_000_000
-    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def handlers(node_id: str, log: Lines) -> Mediator:
+    """What nodes do with each message: `async` and plain handlers, some wait, some keep the CPU."""
     app = Mediator()
 
-    @app.handler
-    async def work(request: Work) -> Done:
-        os.write(log, b"%d\n" % request.id)
-        await asyncio.sleep(request.seconds)
+    def ran(request: Any) -> Done:
+        log.add(request.id, node_id, time.monotonic())
         return Done(request.id, node_id)
 
-    @app.handler
-    async def order(request: Order) -> Done:
-        os.write(log, b"%d\n" % request.id)
+    async def wait(request: Any) -> Done:
+        done = ran(request)
         await asyncio.sleep(request.seconds)
-        return Done(request.id, node_id)
+        return done
 
-    @app.handler
-    def block(request: Block) -> None:
-        time.sleep(request.seconds)
+    async def crunch(request: Any) -> Done:
+        return crunch_plain(request)
 
-    @app.handler
-    def refuse(request: Raise) -> None:
-        os.write(log, b"%d\n" % request.id)
+    def crunch_plain(request: Any) -> Done:
+        done = ran(request)
+        keep_cpu(request.seconds)
+        return done
+
+    async def prompt(request: Any) -> Done:
+        return ran(request)
+
+    def refuse(request: Any) -> None:
+        ran(request)
         raise OverloadedError("by the handler")
 
+    def block(request: Any) -> None:
+        time.sleep(request.seconds)
+
+    for kind in (Work, Order, Long, Slow):
+        app.handles(kind)(wait)
+    for kind, handler in ((Crunch, crunch), (CrunchPlain, crunch_plain), (Prompt, prompt), (PromptPlain, ran)):
+        app.handles(kind)(handler)
+    app.handles(Raise)(refuse)
+    app.handles(Block)(block)
+    return app
+
+
+async def note_departures(cluster: DistributedMediator, log: Lines) -> None:
+    async for event in cluster.watch():
+        if event.type is NodeChangeType.LEFT:
+            log.add(time.monotonic(), cluster.node_id, event.node.node_id, event.reason.value)
+
+
+def shift_clock(seconds: int) -> None:
+    real = time.time_ns
+    time.time_ns = lambda: real() + seconds * 1_000_000_000
+
+
+async def main(url: str, node_id: str, log: str, given: str) -> None:
+    options: dict[str, Any] = json.loads(given)
+    shift_clock(options.pop("clock_offset", 0))
+    options["signing_keys"] = [key.encode() for key in options.get("signing_keys", ())]
+    app = handlers(node_id, Lines(log))
     cluster = add_cluster(app, url, node_id=node_id, **options)
+
+    @app.handler
+    def members(request: Members) -> list[str]:
+        return [node.node_id for node in cluster.get_nodes() if node.state is NodeState.ALIVE]
+
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with cluster:
+        noting = asyncio.create_task(note_departures(cluster, Lines(f"{log}.left")))
         print("ready", flush=True)
         await stop.wait()
+    await noting
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import redis as redis_py
 
 from catga.errors import ClusterError, MissingExtraError
 from catga.testing.servers import NatsServer, RedisServer, free_port
+from catga.testing.waiting import eventually
 
 
 async def test_a_nats_server_keeps_its_port_through_a_restart() -> None:
@@ -30,6 +31,24 @@ def test_a_redis_server_asks_for_its_password_and_is_empty_after_a_restart() -> 
         server.restart()
         with redis_py.Redis.from_url(server.url) as client:
             assert client.get("key") is None
+
+
+async def test_a_nats_server_takes_a_configuration_and_another_one_while_it_runs() -> None:
+    async with NatsServer(config="max_payload: 1000") as server:
+
+        async def allowed() -> int:
+            async with await nats.connect(server.url) as client:
+                return client.max_payload
+
+        assert await allowed() == 1000
+        server.reload("max_payload: 2000")
+
+        async def is_reloaded() -> bool:
+            return await allowed() == 2000
+
+        await eventually(is_reloaded)
+        server.restart()
+        assert await is_reloaded()
 
 
 def test_a_server_that_runs_is_not_started_again() -> None:

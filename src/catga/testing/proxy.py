@@ -29,6 +29,8 @@ class Proxy:
         self.port = 0
         self._passing = asyncio.Event()
         self._passing.set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self._refusing = False
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
@@ -64,6 +66,15 @@ class Proxy:
         self._passing.clear()
         self._tainted |= self._writers
 
+    def hold(self) -> None:
+        """Keep all bytes back, both ways; `heal` lets them go on, in order. So does a network that drops packets for
+        a while, if neither end gives up its connection."""
+        self._flowing.clear()
+
+    def lead_to(self, url: str) -> None:
+        """Forward new connections to another server, as a name does after a failover; those that exist stay."""
+        self._parts = urlsplit(url)
+
     def cut(self) -> None:
         """Reset all connections, and refuse new ones."""
         self._refusing = True
@@ -75,10 +86,12 @@ class Proxy:
             writer.transport.abort()
 
     def heal(self) -> None:
-        """Serve new connections again. Those from which bytes were swallowed are reset: their streams have holes."""
+        """Serve new connections again, and let held bytes go on. Connections from which bytes were swallowed are
+        reset: their streams have holes."""
         self._refusing = False
         self.delay = 0.0
         self._passing.set()
+        self._flowing.set()
         for writer in self._tainted & self._writers:
             writer.transport.abort()
         self._tainted.clear()
@@ -118,6 +131,7 @@ class Proxy:
         with suppress(OSError):
             while data := await reader.read(self.chunk):
                 await asyncio.sleep(self.delay)
+                await self._flowing.wait()
                 if self._passing.is_set():
                     writer.write(data)
                     await writer.drain()

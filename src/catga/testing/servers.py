@@ -203,6 +203,8 @@ class NatsServer(Server):
     Args:
         jetstream: with JetStream, its files in `folder`.
         user, password: what clients must show; the password alone is a token.
+        config: the text of a configuration file, e.g. for permissions, routes or leaf nodes. The other
+            arguments override it.
         args: more command line arguments.
         tls: speak TLS.
         port: by default a free one.
@@ -214,12 +216,14 @@ class NatsServer(Server):
         jetstream: bool = False,
         user: str = "",
         password: str = "",
+        config: str = "",
         args: Sequence[str] = (),
         tls: Tls | None = None,
         port: int = 0,
     ) -> None:
         super().__init__(port=port, args=args, tls=tls)
         self._jetstream = jetstream
+        self._config = config
         self._user = user
         self._password = password
 
@@ -230,6 +234,8 @@ class NatsServer(Server):
 
     def command(self) -> list[str]:
         command = [str(nats_server_path()), "-a", "127.0.0.1", "-p", str(self.port)]
+        if self._config:
+            command += ["-c", str(self._config_path)]
         if self._jetstream:
             command += ["-js", "-sd", str(self.folder / "jetstream")]
         if self._user:
@@ -242,6 +248,24 @@ class NatsServer(Server):
 
     def answers(self, connection: socket.socket) -> bool:
         return connection.recv(5) == b"INFO "
+
+    def reload(self, config: str) -> None:
+        """Put another text in the place of `config` and let the running server read it (SIGHUP). The server takes it
+        a moment later, or keeps what it had and says why in its `log`. Only a server that was started with a `config`
+        has a file to read again."""
+        self._config = config
+        self._config_path.write_text(config)
+        if self._process is not None:
+            self._process.send_signal(signal.SIGHUP)
+
+    @property
+    def _config_path(self) -> Path:
+        return self.folder / "nats.conf"
+
+    def _spawn(self) -> bool:
+        if self._config:
+            self._config_path.write_text(self._config)
+        return super()._spawn()
 
 
 class RedisServer(Server):
