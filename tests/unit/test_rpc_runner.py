@@ -13,7 +13,7 @@ import pytest
 from catga import Request
 from catga.codec import Codec
 from catga.result import CatgaResult, Success
-from catga.rpc.runner import Admitted, Endpoint, Runner
+from catga.rpc.runner import EAGER, Admitted, Endpoint, Runner
 from catga.rpc.tally import Tally
 from catga.testing import eventually
 
@@ -46,7 +46,7 @@ class Bench:
         return Endpoint(Codec(Ask), run, Tally())
 
     def start(self, endpoint: Endpoint, *numbers: int) -> list[Admitted]:
-        calls = [Admitted(("box", n), n, endpoint, n, 0.0, math.inf) for n in numbers]
+        calls = [Admitted(("box", n), n, endpoint, n, 0.0, math.inf, math.inf) for n in numbers]
         for call in calls:
             self.runner.start(call)
         return calls
@@ -254,9 +254,24 @@ async def test_calls_whose_deadline_has_passed_do_not_begin(bench: Bench) -> Non
     async def handler(number: int) -> None: ...
 
     endpoint = bench.endpoint(handler)
-    late = [Admitted(("box", n), n, endpoint, n, 0.0, asyncio.get_running_loop().time() - 1) for n in range(3)]
+    late = [Admitted(("box", n), n, endpoint, n, 0.0, math.inf, time.perf_counter() - 1) for n in range(3)]
     for call in late:
         bench.runner.start(call)
     bench.start(endpoint, 3)
     await bench.ends(3)
     assert bench.late == [0, 1, 2]
+
+
+async def test_a_call_does_not_begin_if_its_deadline_passes_between_its_task_and_its_first_step(
+    bench: Bench, cpu: Cpu
+) -> None:
+    async def handler(number: int) -> None:
+        await asyncio.sleep(0)
+
+    endpoint = bench.endpoint(handler)
+    bench.start(endpoint, 0)
+    await bench.ends(0)  # it is known now that the handler suspends
+    bench.runner.start(Admitted(("box", 1), 1, endpoint, 1, 0.0, math.inf, cpu.now + 1.0))
+    cpu.now += 2.0  # as when the process is stopped
+    await eventually(lambda: bench.late == [1] or bench.ended == [0, 1])
+    assert (bench.late == [1]) is not EAGER  # an eager task has begun already

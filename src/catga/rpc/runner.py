@@ -59,7 +59,8 @@ class Admitted(msgspec.Struct, eq=False):
 
     Attributes:
         started: when it was admitted (`perf_counter`).
-        deadline: the loop's time at which it is cancelled, and from which on it does not begin.
+        deadline: the loop's time at which it is cancelled.
+        begin_by: the same time by `perf_counter`, which goes on during a turn of the loop: after it, it does not begin.
         task: in which it runs, once it does.
         repeats: ids of repeats of it, which get the same answer.
         cancelled: it was told to end; `instead` is its answer then, None for none.
@@ -71,6 +72,7 @@ class Admitted(msgspec.Struct, eq=False):
     message: Any
     started: float
     deadline: float
+    begin_by: float
     task: "asyncio.Task[None] | None" = None
     repeats: tuple[int, ...] = ()
     cancelled: bool = False
@@ -123,6 +125,9 @@ class Runner:
 
     def _run_alone(self, call: Admitted) -> None:
         self._began = perf_counter()
+        if call.begin_by <= self._began:
+            self._on_late(call)
+            return
         # A context of its own: that of the call which ended just now, or of the sender, is not this one's.
         call.task = _spawn(self._alone(call), self._loop, self._context.copy())
         if EAGER:
@@ -147,6 +152,9 @@ class Runner:
     async def _alone(self, call: Admitted) -> None:
         if not EAGER:
             self._began = perf_counter()
+            if call.begin_by <= self._began:  # it was in time when the task was made
+                self._on_late(call)
+                return
         result: CatgaResult[Any] | None
         try:
             handle = call.endpoint.call
@@ -172,15 +180,16 @@ class Runner:
         me, untouched = self._shared, contextvars.copy_context()
         assert me is not None  # noqa: S101
         ready, on_end, cancelling = self._ready, self._on_end, me.cancelling
-        now, ends = self._loop.time(), perf_counter() + SLICE
+        now = perf_counter()
+        ends = now + SLICE
         result: CatgaResult[Any] | None
         while ready and self._booked < SLICE:
             call = ready.popleft()
-            if call.deadline <= now:
-                self._on_late(call)
-                continue
             if call.endpoint.tally.waits:
                 self._run_alone(call)
+                continue
+            if call.begin_by <= now:
+                self._on_late(call)
                 continue
             self._current, call.task = call, me
             try:
@@ -190,10 +199,10 @@ class Runner:
                 )
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
                 result = _ended_by(error, call)
-            ended = on_end(call, result)
+            now = on_end(call, result)
             if self._shared is not me:  # it suspended
                 return
-            if ended > ends or cancelling() or contextvars.copy_context() != untouched:
+            if now > ends or cancelling() or contextvars.copy_context() != untouched:
                 break
         self._shared = self._current = None
         self._go_on()

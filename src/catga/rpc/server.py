@@ -172,7 +172,7 @@ class Server:
             self._turn_is_over = ended > self._turn_ends
             return
         deadline = now + (ttl if ttl < MAX_TTL else MAX_TTL)
-        admitted = Admitted(key, call.id, endpoint, message, started, deadline)
+        admitted = Admitted(key, call.id, endpoint, message, started, deadline, started + ttl)
         self._calls[key] = admitted
         if self._busy < self._max_concurrency:
             self._start(admitted)
