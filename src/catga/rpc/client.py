@@ -249,6 +249,10 @@ class Client:
         if destination is not None:
             self._lose(destination, f"node {node_id} does not answer", only_idempotent=True)
 
+    def node_unreachable(self, node_id: str, incarnation: int) -> None:
+        """The node is silent to this node and to others: its calls that may run twice go elsewhere."""
+        self.node_silent(node_id, incarnation)
+
     def link_down(self) -> None:
         """The link is lost: until it is back silence means nothing."""
         for destination in self._by_subject.values():
