@@ -5,6 +5,7 @@ tell how long they have not heard of it.
 """
 
 import random
+from collections.abc import Container
 from typing import NamedTuple
 
 from catga.membership.hearing import HearingClock
@@ -67,7 +68,7 @@ class Witnesses:
 
     def ask(self, target: NodeInfo) -> list[Question]:
         """The questions to send about `target`."""
-        asked = []
+        asked: list[Question] = []
         for witness in self._witnesses(target.node_id):
             nonce = self._random.getrandbits(53)
             self._questions[nonce] = _Asked(witness.node_id, target.node_id, target.incarnation)
@@ -77,7 +78,7 @@ class Witnesses:
         self._asked[target.node_id] = self._asked.get(target.node_id, 0) + 1
         return asked
 
-    def due(self, reported: set[str], *, insisting: bool) -> list[Question]:
+    def due(self, reported: Container[str], *, insisting: bool) -> list[Question]:
         """The questions to send in this interval: about members that are silent, and those in `reported`.
 
         Args:
