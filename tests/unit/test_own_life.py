@@ -10,7 +10,7 @@ from catga.abc import Departure
 from catga.membership import View
 from catga.membership.chores import Chores
 from catga.membership.hearing import HearingClock
-from catga.membership.own import INTRODUCTION, OwnLife
+from catga.membership.own import INTRODUCTION, RIVAL_PINGS, OwnLife
 from catga.node import NEWEST, WHOLE_LIFE, LeftReason, NodeInfo
 from catga.testing import ManualClock
 from catga.testing.waiting import eventually
@@ -25,6 +25,8 @@ class Life:
         self.clock = ManualClock()
         self.announced: list[NodeInfo] = []
         self.moved_to: list[int] = []
+        self.pinged: list[int] = []
+        self.told_who_listens = True
         chance = random.Random(1)
         self.chores = Chores("me", chance)
         hearing = HearingClock(self.clock, 3.0)
@@ -45,7 +47,11 @@ class Life:
     async def register(self, record: NodeInfo) -> None:
         self.announced.append(record)
 
-    def ping(self, node: NodeInfo, /) -> None: ...
+    def ping(self, node: NodeInfo, /) -> None:
+        self.pinged.append(node.incarnation)
+
+    def bounces_work(self) -> bool:
+        return self.told_who_listens
 
     def on_fenced(self, incarnation: int, /) -> None: ...
 
@@ -103,6 +109,28 @@ async def test_a_node_that_others_do_not_know_introduces_itself_once_for_all_of_
     await asyncio.sleep(0)
     assert life.announced == [ME]
     life.clock.advance(INTRODUCTION)
+
+
+async def test_a_joiner_announces_itself_once_more(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first time may have been lost: a subscription of others that is not back yet, a split."""
+    monkeypatch.setattr("catga.membership.own.INTRODUCED_AGAIN", (0.0, 0.0))
+    life.own.introduce(later=True)
+    await eventually(lambda: life.announced == [ME])
+
+
+@pytest.mark.parametrize("bounces", [True, False])
+async def test_a_rival_that_says_nothing_fences_a_node_only_if_the_broker_tells_who_listens(
+    life: Life, bounces: bool
+) -> None:
+    life.told_who_listens = bounces
+    life.own.outgrown(9)
+    for _ in range(RIVAL_PINGS):
+        life.own.ask_rival()
+    assert life.pinged == [9] * RIVAL_PINGS
+    assert life.own.fenced == bounces
+    if not bounces:
+        await eventually(lambda: life.announced)
+        assert life.own.record.incarnation > 9
 
 
 async def test_a_life_that_could_not_be_outgrown_is_left_behind(life: Life) -> None:

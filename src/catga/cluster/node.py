@@ -35,6 +35,10 @@ LEFT_GRACE = 0.5
 """Seconds that the last replies of a node may be behind the news that it left, or that it was replaced."""
 
 
+IDLE_GRACE = 30.0
+"""Seconds between two looks whether an unreachable node still owes answers."""
+
+
 class Node:
     """Implements `catga.membership.Host` and `catga.rpc.peer.Listener`.
 
@@ -221,16 +225,26 @@ class Node:
         node = event.node
         if event.type is NodeChangeType.LEFT:
             self._outliers.forget(node.node_id)
+            loop = asyncio.get_running_loop()
             if event.reason is LeftReason.UNREACHABLE:  # it may run, and return
                 self.on_unreachable(node)
+                loop.call_later(IDLE_GRACE, self._has_left_idle, node)
             else:
-                asyncio.get_running_loop().call_later(LEFT_GRACE, self._has_left, node)
+                loop.call_later(LEFT_GRACE, self._has_left, node)
         elif node.state is NodeState.SUSPECT:
             self.peer.client.node_silent(node.node_id, node.incarnation)
 
     def _has_left(self, node: NodeInfo) -> None:
         if not self.membership.view.is_member(node.node_id, node.incarnation):  # else it has refuted that since
             self.peer.client.node_left(node.node_id, node.incarnation)
+
+    def _has_left_idle(self, node: NodeInfo) -> None:
+        """Once no call waits for it any more it is as any other that has left."""
+        destination = self.peer.client.destinations.get((node.node_id, node.incarnation))
+        if destination is not None and destination.pending:
+            asyncio.get_running_loop().call_later(IDLE_GRACE, self._has_left_idle, node)
+        else:
+            self._has_left(node)
 
     def on_fenced(self, incarnation: int) -> None:
         self.peer.server.refuse(ClosedError(f"node {self._options.node_id} was replaced by incarnation {incarnation}"))

@@ -95,6 +95,7 @@ class Membership:
         clock: Callable[[], float] = time.monotonic,
         random: random.Random | None = None,
     ) -> None:
+        self._id = node.node_id
         self.heartbeats = 0
         """Leases refreshed so far."""
         self._discovery = discovery
@@ -199,7 +200,7 @@ class Membership:
     def heard(self, node_id: str, incarnation: int, load: float) -> None:
         """Something came from that node over the bus."""
         self.hearing.heard()
-        if node_id == self.me.node_id:
+        if node_id == self._id:
             self.own.outgrown(incarnation)  # whoever says so: the broker is asked
             return
         if self.view.alive(node_id, incarnation, load):

@@ -33,6 +33,7 @@ class Host(Protocol):
     """What a node's own life asks of the node."""
 
     def ping(self, node: NodeInfo, /) -> None: ...
+    def bounces_work(self) -> bool: ...
     def on_fenced(self, incarnation: int, /) -> None: ...
     async def on_rejoin(self, incarnation: int, /) -> None: ...
 
@@ -126,8 +127,10 @@ class OwnLife:
         """Find out whether the newer life of this id lives, once an interval."""
         if self._rival <= self.record.incarnation or self.fenced:
             return
-        if self._rival_asked == RIVAL_PINGS:  # somebody listens there, if it does not answer
+        if self._rival_asked == RIVAL_PINGS and self._host.bounces_work():  # somebody listens there
             self._fence(self._rival)
+        elif self._rival_asked == RIVAL_PINGS:  # no more is to be found out: should it wake up, it is the older one
+            self.rival_unlistened(self._rival, certain=True)
         else:
             if self._hearing.silence < 2 * self._interval:  # a deaf node cannot tell
                 self._rival_asked += 1

@@ -177,7 +177,7 @@ class Prober:
 
     def questions(self, *, bounces_work: bool) -> list[Question]:
         """What to ask other members now, once an interval."""
-        reported = [i for i in self._view.suspects() if self._forgeable and i in self.reports]
+        reported = {i for i in self._view.suspects() if i in self.reports} if self._forgeable else set[str]()
         return self._witnesses.due(reported, insisting=not bounces_work)
 
     def told(self, witness: str, nonce: int, age: float, *, bounces_work: bool) -> Found:
