@@ -25,6 +25,7 @@ with atheris.instrument_imports(include=["catga"]):
     from catga.rpc.signing import Signer
     from catga.rpc.wire import (
         VERSION,
+        Ask,
         Batch,
         Call,
         Cancel,
@@ -32,6 +33,7 @@ with atheris.instrument_imports(include=["catga"]):
         Ping,
         Pong,
         Reply,
+        Tell,
         decode_batch,
         encode_batch,
     )
@@ -47,12 +49,14 @@ def seeds() -> list[bytes]:
         Reply(1, b"\x01"),
         Fault(1, "timeout", "text", {"a": [1]}, True, CatgaError("x").execution),
         Ping(1),
-        Pong(5, 1),
+        Pong(5, 1, 2),
+        Ask(1, "b", 5),
+        Tell(1, 0.5),
         Cancel(1),
     ]
     node = NodeInfo(node_id="a", incarnation=1, handles=("x",), metadata={"k": "v"})
     batch = encode_batch(Batch(VERSION, "a", 1, 0.5, "p.reply.a", frames))
-    records = [encode_record(node), encode_departure(Departure("a", 1, LeftReason.CRASHED))]
+    records = [encode_record(node), encode_departure(Departure("a", 1, LeftReason.CRASHED, sequence=4))]
     views = list(encode_view([Departure("b", 1, LeftReason.DRAINED)], 1024 * 1024))
     sealed = [SIGNER.seal("p.inbox.a.1", batch), SIGNER.seal_record("p", records[0])]
     return [bytes([kind]) + data for kind in range(6) for data in (batch, *records, *views, *sealed)]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checka
 
 import msgspec
 
-from catga.node import LeftReason, NodeInfo
+from catga.node import WHOLE_LIFE, LeftReason, NodeInfo
 from catga.result import CatgaResult
 
 M = TypeVar("M")
@@ -101,12 +101,22 @@ class RoutingStrategy(Protocol):
 
 
 class Departure(NamedTuple):
-    """An observation that a node is gone in this incarnation (and in all before it), since ``age`` seconds."""
+    """An observation that a node is gone in this incarnation (and in all before it), since ``age`` seconds.
+
+    It speaks of the records of that incarnation up to ``sequence``: a node that was buried alive returns with a record
+    beyond it.
+    """
 
     node_id: str
     incarnation: int
     reason: LeftReason
     age: float = 0.0
+    sequence: int = WHOLE_LIFE
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """(incarnation, sequence): records up to this version are of the dead."""
+        return (self.incarnation, self.sequence)
 
 
 class Sighting(NamedTuple):
@@ -132,8 +142,8 @@ class NodeDiscovery(Protocol):
         """Store the whole record under its lease and tell the watchers. Idempotent: also used to refresh."""
         ...
 
-    async def unregister(self, node_id: str, incarnation: int, reason: LeftReason) -> None:
-        """Remove the record, unless a newer incarnation owns it, and tell the watchers."""
+    async def unregister(self, end: Departure) -> None:
+        """Remove the record, unless its version is beyond that of `end`, and tell the watchers."""
         ...
 
     async def heartbeat(self, node: NodeInfo) -> None:
@@ -236,6 +246,22 @@ class Transport(Protocol):
     async def aclose(self) -> None:
         """Flush what was published (bounded by a second) and disconnect."""
         ...
+
+
+@runtime_checkable
+class ExactCounting(Protocol):
+    """A `Transport` that can find out who listens on exactly a subject, where others listen to everything."""
+
+    def count_exactly(self) -> None:
+        """Do so from now on: batches to subjects that nobody subscribed to by name are not reported any more."""
+        ...
+
+
+@runtime_checkable
+class ForgeableBounces(Protocol):
+    """A `Transport` whose reports that nobody listened can be made by whoever is on the bus."""
+
+    bounces_can_be_forged: bool
 
 
 class RecordSigner(Protocol):

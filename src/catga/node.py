@@ -26,16 +26,26 @@ class NodeChangeType(Enum):
 
 
 class LeftReason(Enum):
-    """Why a member left: by itself, after its lease ran out, or nobody listens on its inbox any more."""
+    """Why a member left.
+
+    drained: it left by itself. expired: its lease ran out. crashed: nobody listens on its inbox any more. unreachable:
+    several members do not hear it, on a bus that does not tell who listens; it may still run.
+    """
 
     DRAINED = "drained"
     EXPIRED = "expired"
     CRASHED = "crashed"
+    UNREACHABLE = "unreachable"
 
 
 NodeId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
 NEWEST = 2**53 - 2**32
-"""Incarnations from here on cannot be outgrown for long, and are taken from nobody."""
+"""Incarnations from here on are taken from nobody."""
+OUTGROWABLE = NEWEST - 2**31
+"""A death in an incarnation from here on is believed from nobody and not remembered, or a forged one could not be
+outgrown: only a node that had to outgrow a forged incarnation just below has such a one."""
+WHOLE_LIFE = 2**53 - 1
+"""A sequence beyond every record of an incarnation."""
 
 Incarnation: TypeAlias = Annotated[int, Meta(ge=0, lt=NEWEST)]
 Counter: TypeAlias = Annotated[int, Meta(ge=0, lt=2**53)]

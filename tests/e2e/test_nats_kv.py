@@ -197,7 +197,7 @@ async def test_a_heartbeat_renews_the_lease_and_wakes_nobody(nats_url: str) -> N
 async def test_a_snapshot_tells_the_age_of_each_record_by_the_servers_clock_and_who_left(nats_url: str) -> None:
     async with opened(nats_url, "ages") as (backend, _):
         await backend.discovery.register(record("old"))
-        await backend.discovery.unregister("gone", 3, LeftReason.CRASHED)
+        await backend.discovery.unregister(Departure("gone", 3, LeftReason.CRASHED))
 
         async def aged() -> bool:
             found = {type(o): o for o in await backend.discovery.get_nodes()}
@@ -216,9 +216,9 @@ async def test_an_older_life_neither_overwrites_nor_removes_a_newer_one_and_is_t
         told.clear()
         await one.discovery.heartbeat(record(incarnation=5))
         assert told == [Sighting(record(incarnation=6))]
-        await one.discovery.unregister("alpha", 5, LeftReason.DRAINED)
+        await one.discovery.unregister(Departure("alpha", 5, LeftReason.DRAINED))
         assert [o.node.incarnation for o in await two.discovery.get_nodes() if isinstance(o, Sighting)] == [6]
-        await two.discovery.unregister("alpha", 6, LeftReason.DRAINED)
+        await two.discovery.unregister(Departure("alpha", 6, LeftReason.DRAINED))
         assert await one.discovery.get_nodes() == [Departure("alpha", 6, LeftReason.DRAINED)]
         await two.discovery.register(record(incarnation=7))
         assert [o.node.incarnation for o in await one.discovery.get_nodes() if isinstance(o, Sighting)] == [7]

@@ -55,7 +55,7 @@ async def test_registering_announces_and_a_heartbeat_does_not(redis_url: str) ->
         await client.delete("beat:nodes:alpha", "beat:nodes")
         await discovery.heartbeat(record(sequence=1, load=0.5))
         assert [o.node.load for o in await discovery.get_nodes() if isinstance(o, Sighting)] == [0.5]
-        await discovery.unregister("alpha", 5, LeftReason.DRAINED)
+        await discovery.unregister(Departure("alpha", 5, LeftReason.DRAINED))
         left = Departure("alpha", 5, LeftReason.DRAINED)
         await eventually(lambda: heard.all == [Sighting(record(sequence=1)), left])
 
@@ -68,11 +68,11 @@ async def test_an_older_life_neither_overwrites_nor_removes_a_newer_one_and_is_t
         old.all.clear()
         await one.discovery.heartbeat(record(incarnation=5))
         assert [o.node.incarnation for o in old.all if isinstance(o, Sighting)][-1] == 6
-        await one.discovery.unregister("alpha", 5, LeftReason.DRAINED)
+        await one.discovery.unregister(Departure("alpha", 5, LeftReason.DRAINED))
         (found,) = await two.discovery.get_nodes()
         assert isinstance(found, Sighting)
         assert found.node == record(incarnation=6)
-        await two.discovery.unregister("alpha", 6, LeftReason.DRAINED)
+        await two.discovery.unregister(Departure("alpha", 6, LeftReason.DRAINED))
         assert await two.discovery.get_nodes() == []
 
 
@@ -116,12 +116,12 @@ async def test_a_record_of_an_impossible_life_is_removed_and_overwritten(redis_u
         foreign = f'{{"node_id": "alpha", "incarnation": {incarnation}, "sequence": 0}}'
         await client.set("life:nodes:alpha", foreign)
         await client.hset("life:nodes", "alpha", "12345678 9999999999999")
-        await backend.discovery.unregister("alpha", 5, LeftReason.CRASHED)
+        await backend.discovery.unregister(Departure("alpha", 5, LeftReason.CRASHED))
         assert await client.exists("life:nodes:alpha", "life:nodes") == 0
         await client.set("life:nodes:alpha", foreign)
         await backend.discovery.heartbeat(record())
         assert ages(await backend.discovery.get_nodes()) == {"alpha": 0}
-        await backend.discovery.unregister("alpha", 5, LeftReason.DRAINED)
+        await backend.discovery.unregister(Departure("alpha", 5, LeftReason.DRAINED))
 
 
 async def test_a_node_whose_key_vanishes_stores_it_again_at_once_if_the_server_tells() -> None:

@@ -177,7 +177,7 @@ class Cluster:
         self.log: list[tuple[float, str]] = []
         self.failure: BrokenRuleError | None = None
         self.seed = seed
-        self._left: dict[tuple[int, str], int] = {}  # (view, node) → incarnation
+        self._left: dict[tuple[int, str], tuple[int, int]] = {}  # (view, node) → incarnation, sequence
         self._buried: dict[tuple[str, int], float] = {}  # when anybody did it first
 
     def note(self, text: str) -> None:
@@ -219,10 +219,10 @@ class Cluster:
             self.note(f"{observer}: {node.node_id}/{node.incarnation} {event.type.value} {event.reason or ''}")
         if event.type is NodeChangeType.JOINED:
             forgotten = self.world.now - self._buried.get((node.node_id, node.incarnation), 0.0) > 1.9 * self.ttl
-            fresh = node.incarnation > self._left.get(key, -1) or forgotten
+            fresh = node.version > self._left.get(key, (-1, -1)) or forgotten
             self.check(fresh, "resurrection", f"{observer} raised {node.node_id}/{node.incarnation}")
         elif event.type is NodeChangeType.LEFT:
-            self._left[key] = node.incarnation
+            self._left[key] = node.version
             if node.node_id != observer:
                 self._judge_death(observer, event)
 

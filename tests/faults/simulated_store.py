@@ -6,7 +6,7 @@ from simulated_broker import Link, Msg, Sub
 
 from catga.abc import Departure, Observation, Sighting
 from catga.membership.records import decode_announcement, decode_record, encode_departure, encode_record
-from catga.node import LeftReason, NodeInfo
+from catga.node import NodeInfo
 
 
 class StoreDiscovery:
@@ -26,14 +26,14 @@ class StoreDiscovery:
     async def heartbeat(self, node: NodeInfo) -> None:
         await self._store(node)
 
-    async def unregister(self, node_id: str, incarnation: int, reason: LeftReason) -> None:
+    async def unregister(self, end: Departure) -> None:
         def remove() -> None:
-            stored = self._link.broker.store.get(node_id)
-            if stored is not None and decode_record(stored[0]).incarnation <= incarnation:
-                del self._link.broker.store[node_id]
+            stored = self._link.broker.store.get(end.node_id)
+            if stored is not None and decode_record(stored[0]).version <= end.version:
+                del self._link.broker.store[end.node_id]
 
         await self._link.ask(remove)
-        self._link.publish([(self._channel, encode_departure(Departure(node_id, incarnation, reason)), "")])
+        self._link.publish([(self._channel, encode_departure(end), "")])
 
     async def _store(self, node: NodeInfo) -> bool:
         """Whether it is stored now. An older record never replaces a newer one, which is news."""

@@ -25,7 +25,21 @@ from catga.node import LeftReason, NodeChangeEvent
 from catga.rpc.peer import Peer
 from catga.rpc.runner import Endpoint
 from catga.rpc.signing import Signer
-from catga.rpc.wire import VERSION, Batch, Call, Cancel, Fault, Frame, Ping, Pong, Reply, decode_batch, encode_batch
+from catga.rpc.wire import (
+    VERSION,
+    Ask,
+    Batch,
+    Call,
+    Cancel,
+    Fault,
+    Frame,
+    Ping,
+    Pong,
+    Reply,
+    Tell,
+    decode_batch,
+    encode_batch,
+)
 from catga.testing.clock import ManualClock
 
 MANY = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -77,6 +91,8 @@ FRAMES: list[Any] = [
     Fault(1, "timeout", "text", {"a": 1}, True, CatgaError("x").execution),
     Ping(),
     Pong(5),
+    Ask(1, "other", 5),
+    Tell(1, 0.5),
     Cancel(1),
 ]
 BATCHES = [msgspec.to_builtins(Batch(VERSION, "peer", 3, 0.5, "p.reply.abc", [frame])) for frame in FRAMES]
@@ -177,7 +193,15 @@ class Silent:
     async def drain(self) -> None: ...
 
     def heard(self, node_id: str, incarnation: int, load: float, /) -> None: ...
-    def outgrown(self, incarnation: int, /) -> None: ...
+    def heard_of_itself(self, incarnation: int, ended: int, /) -> None: ...
+    def asked(self, reply_to: str, ask: Ask, /) -> None: ...
+    def told(self, node_id: str, tell: Tell, /) -> None: ...
+    def is_member(self, node_id: str, incarnation: int, /) -> bool:
+        return False
+
+    def ended(self, node_id: str, incarnation: int, /) -> int:
+        return -1
+
     def replaced(self, incarnation: int, /) -> None: ...
     def unlistened(self, node_id: str, incarnation: int, /) -> None: ...
     def silent(self, node_id: str, incarnation: int, /) -> None: ...

@@ -8,7 +8,9 @@ from test_simulation import amnesia, crowd
 from catga.abc import Departure
 from catga.membership.hearing import HearingClock
 from catga.membership.membership import Membership
+from catga.membership.own import OwnLife
 from catga.membership.probe import Prober
+from catga.membership.reports import Reports
 from catga.membership.view import View
 from catga.node import LeftReason, NodeInfo
 
@@ -41,8 +43,8 @@ def test_without_tombstones_the_dead_rise(monkeypatch: pytest.MonkeyPatch) -> No
     """A late record raises a node that was buried."""
     bury = View._bury
 
-    def forget(self: View, node_id: str, incarnation: int, reason: LeftReason, age: float = 0.0) -> bool:
-        news = bury(self, node_id, incarnation, reason, age)
+    def forget(self: View, end: Departure) -> bool:
+        news = bury(self, end)
         self._tombstones.clear()
         return news
 
@@ -87,19 +89,18 @@ def test_after_a_reconnect_the_others_get_time_to_come_back(monkeypatch: pytest.
 def test_one_bounce_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
     """No confirmation: one "nobody listens" is a death."""
 
-    unlistened = Prober.unlistened
+    init = Reports.__init__
 
-    def hasty(self: Prober, node_id: str, incarnation: int) -> Departure | None:
-        self._confirm = 0.0
-        return unlistened(self, node_id, incarnation)
+    def hasty(self: Reports, *args: object, **options: object) -> None:
+        init(self, *args, **{**options, "confirm": 0.0})  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Prober, "unlistened", hasty)
+    monkeypatch.setattr(Reports, "__init__", hasty)
     assert caught_as() == "false death"
 
 
-def test_without_rejoining_a_node_buried_alive_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody tells a node of its end."""
-    monkeypatch.setattr(Membership, "_heard_stranger", lambda *_: None)
+def test_without_refuting_its_end_a_node_buried_alive_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node does not mind what is said about its end."""
+    monkeypatch.setattr(OwnLife, "_refute", lambda *_: None)
     assert caught_as() == "views differ"
 
 
@@ -117,6 +118,6 @@ def test_unheard_of_is_no_reason_to_expire(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_memory_of_a_former_life_fences_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """A newer incarnation is believed to be alive without a question."""
-    monkeypatch.setattr(Membership, "_ask_rival", lambda self: self._fence(self._rival) if self._rival else None)
+    monkeypatch.setattr(OwnLife, "ask_rival", lambda self: self._fence(self._rival) if self._rival else None)
     with pytest.raises(BrokenRuleError, match="wrong one fenced"):
         amnesia().check_calm()

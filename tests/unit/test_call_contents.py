@@ -266,7 +266,7 @@ def test_a_batch_full_of_garbage_is_not_read_to_its_end() -> None:
 
 
 def test_a_batch_without_bad_frames_comes_through_as_it_is() -> None:
-    data = msgspec.msgpack.encode([VERSION, "hand", 1, 0.0, "box", [[3, 1], [4, 2, 3]], 4, 5, 6.0])
+    data = msgspec.msgpack.encode([VERSION, "hand", 1, 0.0, "box", [[3, 1], [4, 2, 3, -1]], 4, 5, 6.0])
     assert encode_batch(decode_batch(data)) == data
 
 

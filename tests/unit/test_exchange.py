@@ -11,7 +11,7 @@ from catga.membership import View
 from catga.membership.exchange import MAX_BUCKETS, decode_view, digest, encode_view
 from catga.membership.hearing import HearingClock
 from catga.membership.records import MAX_RECORD, encode_record
-from catga.node import LeftReason, NodeInfo
+from catga.node import WHOLE_LIFE, LeftReason, NodeInfo
 from catga.testing import ManualClock
 
 SIZE = 1024 * 1024
@@ -29,7 +29,14 @@ sightings = st.builds(
     st.integers(0, 1),
     st.floats(0, TTL - 1),
 )
-departures = st.builds(Departure, ids, st.integers(1, 2), st.sampled_from(LeftReason), st.floats(0, TTL))
+departures = st.builds(
+    Departure,
+    ids,
+    st.integers(1, 2),
+    st.sampled_from(LeftReason),
+    st.floats(0, TTL),
+    st.sampled_from([0, 1, WHOLE_LIFE]),
+)
 histories = st.lists(st.one_of(sightings, departures), max_size=80)
 
 

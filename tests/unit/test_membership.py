@@ -8,6 +8,7 @@ import pytest
 
 from catga.abc import Departure, Observation, Sighting
 from catga.membership import Membership, MembershipSettings
+from catga.membership.witnesses import Question
 from catga.node import LeftReason, NodeChangeEvent, NodeInfo
 from catga.testing import ManualClock
 
@@ -32,7 +33,7 @@ class Bus:
 
     async def heartbeat(self, node: NodeInfo) -> None: ...
 
-    async def unregister(self, node_id: str, incarnation: int, reason: LeftReason) -> None:
+    async def unregister(self, end: Departure) -> None:
         self.at_farewell = list(self.recall())
 
     async def get_nodes(self) -> Sequence[Observation]:
@@ -45,6 +46,17 @@ class Nobody:
     """A `Host` that does nothing."""
 
     def ping(self, node: NodeInfo, /) -> None: ...
+
+    def ask(self, question: Question, /) -> None: ...
+
+    def tell(self, reply_to: str, nonce: int, age: float, /) -> None: ...
+
+    def introduce(self, node_id: str, incarnation: int, /) -> None: ...
+
+    def bounces_work(self) -> bool:
+        return True
+
+    def on_unreachable(self, node: NodeInfo, /) -> None: ...
 
     def on_change(self, event: NodeChangeEvent, /) -> None: ...
 
@@ -81,6 +93,6 @@ async def test_who_is_fenced_tells_joiners_who_lives_though_it_heard_of_itself_s
     rival = msgspec.structs.replace(ME, incarnation=9)
     bus.observe(Sighting(rival))
     bus.observe(Sighting(ME))
-    member.replaced(9)
+    member.own.replaced(9)
     assert Sighting(rival) in list(bus.recall())
     await member.leave()

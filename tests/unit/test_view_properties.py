@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from catga.abc import Departure, Observation, Sighting
 from catga.membership import View, Watcher
 from catga.membership.hearing import HearingClock
-from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
+from catga.node import NEWEST, OUTGROWABLE, LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 from catga.testing import ManualClock
 
 JOINED, UPDATED, LEFT = NodeChangeType.JOINED, NodeChangeType.UPDATED, NodeChangeType.LEFT
@@ -39,6 +39,10 @@ def lives(node_id: str, draw: st.DrawFn) -> tuple[list[Observation], NodeInfo | 
             state = draw(st.sampled_from([NodeState.ALIVE, NodeState.DRAINING]))
             record = NodeInfo(node_id=node_id, incarnation=incarnation, sequence=sequence, state=state)
             news.append(Sighting(record, draw(st.sampled_from([0.0, 1.0]))))
+            if draw(st.integers(0, 3)) == 0:  # it is buried alive, and refutes that
+                news.append(Departure(node_id, incarnation, LeftReason.CRASHED, sequence=sequence))
+                record = NodeInfo(node_id=node_id, incarnation=incarnation, sequence=sequence + 1)
+                news.append(Sighting(record))
         if draw(st.booleans()):
             news.append(Departure(node_id, incarnation, draw(st.sampled_from(LeftReason))))
             record = None
@@ -141,7 +145,7 @@ def test_no_change_is_reported_twice(history: History) -> None:
     told = [(e.type, e.node) for e in observer.events]
     assert all(told.count(change) == 1 for change in told)
     for kind in (JOINED, LEFT):
-        lifes = [(e.node.node_id, e.node.incarnation) for e in observer.events if e.type is kind]
+        lifes = [(e.node.node_id, e.node.version) for e in observer.events if e.type is kind]
         assert len(lifes) == len(set(lifes))
     assert [e.version for e in observer.events] == list(range(1, len(observer.events) + 1))
 
@@ -238,6 +242,33 @@ def test_stale_records_raise_nobody(buried: int, stale: int, sequence: int, age:
     observer.view.observe(Departure("a", buried, LeftReason.CRASHED))
     observer.view.observe(Sighting(NodeInfo(node_id="a", incarnation=stale, sequence=sequence), age))
     assert (("a" in observer.members()), bool(observer.events)) == ((stale > buried),) * 2
+
+
+def test_who_was_buried_alive_returns_in_the_same_incarnation_by_a_later_record() -> None:
+    observer = Observer()
+    record = NodeInfo(node_id="a", incarnation=5, sequence=3)
+    observer.view.observe(Sighting(record))
+    observer.view.observe(Departure("a", 5, LeftReason.CRASHED, sequence=3))
+    assert (observer.view.ended("a", 5), observer.view.observe(Sighting(record))) == (3, False)
+    assert observer.view.observe(Sighting(msgspec.structs.replace(record, sequence=4)))
+    assert (observer.members(), observer.view.ended("a", 5)) == ({"a": (5, 4)}, -1)
+    assert {type(o) for o in observer.view.observations()} == {Sighting, Departure}  # it coexists with its tombstone
+
+
+def test_whoever_said_that_it_left_is_not_asked_to_refute_it() -> None:
+    observer = Observer()
+    observer.view.observe(Departure("a", 5, LeftReason.DRAINED))
+    observer.view.observe(Departure("b", 5, LeftReason.EXPIRED, sequence=2))
+    ended = [observer.view.ended(node_id, 5) for node_id in "abc"]
+    assert (ended, observer.view.ended("b", 4)) == ([-1, 2, -1], -1)
+
+
+def test_a_death_in_a_life_that_could_not_be_outgrown_is_not_remembered() -> None:
+    """Else one forged departure with an enormous incarnation would keep a node out for two leases."""
+    observer = Observer()
+    for incarnation in (OUTGROWABLE, NEWEST - 1):
+        observer.view.observe(Departure("a", incarnation, LeftReason.CRASHED))
+    assert observer.view.observe(Sighting(NodeInfo(node_id="a", incarnation=5)))
 
 
 def hear_for(observer: Observer, seconds: float) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from catga.abc import Backend, BackendSettings, Departure, Observation, Outgoing, Sighting, TransportListener
 from catga.errors import ClusterError
 from catga.membership.records import decode_record, encode_record
-from catga.node import LeftReason, NodeInfo
+from catga.node import NodeInfo
 
 MAX_PAYLOAD = 1024 * 1024
 """Bytes, as a NATS server's default: what fits here fits there."""
@@ -78,12 +78,12 @@ class MemoryNodeDiscovery:
         await self.heartbeat(node)
         hub(self._name).tell(Sighting(decode_record(encode_record(node))))
 
-    async def unregister(self, node_id: str, incarnation: int, reason: LeftReason) -> None:
+    async def unregister(self, end: Departure) -> None:
         here = hub(self._name)
-        stored = here.records.get(node_id)
-        if stored is not None and decode_record(stored[0]).incarnation <= incarnation:
-            del here.records[node_id]
-        here.tell(Departure(node_id, incarnation, reason))
+        stored = here.records.get(end.node_id)
+        if stored is not None and decode_record(stored[0]).version <= end.version:
+            del here.records[end.node_id]
+        here.tell(end)
 
     async def heartbeat(self, node: NodeInfo) -> None:
         records = hub(self._name).records

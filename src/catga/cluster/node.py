@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from catga.abc import Backend
+from catga.abc import Backend, ForgeableBounces
 from catga.backends import redact
 from catga.cluster.delivery import Delivery
 from catga.cluster.dispatch import Dispatch, Routing
@@ -21,9 +21,11 @@ from catga.errors import CatgaError, ClosedError, ClusterError
 from catga.mediator.registry import Registry
 from catga.mediator.settling import settled
 from catga.membership import Membership
-from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
+from catga.membership.witnesses import Question
+from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 from catga.routing import Stats as CallStats
 from catga.rpc.peer import GREET_TIMEOUT, GREETED, Peer
+from catga.rpc.wire import Ask, Tell
 
 logger = logging.getLogger("catga.cluster")
 
@@ -32,6 +34,10 @@ JOIN_GRACE = 2.0
 MAX_LOAD = 1e6
 LEFT_GRACE = 0.5
 """Seconds that the last replies of a node may be behind the news that it left, or that it was replaced."""
+
+
+IDLE_GRACE = 30.0
+"""Seconds between two looks whether an unreachable node still owes answers."""
 
 
 class Node:
@@ -63,7 +69,10 @@ class Node:
         self._meter = LoadMeter()
         self._last_load = 0.0
         self._load_failed = False
-        self.membership = Membership(backend.discovery, record, self, options.membership, load=self._load)
+        forgeable = _are_forgeable(options, backend)
+        self.membership = Membership(
+            backend.discovery, record, self, options.membership, load=self._load, forgeable=forgeable
+        )
         self.peer = Peer(
             backend.transport,
             record,
@@ -74,6 +83,7 @@ class Node:
             max_concurrency=options.max_concurrency,
             max_queue=options.max_queue,
             signer=options.signer,
+            trusts_bounces=not forgeable,
         )
         stats = CallStats(self._load_of)
         self._outliers = Outliers(options.outliers, stats, deaf=self._deaf)
@@ -127,10 +137,11 @@ class Node:
         await self.membership.sync()
         await self.peer.open_inbox(self.membership.me.incarnation)
         await self.peer.echo()
-        await self.peer.greet(self.members(), GREET_TIMEOUT)  # hears of a former life on a clock ahead of ours
+        await self.peer.probes.greet(self.members(), GREET_TIMEOUT)  # hears of a former life on a clock ahead of ours
         await self.peer.open_inbox(self.membership.me.incarnation)
         await self.membership.join()
-        await self.peer.greet(self.members(), GREET_TIMEOUT)  # they know this node when `start` returns
+        await self.peer.probes.greet(self.members(), GREET_TIMEOUT)  # they know this node when `start` returns
+        self.peer.probes.canary.fly()
         await self._open_queues()
 
     async def drain(self) -> bool:
@@ -195,7 +206,22 @@ class Node:
     # -- catga.membership.Host ------------------------------------------------------------------------
 
     def ping(self, node: NodeInfo) -> None:
-        self.peer.ping(node.node_id, node.incarnation)
+        self.peer.probes.ping(node.node_id, node.incarnation)
+
+    def ask(self, question: Question) -> None:
+        self.peer.probes.ask(question.witness, question.nonce, question.target)
+
+    def tell(self, reply_to: str, nonce: int, age: float) -> None:
+        self.peer.probes.send(reply_to, Tell(nonce, age))
+
+    def introduce(self, node_id: str, incarnation: int) -> None:
+        self.peer.probes.introduce(node_id, incarnation)
+
+    def bounces_work(self) -> bool:
+        return self.peer.probes.canary.bounces_work
+
+    def on_unreachable(self, node: NodeInfo) -> None:
+        self.peer.client.node_unreachable(node.node_id, node.incarnation)
 
     def on_change(self, event: NodeChangeEvent) -> None:
         node = event.node
@@ -203,9 +229,25 @@ class Node:
         if event.type is NodeChangeType.LEFT:
             self._outliers.forget(node.node_id)
             loop = asyncio.get_running_loop()
-            loop.call_later(LEFT_GRACE, self.peer.client.node_left, node.node_id, node.incarnation)
+            if event.reason is LeftReason.UNREACHABLE:  # it may run, and return
+                self.on_unreachable(node)
+                loop.call_later(IDLE_GRACE, self._has_left_idle, node)
+            else:
+                loop.call_later(LEFT_GRACE, self._has_left, node)
         elif node.state is NodeState.SUSPECT:
             self.peer.client.node_silent(node.node_id, node.incarnation)
+
+    def _has_left(self, node: NodeInfo) -> None:
+        if not self.membership.view.is_member(node.node_id, node.incarnation):  # else it has refuted that since
+            self.peer.client.node_left(node.node_id, node.incarnation)
+
+    def _has_left_idle(self, node: NodeInfo) -> None:
+        """Once no call waits for it any more it is as any other that has left."""
+        destination = self.peer.client.destinations.get((node.node_id, node.incarnation))
+        if destination is not None and destination.pending:
+            asyncio.get_running_loop().call_later(IDLE_GRACE, self._has_left_idle, node)
+        else:
+            self._has_left(node)
 
     def on_fenced(self, incarnation: int) -> None:
         self.peer.server.refuse(ClosedError(f"node {self._options.node_id} was replaced by incarnation {incarnation}"))
@@ -219,11 +261,17 @@ class Node:
     def heard(self, node_id: str, incarnation: int, load: float) -> None:
         self.membership.heard(node_id, incarnation, load)
 
-    def outgrown(self, incarnation: int) -> None:
-        self.membership.outgrown(incarnation)
+    def heard_of_itself(self, incarnation: int, ended: int) -> None:
+        self.membership.own.heard_of_itself(incarnation, ended)
 
     def replaced(self, incarnation: int) -> None:
-        self.membership.replaced(incarnation)
+        self.membership.own.replaced(incarnation)
+
+    def asked(self, reply_to: str, ask: Ask) -> None:
+        self.membership.asked(reply_to, ask.nonce, ask.node_id, ask.incarnation)
+
+    def told(self, node_id: str, tell: Tell) -> None:
+        self.membership.told(node_id, tell.nonce, tell.age)
 
     def unlistened(self, node_id: str, incarnation: int) -> None:
         self.membership.unlistened(node_id, incarnation)
@@ -232,8 +280,14 @@ class Node:
         self.membership.silent(node_id, incarnation)
         self.peer.client.node_silent(node_id, incarnation)  # also those that had no budget the last time
 
+    def is_member(self, node_id: str, incarnation: int) -> bool:
+        return self.membership.view.is_member(node_id, incarnation)
+
     def known_incarnation(self, node_id: str) -> int:
         return self.membership.view.known_incarnation(node_id)
+
+    def ended(self, node_id: str, incarnation: int) -> int:
+        return self.membership.view.ended(node_id, incarnation)
 
     def members(self) -> Sequence[NodeInfo]:
         return self.membership.some_others(GREETED)
@@ -304,3 +358,9 @@ class Node:
 
     def _deaf(self) -> bool:
         return not self._link.is_set() or self.membership.hearing.silence > 2 * self._options.probe_interval
+
+
+def _are_forgeable(options: ClusterOptions, backend: Backend) -> bool:
+    """Whether strangers can make the broker's word that nobody listens, where nobody unsigned is to be believed."""
+    transport = backend.transport
+    return options.signer is not None and isinstance(transport, ForgeableBounces) and transport.bounces_can_be_forged

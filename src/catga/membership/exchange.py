@@ -103,7 +103,9 @@ def decode_view(data: bytes, known: Sequence[Observation] = ()) -> tuple[list[Ob
         raise InvalidMessageError(f"not a part of a view: {error}") from error
     sightings = (Sighting(node, max(age, 0.0)) for node, age in part.nodes)
     found: list[Observation] = [each for each in sightings if len(_encoder.encode(_told(each))) < MAX_TOLD]
-    found += (Departure(left.left, left.incarnation, left.reason, max(left.age, 0.0)) for left in part.left)
+    found += (
+        Departure(left.left, left.incarnation, left.reason, max(left.age, 0.0), left.sequence) for left in part.left
+    )
     if part.same:
         buckets = dict(enumerate(_buckets(known, _count(known))))
         members = _members(buckets.get(number, ()) for number in set(part.same))
@@ -153,10 +155,10 @@ def _hash(bucket: Iterable[Observation]) -> bytes:
     return blake2b(_encoder.encode(sorted(map(_line, bucket))), digest_size=HASH).digest()
 
 
-def _line(observation: Observation) -> tuple[str, int, int]:
+def _line(observation: Observation) -> tuple[str, int, int, bool]:
     if isinstance(observation, Departure):
-        return observation.node_id, observation.incarnation, -1
-    return observation.node.node_id, observation.node.incarnation, observation.node.sequence
+        return observation.node_id, *observation.version, True
+    return observation.node.node_id, *observation.node.version, False
 
 
 def _id(observation: Observation) -> str:

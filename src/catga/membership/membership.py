@@ -11,31 +11,56 @@ import msgspec
 
 from catga.abc import Departure, NodeDiscovery, Observation, Sighting
 from catga.errors import ClusterError
+from catga.membership import own
 from catga.membership.chores import Chores
 from catga.membership.hearing import HearingClock
-from catga.membership.probe import MAX_EXTRA, Prober
+from catga.membership.lost import Lost
+from catga.membership.probe import Found, Prober
 from catga.membership.settings import MembershipSettings
 from catga.membership.view import View
 from catga.membership.watchers import Watcher
-from catga.node import NEWEST, LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
+from catga.membership.witnesses import Question
+from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 
 logger = logging.getLogger("catga.membership")
 
-RIVAL_PINGS = 3
-"""Pings that a newer incarnation of this node's id may leave unanswered until it counts as another process."""
-OUTGROWTH = 1_000_000
-"""By at most so much a node goes beyond an incarnation of its id."""
+MAX_TOLD = 8
+"""Strangers that are told what this node knows of them, a probe interval."""
+MAX_ANSWERS = 16
+"""Questions about other members that this node answers, a probe interval."""
+UNKNOWN = 1e9
+"""Seconds, for an answer about a node that this one knows nothing of."""
 
 
-class Host(Protocol):
+class Host(own.Host, Protocol):
     """What membership asks of the node it serves."""
 
     def ping(self, node: NodeInfo, /) -> None:
-        """Send a ping to the inbox of `node` (which may be this node itself)."""
+        """Send a ping to the inbox of `node` (which may be this node itself, or no member)."""
+        ...
+
+    def ask(self, question: Question, /) -> None:
+        """Ask a member about another."""
+        ...
+
+    def tell(self, reply_to: str, nonce: int, age: float, /) -> None:
+        """Answer such a question."""
+        ...
+
+    def introduce(self, node_id: str, incarnation: int, /) -> None:
+        """Tell the node unasked, at its inbox, what this one knows of it, as a pong does."""
+        ...
+
+    def bounces_work(self) -> bool:
+        """Whether the broker tells when nobody listens."""
         ...
 
     def on_change(self, event: NodeChangeEvent, /) -> None:
         """The view changed."""
+        ...
+
+    def on_unreachable(self, node: NodeInfo, /) -> None:
+        """A member is silent to this node and to another one."""
         ...
 
     def on_fenced(self, incarnation: int, /) -> None:
@@ -54,6 +79,7 @@ class Membership:
         discovery: carries the records.
         node: this node's record; its incarnation may still grow while it joins.
         load: this node's load, asked at each heartbeat.
+        forgeable: what the broker says about who listens may be forged (`Prober`).
         clock: seconds, monotonic.
     """
 
@@ -65,11 +91,11 @@ class Membership:
         settings: MembershipSettings,
         *,
         load: Callable[[], float],
+        forgeable: bool = False,
         clock: Callable[[], float] = time.monotonic,
         random: random.Random | None = None,
     ) -> None:
-        self.me = node
-        self.fenced = False
+        self._id = node.node_id
         self.heartbeats = 0
         """Leases refreshed so far."""
         self._discovery = discovery
@@ -78,16 +104,14 @@ class Membership:
         self._load = load
         self._random = random or _system_random()
         self._watchers: set[Watcher] = set()
-        self._joined = False
         self._is_member = not settings.observe_only
         self._announced_load = 0
         self._chores = Chores(node.node_id, self._random)
-        self._rival = 0  # a newer incarnation of this node's id
-        self._rival_record: Sighting | None = None
-        self._rival_asked = 0
-        self._ghosts: dict[str, Departure] = {}  # heard of since the last probe, though they are buried
+        self._strangers: dict[str, int] = {}  # heard of since the last probe: they are to be told
+        self._answered = 0  # questions, since the last probe
         self.hearing = HearingClock(clock, max_gap=3 * settings.probe_interval)
         self.view = View(ttl=settings.ttl, clock=clock, hearing=self.hearing, on_change=self._changed)
+        self.lost = Lost(clock, self._random)
         self.prober = Prober(
             node.node_id,
             self.view,
@@ -96,8 +120,30 @@ class Membership:
             interval=settings.probe_interval,
             confirm=settings.confirm,
             settle=settings.settle,
+            forgeable=forgeable,
             random=self._random,
         )
+        self.own = own.OwnLife(
+            node,
+            host,
+            self.view,
+            self.hearing,
+            register=discovery.register,
+            clock=clock,
+            chores=self._chores,
+            interval=settings.probe_interval,
+            random=self._random,
+        )
+
+    @property
+    def me(self) -> NodeInfo:
+        """This node's record."""
+        return self.own.record
+
+    @property
+    def fenced(self) -> bool:
+        """Whether another process has taken this node's id."""
+        return self.own.fenced
 
     # -- life -----------------------------------------------------------------------------------------
 
@@ -113,21 +159,22 @@ class Membership:
         Raises:
             ClusterError: the bus cannot be reached.
         """
-        self._joined = self._is_member
+        self.own.joined = self._is_member
         settings = self._settings
         if self._is_member:
             self._refresh()
             await self._discovery.register(self.me)
+            self.own.introduce(later=True)
             self._chores.every(settings.heartbeat_interval, self._heartbeat, "heartbeat")
         self._chores.every(settings.probe_interval, self._probe, "probe", jitter=0.0)
         self._chores.every(settings.ttl / 4, self._reconcile, "reconcile")
 
     async def update(self, **fields: object) -> None:
         """Change this node's record and tell the others."""
-        self.me = msgspec.structs.replace(self.me, sequence=self.me.sequence + 1, **fields)
+        self.own.update(**fields)
         if self._is_member:
             self._refresh()
-        if self._joined and not self.fenced:
+        if self.own.joined and not self.fenced:
             await self._discovery.register(self.me)
 
     async def leave(self) -> bool:
@@ -135,13 +182,13 @@ class Membership:
         await self._chores.stop()
         while self._watchers:  # they end with the members as they are
             self._watchers.pop().close()
-        joined, self._joined = self._joined, False  # the echo of our own farewell is no news
+        joined, self.own.joined = self.own.joined, False  # the echo of our own farewell is no news
         is_told = True
         if joined and not self.fenced:
             end = Departure(self.me.node_id, self.me.incarnation, LeftReason.DRAINED)
             self.view.observe(end)  # who joins now may ask this node
             try:
-                await self._announce(end)
+                await self._discovery.unregister(end)
             except ClusterError as error:
                 is_told = False
                 logger.warning("could not unregister: the lease will run out", extra={"catga_error": str(error)})
@@ -153,72 +200,54 @@ class Membership:
     def heard(self, node_id: str, incarnation: int, load: float) -> None:
         """Something came from that node over the bus."""
         self.hearing.heard()
-        if node_id == self.me.node_id:
-            self.outgrown(incarnation)  # whoever says so: the broker is asked
+        if node_id == self._id:
+            self.own.outgrown(incarnation)  # whoever says so: the broker is asked
             return
         if self.view.alive(node_id, incarnation, load):
             self.prober.alive(node_id)
         else:
             self._heard_stranger(node_id, incarnation)
 
-    def outgrown(self, incarnation: int) -> None:
-        """Somebody knows a newer incarnation of this node's id.
-
-        It is this node's own former life, on a machine whose clock was ahead, or another process. While it
-        joins the node outgrows both. Later the broker is asked who listens there: a former life is outgrown,
-        a live rival fences this node.
-        """
-        if not self.me.incarnation < incarnation < NEWEST - OUTGROWTH or self.fenced:
-            return
-        if not self._joined:
-            self.me = msgspec.structs.replace(self.me, incarnation=self._beyond(incarnation))
-        elif incarnation > self._rival:
-            self._rival, self._rival_asked = incarnation, 0
-            self._ask_rival()
-
-    def replaced(self, incarnation: int) -> None:
-        """A newer incarnation of this node's id has answered the ping that was sent to its inbox: it lives."""
-        if incarnation > self.me.incarnation:
-            self._fence(incarnation)
-
     def unlistened(self, node_id: str, incarnation: int) -> None:
         """Nobody listened on that node's inbox."""
         self.hearing.heard()  # the broker's word: without it the time between two reports is not known
-        death = self.prober.unlistened(node_id, incarnation)
         if node_id == self.me.node_id:
-            self._rival_asked = 0  # no rival so far; if this is certain it was a former life
-            if death is not None:
-                self._chores.spawn(lambda: self._rejoin(incarnation), "rejoin")
-        elif death is not None and self.view.observe(death) and self._is_member:
-            self._chores.spawn(lambda: self._announce(death), "announcing a death")
-
-    def _ask_rival(self) -> None:
-        if self._rival <= self.me.incarnation or self.fenced:
-            return
-        if self._rival_asked == RIVAL_PINGS:  # somebody listens there, if it does not answer
-            self._fence(self._rival)
+            self.own.rival_unlistened(incarnation, certain=self.prober.is_former_life(incarnation))
         else:
-            if self.hearing.silence < 2 * self._settings.probe_interval:  # a deaf node cannot tell
-                self._rival_asked += 1
-            self._host.ping(msgspec.structs.replace(self.me, incarnation=self._rival))
+            self._act_on(self.prober.unlistened(node_id, incarnation))
 
-    def _fence(self, incarnation: int) -> None:
-        if self.fenced:
-            return
-        self.fenced = True
-        logger.critical(
-            "fenced: another process has taken this node's id; this one takes no more work",
-            extra={"catga_node_id": self.me.node_id, "catga_newer_incarnation": incarnation},
-        )
-        # What this node answers to joiners must not be that it lives, but who does.
-        self.view.observe(Departure(self.me.node_id, self.me.incarnation, LeftReason.CRASHED))
-        if self._rival_record is not None:
-            self.view.observe(self._rival_record)
-        self._host.on_fenced(incarnation)
+    def asked(self, reply_to: str, nonce: int, node_id: str, incarnation: int) -> None:
+        """A member wants to know how long this one has not heard of another."""
+        if self._answered < MAX_ANSWERS:
+            self._answered += 1
+            self._chores.spawn(lambda: self._witness(reply_to, nonce, node_id, incarnation), "answer")
 
-    def _beyond(self, incarnation: int) -> int:
-        """A newer one, which no other process that outgrows the same one takes as well."""
-        return incarnation + self._random.randint(1, OUTGROWTH)
+    def told(self, witness: str, nonce: int, age: float) -> None:
+        """A member answers such a question."""
+        self._act_on(self.prober.told(witness, nonce, age, bounces_work=self._host.bounces_work()))
+
+    async def _witness(self, reply_to: str, nonce: int, node_id: str, incarnation: int) -> None:
+        """Ping the node, and tell what that shows: 0 if it was heard of."""
+        age = 0.0 if (node_id, incarnation) == (self.me.node_id, self.me.incarnation) else UNKNOWN
+        node = self.view.get(node_id)
+        if age and node is not None and node.incarnation == incarnation:
+            wait = self._settings.probe_interval / 2
+            self._host.ping(node)
+            await asyncio.sleep(wait)
+            age = self.view.silence(node_id) if self.view.is_member(node_id, incarnation) else UNKNOWN
+            age = min(age, UNKNOWN) if age >= wait else 0.0
+        self._host.tell(reply_to, nonce, age)
+
+    def _act_on(self, found: Found) -> None:
+        for node in found.pings:
+            self._host.ping(node)
+        for question in found.questions:
+            self._host.ask(question)
+        if found.silent is not None:
+            self._host.on_unreachable(found.silent)
+        if found.death is not None and self._bury(found.death) and self._is_member:
+            death = found.death
+            self._chores.spawn(lambda: self._discovery.unregister(death), "announcing a death")
 
     def silent(self, node_id: str, incarnation: int) -> None:
         """The node owes replies and does not answer."""
@@ -248,74 +277,41 @@ class Membership:
     # -- observations ---------------------------------------------------------------------------------
 
     def _heard_stranger(self, node_id: str, incarnation: int) -> None:
-        """A sign of life of no member. If it is one that was buried alive it has to be told, or it never returns:
-        the news of its end may have been lost, and a store does not keep it."""
-        end = self.view.buried(node_id)
-        if end is not None and end.incarnation == incarnation and end.reason is not LeftReason.DRAINED:
-            self._ghosts[node_id] = end
+        """A sign of life of no member. If it is one that was buried alive, or lost, it has to be told, or it never
+        returns: the news of its end may have been lost, and a store does not keep it."""
+        is_lost = (node_id, incarnation) in self.lost or self.view.ended(node_id, incarnation) >= 0
+        if is_lost and len(self._strangers) < MAX_TOLD:
+            self._strangers[node_id] = incarnation
 
     def _observe(self, observation: Observation) -> None:
         self.hearing.heard()
         if isinstance(observation, Departure):
             if observation.node_id == self.me.node_id:
-                self._heard_of_my_end(observation)
-            else:
-                self.view.observe(observation)
+                self.own.heard_end(observation)
+            elif not self.prober.doubts(observation):
+                self._bury(observation)
         elif observation.node.node_id == self.me.node_id:
-            if observation.node.incarnation > self.me.incarnation:
-                self._rival_record = observation
-            self._heard_of_me(observation.node)
-            if self.fenced:
-                self.view.observe(observation)
+            self.own.heard_record(observation)
         elif self.view.observe(observation) and observation.age <= 0:
             self.prober.alive(observation.node.node_id)
 
-    def _heard_of_me(self, record: NodeInfo) -> None:
-        if record.incarnation == self.me.incarnation and record.sequence > self.me.sequence:
-            self._refute(record.sequence)
-        else:
-            self.outgrown(record.incarnation)
-
-    def _refute(self, sequence: int) -> None:
-        """Somebody announced a record of this very life that is not this node's, and hides the true one: go beyond."""
-        if not self._joined or self.fenced:
-            return
-        if sequence < NEWEST:
-            self.me = msgspec.structs.replace(self.me, sequence=sequence)
-            self._chores.spawn(self.update, "refuting")
-        else:
-            self._chores.spawn(lambda: self._rejoin(self.me.incarnation), "rejoin")
-
-    def _heard_of_my_end(self, departure: Departure) -> None:
-        if self.fenced:
-            self.view.observe(departure)  # the end of the rival
-        elif departure.incarnation > self.me.incarnation:
-            self.outgrown(departure.incarnation)
-        elif departure.incarnation == self.me.incarnation and not self._joined:
-            self.me = msgspec.structs.replace(self.me, incarnation=self._beyond(departure.incarnation))
-        elif self._rival > self.me.incarnation:
-            return  # ended by another process of this id; whether that one lives is being asked
-        elif departure.incarnation == self.me.incarnation:
-            logger.error(
-                "declared %s by the others while alive: rejoining",
-                departure.reason.value,
-                extra={"catga_node_id": self.me.node_id},
-            )
-            self._chores.spawn(lambda: self._rejoin(departure.incarnation), "rejoin")
-
-    async def _rejoin(self, ended: int) -> None:
-        """Live on under an incarnation beyond the one that ended."""
-        if ended < self.me.incarnation or self.fenced:
-            return
-        incarnation = self._beyond(ended)
-        self.me = msgspec.structs.replace(self.me, incarnation=incarnation, sequence=0)
-        await self._host.on_rejoin(incarnation)
-        self._refresh()
-        await self._discovery.register(self.me)
+    def _bury(self, end: Departure) -> bool:
+        """Take in a departure, and remember whom to ask again. Returns whether it was news."""
+        is_news = self.view.observe(end)
+        if end.reason is LeftReason.DRAINED:
+            self.lost.found(end.node_id, end.incarnation)
+        elif is_news and self.view.get(end.node_id) is None:
+            self.lost.add(end.node_id, end.incarnation)
+        return is_news
 
     def _changed(self, event: NodeChangeEvent) -> None:
+        node = event.node
         if event.type is NodeChangeType.JOINED:
-            self.prober.joined(event.node.node_id)
+            self.lost.found(node.node_id, node.incarnation)
+            self.prober.joined(node.node_id)
+        elif event.type is NodeChangeType.LEFT:
+            lost = event.reason in (LeftReason.CRASHED, LeftReason.UNREACHABLE) and node.node_id != self.me.node_id
+            self.prober.left(node.node_id, lost=lost)
         for watcher in self._watchers:
             watcher.push(event)
         self._host.on_change(event)
@@ -330,7 +326,7 @@ class Membership:
         if self.fenced:
             return
         load = round(self._load(), 3)
-        self.me = msgspec.structs.replace(self.me, load=load)
+        self.own.record = msgspec.structs.replace(self.me, load=load)
         if load_bucket(load) == self._announced_load:
             await self._discovery.heartbeat(self.me)
         else:
@@ -344,20 +340,24 @@ class Membership:
             self._host.ping(self.me)
         for node in self.prober.tick():
             self._host.ping(node)
-        self._ask_rival()
+        self.own.ask_rival()
+        self._ask_others()
         for departure in self.prober.expired():
-            self.view.observe(departure)
+            self._bury(departure)
         self.view.forget()
-        await self._tell_ghosts()
 
-    async def _tell_ghosts(self) -> None:
-        ghosts, self._ghosts = self._ghosts, {}
-        for end in list(ghosts.values())[:MAX_EXTRA]:
-            if self.view.buried(end.node_id) == end:
-                await self._announce(end)
-
-    async def _announce(self, end: Departure) -> None:
-        await self._discovery.unregister(end.node_id, end.incarnation, end.reason)
+    def _ask_others(self) -> None:
+        """The questions of this interval: to members about silent ones, to strangers and the lost about themselves."""
+        self._answered = 0
+        for question in self.prober.questions(bounces_work=self._host.bounces_work()):
+            self._host.ask(question)
+        strangers, self._strangers = self._strangers, {}
+        for node_id, incarnation in strangers.items():
+            self._host.introduce(node_id, incarnation)
+        life = self.lost.next()
+        if life is not None:
+            node_id, incarnation = life
+            self._host.ping(NodeInfo(node_id=node_id, incarnation=incarnation))
 
     async def _reconcile(self) -> None:
         mine = (-1, -1)  # as the others know this node
@@ -365,11 +365,11 @@ class Membership:
             if not isinstance(observation, Departure) and observation.node.node_id == self.me.node_id:
                 mine = observation.node.version
             self._observe(observation)
-        if mine < self.me.version and not self.fenced and self._joined and self.me.state is not NodeState.LEFT:
+        if mine < self.me.version and not self.fenced and self.own.joined and self.me.state is not NodeState.LEFT:
             await self._discovery.register(self.me)
 
     async def _after_reconnect(self) -> None:
-        if self.fenced or self._joined != self._is_member:
+        if self.fenced or self.own.joined != self._is_member:
             return
         await asyncio.sleep(self._random.uniform(0.0, 0.25))  # not all nodes in one instant
         if self._is_member:

@@ -2,20 +2,38 @@
 
 The broker knows who listens. A ping to an inbox with no subscriber comes back at once as *unlistened*: the
 node crashed. A ping that is delivered but not answered means that the node is stuck: suspect. Both stop the
-routing at once; only the first, confirmed, is a death.
+routing at once; only the first, confirmed, is a death. What reports prove together is in `catga.membership.reports`.
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from catga.abc import Departure
 from catga.membership.hearing import HearingClock
+from catga.membership.reports import Reports
 from catga.membership.view import View
+from catga.membership.witnesses import UNHEARD, UNREACHABLE, Question, Witnesses
 from catga.node import LeftReason, NodeInfo
 
 MAX_EXTRA = 8  # suspects and overdue leases pinged in one tick, so that the cost a tick is constant
 ASKED = 3  # pings that a member leaves unanswered, at least, before its lease may run out
+SAMPLE = 8  # other members pinged when nobody listens on an inbox, to learn whether it is only that one
 STALE = 10  # intervals after which a report that nobody listens no longer supports the next one
+
+
+class Found(NamedTuple):
+    """What a report or an answer shows, and whom to ask at once.
+
+    Attributes:
+        death: a node's, for the caller to announce.
+        silent: a node that is silent to another member, too.
+    """
+
+    death: Departure | None = None
+    silent: NodeInfo | None = None
+    pings: Sequence[NodeInfo] = ()
+    questions: Sequence[Question] = ()
 
 
 class Prober:
@@ -30,6 +48,7 @@ class Prober:
         confirm: seconds over which nobody must have listened before that is a death, give or take a tenth for
             the way of the reports.
         settle: seconds after the link came up in which nobody is declared dead: the others may not be back.
+        forgeable: the broker's reports may be forged: a death takes the word of another member as well.
         random: shuffles the rounds.
     """
 
@@ -43,6 +62,7 @@ class Prober:
         interval: float = 1.0,
         confirm: float = 1.0,
         settle: float = 5.0,
+        forgeable: bool = False,
         random: random.Random,
     ) -> None:
         self._me = me
@@ -51,14 +71,16 @@ class Prober:
         self._ttl = ttl
         self._lease_check = max(ttl - 4 * interval, ttl / 2)
         self._patience = ttl / 4
-        self._stale = STALE * interval
         self._confirm = confirm
         self._settle = settle
+        self._forgeable = forgeable
         self._random = random
         self._round: list[str] = []
         self._pinged: dict[str, int] = {}  # node → incarnation, pinged at the last tick and not heard of since
         self._overdue: set[str] = set()  # nodes in doubt for another reason, to be pinged
-        self._absent: dict[str, tuple[int, float, float]] = {}  # node → (incarnation, first report, last report)
+        self.reports = Reports(hearing, confirm=confirm, stale=STALE * interval, random=random)
+        self._of_rival = Reports(hearing, confirm=confirm, stale=STALE * interval, random=random)
+        self._witnesses = Witnesses(me, view, hearing, interval, random)
         self._asked: dict[str, tuple[int, float, int]] = {}  # lease at its end → (incarnation, since, pings)
         self._linked = True
         self._settled_at = hearing.now + settle
@@ -69,12 +91,13 @@ class Prober:
         """One probe interval passed: judge what is overdue; returns whom to ping now."""
         self._void_if_deaf()
         self._judge_silence()
-        # Reports that came after a node had left are of no use.
-        self._absent = {i: seen for i, seen in self._absent.items() if i == self._me or self._view.get(i) is not None}
+        self.reports.forget()
+        self._of_rival.forget()
         targets = {node.node_id: node for node in self._in_doubt()}
         following = self._next()
-        if following is not None:
-            targets.setdefault(following.node_id, following)
+        chosen = self._some_others() if self.reports else []
+        for node in chosen if following is None else [following, *chosen]:
+            targets.setdefault(node.node_id, node)
         for node in targets.values():
             self._pinged[node.node_id] = node.incarnation
         self._overdue.clear()
@@ -83,37 +106,112 @@ class Prober:
 
     def joined(self, node_id: str) -> None:
         """A new member: it comes at a random place of this round, not only after it (SWIM, section 4.3)."""
+        self.reports.returned(node_id)
         if node_id != self._me:
             self._round.insert(self._random.randint(0, len(self._round)), node_id)
+
+    def left(self, node_id: str, *, lost: bool) -> None:
+        """It is no member any more; `lost` if it did not say so itself."""
+        self.reports.drop(node_id)
+        self._witnesses.heard(node_id)
+        if lost:
+            self.reports.buried(node_id)
 
     def alive(self, node_id: str) -> None:
         """A sign of life: whatever was held against the node is void."""
         self._pinged.pop(node_id, None)
         self._overdue.discard(node_id)
-        self._absent.pop(node_id, None)
         self._asked.pop(node_id, None)
+        self.reports.heard(node_id)
+        self._witnesses.heard(node_id)
 
     def overdue(self, node_id: str) -> None:
         """A reply of the node is overdue: it is in doubt, and pinged at the next tick."""
         self._overdue.add(node_id)
 
-    def unlistened(self, node_id: str, incarnation: int) -> Departure | None:
+    def unlistened(self, node_id: str, incarnation: int) -> Found:
         """Nobody listens on the node's inbox: stop choosing it now, and find out whether it died.
 
-        Returns its death, if this report makes it certain: reports from before and now, and no sign of life
-        between them. The caller buries the node and tells the others.
+        It did if this report makes it certain: reports from before and now, and no sign of life between them. With the
+        first report others are asked at once: who else is there is to be known by the second. Nothing is learnt of a
+        node that is no member.
         """
         self._void_if_deaf()
+        node = self._view.get(node_id)
+        if node is None or node.incarnation != incarnation:
+            return Found()
         self._view.suspect(node_id, incarnation)
-        now = self._hearing.now
-        known, first, last = self._absent.get(node_id, (incarnation, now, now))
-        if known != incarnation or now - last > self._stale:
-            first = now
-        self._absent[node_id] = (incarnation, first, now)
-        if not self._linked or now < self._settled_at or now - first < 0.9 * self._confirm:
+        is_first, is_new = not self.reports, node_id not in self.reports
+        self.reports.add(node_id, incarnation)
+        return Found(
+            death=self._verdict(node, LeftReason.CRASHED),
+            pings=self._some_others() if is_first else (),
+            questions=self._witnesses.ask(node) if is_new and self._forgeable else (),
+        )
+
+    def is_former_life(self, incarnation: int) -> bool:
+        """Nobody listens on the inbox of another life of this node's own id. Returns whether that is certain by now."""
+        self._void_if_deaf()
+        self._of_rival.add(self._me, incarnation)
+        if self._is_unsettled or not self._of_rival.is_certain(self._me, incarnation):
+            return False
+        self._of_rival.clear()
+        return True
+
+    def doubts(self, end: Departure) -> bool:
+        """Whether what another member says of this node's end is only a report: the node was heard since, or it is one
+        of many that are gone at one time. It is pinged then."""
+        node = self._view.get(end.node_id)
+        if node is None or node.incarnation != end.incarnation or end.reason is LeftReason.DRAINED:
+            return False
+        if node.sequence > end.sequence:  # it is known to have refuted this
+            self._overdue.add(end.node_id)
+            return False
+        if self._view.silence(end.node_id) < end.age + self._confirm / 2:
+            self._overdue.add(end.node_id)
+            return True
+        if end.reason is LeftReason.EXPIRED or self.reports.told(end.node_id, end.incarnation):
+            return False
+        self._view.suspect(end.node_id, end.incarnation)
+        return True
+
+    def questions(self, *, bounces_work: bool) -> list[Question]:
+        """What to ask other members now, once an interval."""
+        reported = {i for i in self._view.suspects() if i in self.reports} if self._forgeable else set[str]()
+        return self._witnesses.due(reported, insisting=not bounces_work)
+
+    def told(self, witness: str, nonce: int, age: float, *, bounces_work: bool) -> Found:
+        """Another member's answer to a question: how long it has not heard of a node, 0 if it answered a ping."""
+        node = self._witnesses.told(witness, nonce, age)
+        if node is None:
+            return Found()
+        silent = node if age >= UNHEARD and (self._view.age(node.node_id) or 0.0) >= UNHEARD else None
+        if node.node_id in self.reports and self._forgeable:
+            return Found(self._verdict(node, LeftReason.CRASHED), silent)
+        if bounces_work or not self._is_unreachable(node):
+            return Found(None, silent)
+        self.reports.add(node.node_id, node.incarnation)
+        return Found(self._verdict(node, LeftReason.UNREACHABLE), silent)
+
+    def _is_unreachable(self, node: NodeInfo) -> bool:
+        is_silent = (self._view.age(node.node_id) or 0.0) >= UNREACHABLE
+        asked = self._witnesses
+        return is_silent and asked.are_there(node.node_id) and asked.agree(node, UNREACHABLE, count=2)
+
+    @property
+    def _is_unsettled(self) -> bool:
+        return not self._linked or self._hearing.now < self._settled_at
+
+    def _verdict(self, node: NodeInfo, reason: LeftReason) -> Departure | None:
+        """The node's death, if its reports prove it, and nothing voids them."""
+        if self._is_unsettled or not self.reports.is_certain(node.node_id, node.incarnation):
             return None
-        self.alive(node_id)
-        return Departure(node_id, incarnation, LeftReason.CRASHED)
+        if self._forgeable and not self._is_witnessed(node):
+            return None
+        return Departure(node.node_id, node.incarnation, reason, sequence=node.sequence)
+
+    def _is_witnessed(self, node: NodeInfo) -> bool:
+        return self._witnesses.agree(node, 0.1 * self._confirm, since=self.reports.since(node.node_id))
 
     def link_down(self) -> None:
         """The link is lost, or not yet known to be back: nobody is declared dead."""
@@ -128,7 +226,8 @@ class Prober:
         self._resets = self._hearing.resets
         self._pinged.clear()
         self._overdue.clear()
-        self._absent.clear()
+        self.reports.clear()
+        self._of_rival.clear()
         self._asked.clear()
         self._settled_at = self._hearing.now + self._settle
 
@@ -137,7 +236,7 @@ class Prober:
         all: it needs pings without an answer."""
         now = self._hearing.now
         return [
-            Departure(node.node_id, node.incarnation, LeftReason.EXPIRED)
+            Departure(node.node_id, node.incarnation, LeftReason.EXPIRED, sequence=node.sequence)
             for node in self._view.older_than(self._ttl)
             if (asked := self._asked.get(node.node_id)) is not None
             and asked[2] >= ASKED
@@ -156,8 +255,8 @@ class Prober:
 
     def _in_doubt(self) -> list[NodeInfo]:
         """Whom to ping besides the next of the round. First come those about whom one more report may be the
-        last word, in the order in which doubt arose."""
-        ids = [*sorted(self._absent, key=lambda node_id: self._absent[node_id][1]), *sorted(self._overdue)]
+        last word."""
+        ids = [*self.reports.in_order(), *sorted(self._overdue)]
         ids += self._sample(set(self._view.suspects()).difference(ids), MAX_EXTRA - len(ids))
         ids += self._leases(MAX_EXTRA - len(ids))
         doubtful = (self._view.get(node_id) for node_id in dict.fromkeys(ids) if node_id != self._me)
@@ -173,6 +272,11 @@ class Prober:
             incarnation, since, pings = self._asked.get(node_id, (old[node_id], self._hearing.now, 0))
             self._asked[node_id] = (incarnation, since, pings + 1)
         return chosen
+
+    def _some_others(self) -> list[NodeInfo]:
+        """Members about whom there is no report, picked at random."""
+        others = [n for n in self._view.nodes() if n.node_id != self._me and n.node_id not in self.reports]
+        return others if len(others) <= SAMPLE else self._random.sample(others, SAMPLE)
 
     def _sample(self, ids: Iterable[str], room: int) -> list[str]:
         found = sorted(ids)

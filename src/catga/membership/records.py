@@ -4,7 +4,7 @@ import msgspec
 
 from catga.abc import Departure, Observation, RecordSigner, Sighting
 from catga.errors import InvalidMessageError
-from catga.node import Incarnation, LeftReason, NodeId, NodeInfo
+from catga.node import WHOLE_LIFE, Counter, Incarnation, LeftReason, NodeId, NodeInfo
 
 MAX_RECORD = 65_536
 """Bytes of one record."""
@@ -17,6 +17,7 @@ class Left(msgspec.Struct, frozen=True, omit_defaults=True):
     incarnation: Incarnation
     reason: LeftReason
     age: float = 0.0
+    sequence: Counter = WHOLE_LIFE
 
 
 class Seal:
@@ -79,7 +80,7 @@ def decode_record(data: bytes) -> NodeInfo:
 
 def encode_departure(departure: Departure) -> bytes:
     """A departure as it is announced, on the same subject as records."""
-    return _encoder.encode(Left(departure.node_id, departure.incarnation, departure.reason))
+    return _encoder.encode(Left(*departure._replace(age=0.0)))
 
 
 def decode_announcement(data: bytes) -> Observation:
@@ -93,5 +94,5 @@ def decode_announcement(data: bytes) -> Observation:
             left = _left_decoder.decode(data)
         except MALFORMED as error:
             raise InvalidMessageError(f"not a departure: {error}") from error
-        return Departure(left.left, left.incarnation, left.reason)
+        return Departure(left.left, left.incarnation, left.reason, sequence=left.sequence)
     return Sighting(decode_record(data))

@@ -5,12 +5,14 @@ each change of the picture comes out exactly once.
 
 The rules (numbered as in docs/architecture.md):
 
-1. A record counts only if its (incarnation, sequence) is newer than what is known or buried.
+1. A record counts only if its (incarnation, sequence) is newer than what is known or buried. So a node that was
+   buried alive returns in the same incarnation, with a record beyond the one that was buried.
 2. Ages are hearing time (`catga.membership.hearing`).
 4. A lease that ran out removes a node; tombstones outlive what a stale message may live.
 5. Suspicion is reversible and immediate; leaving is announced once and buries the incarnation.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
@@ -18,7 +20,7 @@ import msgspec
 
 from catga.abc import Departure, Observation, Sighting
 from catga.membership.hearing import HearingClock
-from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
+from catga.node import OUTGROWABLE, LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 
 MAX_TOMBSTONES = 10_000
 MAX_MEMBERS = 10_000
@@ -32,6 +34,12 @@ class _Member(msgspec.Struct):
     heard_at: float  # reading of the clock at that sign, whatever was deafness since
     load: float  # as it last reported, with every message of its own
     suspect: bool = False
+
+
+class _Tombstone(msgspec.Struct):
+    version: tuple[int, int]  # of the last record that it buries
+    reason: LeftReason
+    at: float  # hearing time
 
 
 class View:
@@ -58,7 +66,7 @@ class View:
         self._hearing = hearing
         self._on_change = on_change
         self._members: dict[str, _Member] = {}
-        self._tombstones: OrderedDict[str, tuple[int, LeftReason, float]] = OrderedDict()
+        self._tombstones: OrderedDict[str, _Tombstone] = OrderedDict()
         self._nodes: tuple[NodeInfo, ...] | None = ()
         self._suspects: set[str] = set()
         self._oldest = 0.0  # no member was last seen before this
@@ -109,15 +117,31 @@ class View:
     def known_incarnation(self, node_id: str) -> int:
         """The newest incarnation heard of, alive or buried; 0 if the id is unknown."""
         member = self._members.get(node_id)
-        buried = self._tombstones.get(node_id, (0,))[0]
-        return max(buried, member.record.incarnation if member else 0)
+        return max(self._buried(node_id)[0], member.record.incarnation if member else 0)
+
+    def is_member(self, node_id: str, incarnation: int) -> bool:
+        """Whether the node is a member in this incarnation."""
+        member = self._members.get(node_id)
+        return member is not None and member.record.incarnation == incarnation
+
+    def silence(self, node_id: str) -> float:
+        """Seconds of the clock since the node's last sign of life, deafness included; infinite if it is no member."""
+        member = self._members.get(node_id)
+        return math.inf if member is None else self._clock() - member.heard_at
 
     def buried(self, node_id: str) -> Departure | None:
         """The end of a node that is no member (any more), if it is remembered."""
-        if node_id in self._members or node_id not in self._tombstones:
+        tombstone = self._tombstones.get(node_id)
+        if node_id in self._members or tombstone is None:
             return None
-        incarnation, reason, _ = self._tombstones[node_id]
-        return Departure(node_id, incarnation, reason)
+        incarnation, sequence = tombstone.version
+        return Departure(node_id, incarnation, tombstone.reason, sequence=sequence)
+
+    def ended(self, node_id: str, incarnation: int) -> int:
+        """The sequence up to which this incarnation is buried, though its node may live; -1 if it is not, or if the
+        node said itself that it left."""
+        end = self.buried(node_id)
+        return end.sequence if end is not None and end.incarnation == incarnation and _may_live(end) else -1
 
     def ghosts(self) -> dict[str, float]:
         """Ids of members → seconds since a sign of life came from a process with an older incarnation of it: two
@@ -133,15 +157,17 @@ class View:
         for member in self._members.values():
             age = min(max(self._clock() - member.heard_at, 0.0), self._ttl)
             yield Sighting(msgspec.structs.replace(member.record, load=member.load), age)
-        for node_id, (incarnation, reason, buried_at) in self._tombstones.items():
-            yield Departure(node_id, incarnation, reason, max(self._hearing.now - buried_at, 0.0))
+        for node_id, tombstone in self._tombstones.items():
+            incarnation, sequence = tombstone.version
+            age = max(self._hearing.now - tombstone.at, 0.0)
+            yield Departure(node_id, incarnation, tombstone.reason, age, sequence)
 
     # -- observing ------------------------------------------------------------------------------------
 
     def observe(self, observation: Observation) -> bool:
         """Take in a record or a departure. Returns whether it was news."""
         if isinstance(observation, Departure):
-            return self._bury(*observation)
+            return self._bury(observation)
         return self._sight(observation.node, observation.age)
 
     def alive(self, node_id: str, incarnation: int, load: float | None = None) -> bool:
@@ -173,15 +199,15 @@ class View:
         """Drop the tombstones that outlived what a stale message may live."""
         horizon = self._hearing.now - self._horizon
         while self._tombstones:
-            node_id, (_, _, buried_at) = next(iter(self._tombstones.items()))
-            if buried_at >= horizon and len(self._tombstones) <= MAX_TOMBSTONES:
+            node_id, tombstone = next(iter(self._tombstones.items()))
+            if tombstone.at >= horizon and len(self._tombstones) <= MAX_TOMBSTONES:
                 break
             del self._tombstones[node_id]
 
     # -- the rules ------------------------------------------------------------------------------------
 
     def _sight(self, record: NodeInfo, age: float) -> bool:
-        if record.incarnation <= self._tombstones.get(record.node_id, (-1,))[0]:
+        if record.version <= self._buried(record.node_id):
             return False
         member = self._members.get(record.node_id)
         if member is None:
@@ -193,7 +219,7 @@ class View:
             return False
         restarted = record.incarnation > member.record.incarnation
         if restarted:  # its former life ended, noticed or not
-            self._bury(record.node_id, member.record.incarnation, LeftReason.CRASHED)
+            self._bury(Departure(record.node_id, member.record.incarnation, LeftReason.CRASHED))
             return self._join(record, age)
         member.record, member.load = record, record.load
         self._touch(member, age)
@@ -216,22 +242,32 @@ class View:
         self._emit(NodeChangeType.JOINED, member.shown)
         return True
 
-    def _bury(self, node_id: str, incarnation: int, reason: LeftReason, age: float = 0.0) -> bool:
-        if incarnation <= self._tombstones.get(node_id, (-1,))[0] or age > self._horizon:
+    def _buried(self, node_id: str) -> tuple[int, int]:
+        tombstone = self._tombstones.get(node_id)
+        return (-1, -1) if tombstone is None else tombstone.version
+
+    def _bury(self, end: Departure) -> bool:
+        node_id = end.node_id
+        if end.version <= self._buried(node_id) or end.age > self._horizon:
             return False  # known, or so old that the others forget it: not to be passed round for ever
-        self._tombstones[node_id] = (incarnation, reason, self._hearing.now - age)
-        self._tombstones.move_to_end(node_id)
-        if len(self._tombstones) > MAX_TOMBSTONES:
-            self._tombstones.popitem(last=False)
+        if end.incarnation < OUTGROWABLE:
+            self._tombstones[node_id] = _Tombstone(end.version, end.reason, self._hearing.now - end.age)
+            self._tombstones.move_to_end(node_id)
+            if len(self._tombstones) > MAX_TOMBSTONES:
+                self._tombstones.popitem(last=False)
         member = self._members.get(node_id)
-        if member is None or member.record.incarnation > incarnation:
+        if member is None or member.record.version > end.version:
             return True
+        self._remove(member, end.reason)
+        return True
+
+    def _remove(self, member: _Member, reason: LeftReason) -> None:
+        node_id = member.record.node_id
         del self._members[node_id]
         self._ghosts.pop(node_id, None)
         self._suspects.discard(node_id)
         left = msgspec.structs.replace(member.shown, state=NodeState.LEFT)
         self._emit(NodeChangeType.LEFT, left, reason)
-        return True
 
     def _trust(self, member: _Member) -> None:
         member.suspect = False
@@ -261,3 +297,7 @@ class View:
         self._nodes = None
         self.version += 1
         self._on_change(NodeChangeEvent(kind, node, self.version, reason))
+
+
+def _may_live(end: Departure) -> bool:
+    return end.reason is not LeftReason.DRAINED

@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from time import perf_counter
-from typing import Protocol, cast
+from typing import Protocol
 
 from catga.abc import Transport
 from catga.errors import CatgaError, ClusterError, Execution, InvalidMessageError, OverloadedError
@@ -18,6 +17,7 @@ from catga.rpc.client import Client
 from catga.rpc.clock import Lateness
 from catga.rpc.outbox import Outbox
 from catga.rpc.outcomes import fault_of
+from catga.rpc.probes import Knowledge, Probes
 from catga.rpc.runner import Endpoint
 from catga.rpc.server import Server
 from catga.rpc.signing import Signer
@@ -30,8 +30,6 @@ from catga.rpc.wire import (
     Cancel,
     Fault,
     Frame,
-    Ping,
-    Pong,
     Reply,
     decode_batch,
 )
@@ -41,7 +39,6 @@ logger = logging.getLogger("catga.rpc")
 GREETED = 8
 """Members, picked at random, that a node greets when it joins, and when its link is back. In a larger cluster the
 others are met on the way: a call to one that is not back yet goes elsewhere, free of charge."""
-GREET_INTERVAL = 0.2
 GREET_TIMEOUT = 1.0
 ECHO_TIMEOUT = 2.0
 """Seconds until a ping to oneself counts as lost."""
@@ -53,15 +50,12 @@ MAX_UNSENT = 10_000
 """Answers that wait for the link to come back."""
 
 
-class Listener(Protocol):
+class Listener(Knowledge, Protocol):
     """What membership wants to hear of the bus."""
 
     def heard(self, node_id: str, incarnation: int, load: float, /) -> None: ...
-    def outgrown(self, incarnation: int, /) -> None: ...
-    def replaced(self, incarnation: int, /) -> None: ...
     def unlistened(self, node_id: str, incarnation: int, /) -> None: ...
     def silent(self, node_id: str, incarnation: int, /) -> None: ...
-    def known_incarnation(self, node_id: str, /) -> int: ...
     def members(self) -> Sequence[NodeInfo]: ...
     def link(self, up: bool, /) -> None: ...
 
@@ -73,6 +67,7 @@ class Peer:
         endpoints: what runs calls, by wire name. Raises `HandlerNotFoundError` for one that nothing runs.
         load: this node's load, for the header of each batch.
         signer: signs what leaves; what comes in without a valid signature is dropped and counted.
+        trusts_bounces: as `Client` takes it.
     """
 
     def __init__(
@@ -87,11 +82,13 @@ class Peer:
         max_concurrency: int,
         max_queue: int,
         signer: Signer | None = None,
+        trusts_bounces: bool = True,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.node_id = node.node_id
         self.incarnation = node.incarnation
         self.counters = Counter(garbage=0, undeliverable=0, not_sent=0, internal_errors=0, dropped_pongs=0, deaf=0)
+        self.counters["missing_bounces"] = 0
         """How often what happened: ``garbage``, ``undeliverable`` …"""
         self._transport = transport
         self._prefix = prefix
@@ -101,7 +98,6 @@ class Peer:
         self._check_reply_box = lru_cache(4096)(partial(check_reply_box, prefix))
         self._inbox = ""
         self._addresses: tuple[str, ...] = (self._reply_box,)  # what a signed batch may be meant for
-        self._nonce = secrets.randbits(53)  # only another process of this node's id is told it
         self._queues: set[str] = set()
         self._doubtful: dict[str, bool] = {}  # subscriptions that may be gone: subject → whether it is shared
         self._signer = signer
@@ -115,13 +111,27 @@ class Peer:
             on_waited=lambda frames: self.client.on_waited(frames),
             seal=None if signer is None else signer.seal,
         )
-        self._echo: asyncio.Future[None] | None = None
-        self._pongs: dict[str, asyncio.Future[None]] = {}
         self._complained = False
         self._epoch = 0
         self._verifying: asyncio.Task[None] | None = None
         self._unsent: list[tuple[str, Frame]] = []  # answers that wait for the link
-        self.client = Client(self._outbox, partial(inbox, prefix), echo=self._ping_self, on_silent=listener.silent)
+        self.client = Client(
+            self._outbox,
+            partial(inbox, prefix),
+            echo=lambda: self.probes.ping_self(),
+            on_silent=listener.silent,
+            trusts_bounces=trusts_bounces,
+        )
+        self.probes = Probes(
+            transport,
+            self._outbox,
+            self.client,
+            listener,
+            me=lambda: (self.node_id, self.incarnation),
+            prefix=prefix,
+            reply_box=self._reply_box,
+            counters=self.counters,
+        )
         self.server = Server(
             self._outbox,
             endpoints=endpoints,
@@ -179,14 +189,8 @@ class Peer:
 
     async def echo(self) -> None:
         """Return when a ping to this node's own inbox has come back: the subscription works."""
-        if not self._inbox:  # closed for good: there is nothing to prove
-            return
-        if self._echo is None or self._echo.done():
-            self._echo = self._loop.create_future()
-        echo = self._echo
-        while not echo.done():  # the link may break and lose one
-            self._ping_self()
-            await asyncio.wait([echo], timeout=GREET_INTERVAL)
+        if self._inbox:  # else it is closed for good, and there is nothing to prove
+            await self.probes.echo()
 
     async def flush(self) -> None:
         """Return once everything put so far was handed to the broker."""
@@ -196,6 +200,7 @@ class Peer:
         """End all calls, stop the handlers, and disconnect."""
         if self._verifying is not None:
             self._verifying.cancel()
+        self.probes.canary.close()
         await self.server.close()
         self.client.close()
         self._outbox.close()
@@ -218,30 +223,6 @@ class Peer:
             "pending_calls": self.client.pending,
             "batches": self._outbox.batches,
         }
-
-    # -- pings ----------------------------------------------------------------------------------------
-
-    def ping(self, node_id: str, incarnation: int) -> None:
-        """Ask one incarnation of a node for a sign of life."""
-        rival = node_id == self.node_id and incarnation != self.incarnation
-        self.client.ping(self.client.destinations[node_id, incarnation], self._nonce if rival else 0)
-
-    def _ping_self(self) -> None:
-        self.ping(self.node_id, self.incarnation)
-
-    async def greet(self, nodes: Sequence[NodeInfo], timeout: float) -> None:
-        """Ping `nodes`, again and again, until all have answered, or `timeout` seconds."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
-        waiting = self._pongs = {node.node_id: loop.create_future() for node in nodes}
-        while (left := deadline - loop.time()) > 0:
-            missing = [node for node in nodes if not waiting[node.node_id].done()]
-            if not missing:
-                break
-            for node in missing:
-                self.ping(node.node_id, node.incarnation)
-            await asyncio.wait(waiting.values(), timeout=min(left, GREET_INTERVAL))
-        self._pongs = {}
 
     # -- TransportListener ----------------------------------------------------------------------------
 
@@ -266,9 +247,10 @@ class Peer:
 
     def on_undeliverable(self, subject: str, token: int) -> None:
         self.counters["undeliverable"] += 1
-        destination = self.client.on_unlistened(subject, token)
-        if destination is not None and subject != self._inbox:
-            self._listener.unlistened(destination.node_id, destination.incarnation)
+        destination, stranger = self.client.on_unlistened(subject, token), self.probes.unlistened(subject)
+        life = stranger if destination is None else (destination.node_id, destination.incarnation)
+        if life is not None and subject != self._inbox:
+            self._listener.unlistened(*life)
 
     def on_link(self, up: bool) -> None:
         self._outbox.link_changed()
@@ -300,8 +282,9 @@ class Peer:
                     break
                 await asyncio.sleep(AGAIN)
         self._epoch += 1
-        await self.greet(self._listener.members(), GREET_TIMEOUT)  # they lost the link too, and may not be back
+        await self.probes.greet(self._listener.members(), GREET_TIMEOUT)  # they lost the link too, and may not be back
         self._listener.link(True)
+        self.probes.canary.fly()
         self.client.link_up()
         unsent, self._unsent = self._unsent, []
         with suppress(OverloadedError):  # their callers ask again
@@ -328,10 +311,7 @@ class Peer:
         calls, rest = self.client.on_replies(batch.frames, node_id)  # first: what is answered is not repeated
         self.client.on_alive(node_id, batch.incarnation, batch.epoch, now)
         for frame in rest:
-            if type(frame) is Ping:
-                self._on_ping(batch, frame)
-            else:
-                self._on_pong(batch, cast(Pong, frame))
+            self.probes.take(batch, frame)
         if calls:
             self._run(calls, reply_to, now, late)
         self._outbox.flush_soon()  # behind those who got their replies: what they call next leaves with it
@@ -347,24 +327,6 @@ class Peer:
                 on_call(frame, caller, now, started)  # type: ignore[arg-type]
             except Exception as error:  # noqa: BLE001 - each call is its own
                 self.server.on_failed(frame, caller, error)  # type: ignore[arg-type]
-
-    def _on_ping(self, batch: Batch, ping: Ping) -> None:
-        if batch.reply_to == self._reply_box:
-            if self._echo is not None and not self._echo.done():
-                self._echo.set_result(None)
-            return
-        try:
-            self._outbox.put(batch.reply_to, Pong(self._listener.known_incarnation(batch.node_id), ping.nonce))
-        except OverloadedError:
-            self.counters["dropped_pongs"] += 1
-
-    def _on_pong(self, batch: Batch, pong: Pong) -> None:
-        if batch.node_id == self.node_id and pong.nonce == self._nonce:
-            self._listener.replaced(batch.incarnation)
-        self._listener.outgrown(pong.incarnation)
-        waiting = self._pongs.get(batch.node_id)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
 
     def _wrap(self, frames: list[Frame]) -> Batch:
         load, oldest, since = self._load(), self.client.ended_before(), self._outbox.since

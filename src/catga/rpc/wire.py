@@ -9,8 +9,10 @@ malformed harms only its own frame.
     reply   [1, id, body]
     fault   [2, id, code, text, details, is_retryable, execution]
     ping    [3, nonce]
-    pong    [4, incarnation, nonce]
+    pong    [4, incarnation, nonce, ended]
     cancel  [5, id]
+    ask     [6, nonce, node_id, incarnation]
+    tell    [7, nonce, age]
 
 Fields are only ever added at the end; a reader ignores those it does not know.
 """
@@ -28,6 +30,7 @@ SMALL = 4096
 """Bytes that every broker takes: a body of so many need not be compared with the broker's limit."""
 MAX_BAD_FRAMES = 16
 """Frames of a batch that cannot be read, until the rest of it is not looked at."""
+Ended: TypeAlias = Annotated[int, msgspec.Meta(ge=-1, lt=2**53)]
 OVERHEAD = 512
 """Bytes of a batch around one body, at most (ids and type names included)."""
 
@@ -78,10 +81,16 @@ class Ping(msgspec.Struct, array_like=True, tag=3, gc=False):
 
 
 class Pong(msgspec.Struct, array_like=True, tag=4, gc=False):
-    """I am. ``incarnation`` is the newest that I know of the one who asks, alive or buried."""
+    """I am. Also sent unasked to a node that does not know that it was buried.
+
+    Attributes:
+        incarnation: the newest that I know of the one who asks, alive or buried; 0 if I do not know it.
+        ended: the sequence up to which I have buried it in that incarnation, though it may live; -1 if I have not.
+    """
 
     incarnation: Incarnation
     nonce: int = 0
+    ended: Ended = -1
 
 
 class Cancel(msgspec.Struct, array_like=True, tag=5, gc=False):
@@ -90,7 +99,22 @@ class Cancel(msgspec.Struct, array_like=True, tag=5, gc=False):
     id: int
 
 
-Frame: TypeAlias = Call | Reply | Fault | Ping | Pong | Cancel
+class Ask(msgspec.Struct, array_like=True, tag=6, gc=False):
+    """Ping that node, and say in a `Tell` with this ``nonce`` how long you have not heard of it."""
+
+    nonce: int
+    node_id: NodeId
+    incarnation: Incarnation
+
+
+class Tell(msgspec.Struct, array_like=True, tag=7, gc=False):
+    """The answer to an `Ask`: 0 if the node answered, else the seconds since its last sign of life."""
+
+    nonce: int
+    age: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+
+Frame: TypeAlias = Call | Reply | Fault | Ping | Pong | Cancel | Ask | Tell
 
 
 class Batch(msgspec.Struct, array_like=True):

@@ -5,10 +5,20 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
-from catga.abc import Backend, NodeDiscovery, Observation, Outgoing, Transport, TransportListener
+from catga.abc import (
+    Backend,
+    Departure,
+    ExactCounting,
+    ForgeableBounces,
+    NodeDiscovery,
+    Observation,
+    Outgoing,
+    Transport,
+    TransportListener,
+)
 from catga.cluster import DistributedMediator
 from catga.errors import ClusterError
-from catga.node import LeftReason, NodeInfo
+from catga.node import NodeInfo
 
 __all__ = ["Faults", "inject"]
 
@@ -72,6 +82,14 @@ class _Transport:
     @property
     def is_up(self) -> bool:
         return self._inner.is_up
+
+    @property
+    def bounces_can_be_forged(self) -> bool:
+        return isinstance(self._inner, ForgeableBounces) and self._inner.bounces_can_be_forged
+
+    def count_exactly(self) -> None:
+        if isinstance(self._inner, ExactCounting):
+            self._inner.count_exactly()
 
     async def start(self, listener: TransportListener) -> None:
         await self._inner.start(_Listener(listener, self._faults))
@@ -140,9 +158,9 @@ class _Discovery:
         if not self._faults.is_cut_off:
             await self._inner.register(node)
 
-    async def unregister(self, node_id: str, incarnation: int, reason: LeftReason) -> None:
+    async def unregister(self, end: Departure) -> None:
         if not self._faults.is_cut_off:
-            await self._inner.unregister(node_id, incarnation, reason)
+            await self._inner.unregister(end)
 
     async def heartbeat(self, node: NodeInfo) -> None:
         if not self._faults.is_cut_off:

@@ -20,7 +20,7 @@ from catga.backends.nats.connection import Listening, NatsConnection
 from catga.errors import InvalidMessageError
 from catga.membership.exchange import decode_view, digest, encode_view
 from catga.membership.records import Seal, decode_announcement, encode_departure, encode_record
-from catga.node import LeftReason, NodeInfo, token
+from catga.node import NodeInfo, token
 
 logger = logging.getLogger("catga.backends.nats")
 
@@ -56,8 +56,8 @@ class NatsNodeDiscovery:
             self._subscriptions.append(await self._connection.subscribe(subject, self._on_sync))
         await self._announce(node.node_id, encode_record(node))
 
-    async def unregister(self, node_id: str, incarnation: int, reason: LeftReason) -> None:
-        await self._announce(node_id, encode_departure(Departure(node_id, incarnation, reason)))
+    async def unregister(self, end: Departure) -> None:
+        await self._announce(end.node_id, encode_departure(end))
 
     async def heartbeat(self, node: NodeInfo) -> None:
         """Nothing to refresh: probes keep the members in each other's views."""

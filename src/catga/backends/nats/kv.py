@@ -29,7 +29,7 @@ from catga.abc import Departure, Observation, RecordSigner, Sighting
 from catga.backends.nats.connection import REQUEST_TIMEOUT, Listening, NatsConnection
 from catga.errors import ClusterError, InvalidMessageError
 from catga.membership.records import Seal, decode_announcement, decode_record, encode_departure, encode_record
-from catga.node import LeftReason, NodeInfo, token
+from catga.node import NodeInfo, token
 
 logger = logging.getLogger("catga.backends.nats")
 
@@ -106,18 +106,18 @@ class NatsKvNodeDiscovery:
     async def heartbeat(self, node: NodeInfo) -> None:
         await self._keep(node, self._leases)
 
-    async def unregister(self, node_id: str, incarnation: int, reason: LeftReason) -> None:
-        if self._mine is not None and self._mine.node_id == node_id:
+    async def unregister(self, end: Departure) -> None:
+        if self._mine is not None and self._mine.node_id == end.node_id:
             self._mine = None
-        key, marker = token(node_id), self._seal.close(encode_departure(Departure(node_id, incarnation, reason)))
+        key, marker = token(end.node_id), self._seal.close(encode_departure(end))
         for _ in range(TRIES):
             entry = await self._get(key)
-            if isinstance(entry.observation, Sighting) and entry.observation.node.incarnation > incarnation:
+            if isinstance(entry.observation, Sighting) and entry.observation.node.version > end.version:
                 return
             headers = {"KV-Operation": "DEL", "Nats-TTL": f"{2 * self._ttl}s"}
             if await self._put(self._values + key, marker, entry.revision, headers) is not None:
                 return
-        raise ClusterError(f"the record of {node_id} changes all the time")
+        raise ClusterError(f"the record of {end.node_id} changes all the time")
 
     async def get_nodes(self) -> Sequence[Observation]:
         query = msgspec.json.encode({"subjects_filter": f"{self._values}*"})
@@ -347,5 +347,5 @@ def bucket_name(prefix: str) -> str:
 def _outranks(stored: Observation, mine: NodeInfo) -> bool:
     """Whether what is stored is news to its own node: a newer life of it, or its end."""
     if isinstance(stored, Departure):
-        return stored.incarnation >= mine.incarnation
+        return stored.version >= mine.version
     return stored.node.version > mine.version

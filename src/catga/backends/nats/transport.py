@@ -15,6 +15,8 @@ QUEUE_GROUP = "catga"
 class NatsTransport:
     """`Transport` by core NATS. The server's "no responders" tells that nobody listens."""
 
+    bounces_can_be_forged = True  # by whoever sees the subject that they come to
+
     def __init__(self, connection: NatsConnection, prefix: str) -> None:
         self._connection = connection
         self._prefix = prefix

@@ -11,7 +11,7 @@ from catga.backends.redis.index import READ, REMOVE, STORE, tag
 from catga.backends.redis.link import RedisLink
 from catga.errors import ClusterError, InvalidMessageError
 from catga.membership.records import Seal, decode_announcement, decode_record, encode_departure, encode_record
-from catga.node import LeftReason, NodeInfo
+from catga.node import NodeInfo
 
 logger = logging.getLogger("catga.backends.redis")
 
@@ -47,12 +47,11 @@ class RedisNodeDiscovery:
         self._mine = node
         await self._store(node, announce=False)
 
-    async def unregister(self, node_id: str, incarnation: int, reason: LeftReason) -> None:
-        if self._mine is not None and self._mine.node_id == node_id:
+    async def unregister(self, end: Departure) -> None:
+        if self._mine is not None and self._mine.node_id == end.node_id:
             self._mine = None
-        news = self._seal.close(encode_departure(Departure(node_id, incarnation, reason)))
-        keys = (self._key(node_id), self._index, self._channel)
-        await self._run(REMOVE, keys, news, incarnation, node_id)
+        keys = (self._key(end.node_id), self._index, self._channel)
+        await self._run(REMOVE, keys, self._seal.close(encode_departure(end)), *end.version, end.node_id)
 
     async def get_nodes(self) -> Sequence[Observation]:
         known = [each.node for each in self._recall() if isinstance(each, Sighting)]

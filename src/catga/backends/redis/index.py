@@ -51,14 +51,15 @@ return false
 """
 )
 
-# A record and its place in the index, unless a newer incarnation owns them; and the news of it.
-# Keys: record, index, channel. Arguments: news, incarnation, id.
+# A record and its place in the index, unless they are of a newer version; and the news of it.
+# Keys: record, index, channel. Arguments: news, incarnation, sequence, id.
 REMOVE = (
     _STORED
     + """
-if incarnation <= tonumber(ARGV[2]) then
+local ended = tonumber(ARGV[2])
+if incarnation < ended or (incarnation == ended and sequence <= tonumber(ARGV[3])) then
   redis.call('DEL', KEYS[1])
-  redis.call('HDEL', KEYS[2], ARGV[3])
+  redis.call('HDEL', KEYS[2], ARGV[4])
 end
 redis.call('PUBLISH', KEYS[3], ARGV[1])
 """

@@ -128,7 +128,7 @@ async def _permissions(client: Any, prefix: str, rights: str) -> Finding:
 async def _keep_record(client: Any, index: str) -> None:
     """Do what nodes do, with an index that none of them reads."""
     record = f"{index}:doctor"
-    remove = (REMOVE, 3, record, index, f"{index}:changes", "", 0, "doctor")
+    remove = (REMOVE, 3, record, index, f"{index}:changes", "", 0, 0, "doctor")
     await client.eval(*remove)  # first, as without it something would stay
     try:
         await client.eval(STORE, 2, record, index, "{}", 1000, 0, 0, "doctor", "-" * 8, "")

@@ -59,19 +59,20 @@ async def nobody_there_is_an_answer(bed: Bed) -> None:
 
 
 async def a_departure_is_heard_with_its_reason(bed: Bed) -> None:
-    """`unregister` tells every watcher which incarnation left, and why."""
+    """`unregister` tells every watcher which incarnation left, up to which sequence, and why."""
     first, second = await bed.discovery(), await bed.discovery()
     await first.discovery.register(NODE)
     for reason, incarnation in ((LeftReason.DRAINED, 5), (LeftReason.CRASHED, 6)):
-        await first.discovery.unregister("b.1", incarnation, reason)
-        await eventually(lambda: Departure("b.1", incarnation, reason) in second.seen)  # noqa: B023
+        end = Departure("b.1", incarnation, reason, sequence=7)
+        await first.discovery.unregister(end)
+        await eventually(lambda: end in second.seen)  # noqa: B023
 
 
 async def who_unregistered_is_not_found(bed: Bed) -> None:
     """After `unregister` no `get_nodes` tells of the record."""
     first = await bed.discovery()
     await first.discovery.register(NODE)
-    await first.discovery.unregister("b.1", 5, LeftReason.DRAINED)
+    await first.discovery.unregister(Departure("b.1", 5, LeftReason.DRAINED))
     second = await bed.discovery()
     assert records(second.found) == []
 
@@ -82,9 +83,22 @@ async def a_former_life_cannot_unregister_the_newer(bed: Bed) -> None:
     newer = NodeInfo(node_id="b.1", incarnation=9)
     first.mine.append(Sighting(newer, 0.0))
     await first.discovery.register(newer)
-    await first.discovery.unregister("b.1", 5, LeftReason.DRAINED)
+    await first.discovery.unregister(Departure("b.1", 5, LeftReason.DRAINED))
     second = await bed.discovery()
     assert records(second.found) == [newer]
+
+
+async def who_refuted_its_end_stays_registered(bed: Bed) -> None:
+    """`unregister` up to a sequence removes a record up to it, and leaves one of the same incarnation beyond it."""
+    first = await bed.discovery()
+    refuted = NodeInfo(node_id="b.1", incarnation=5, sequence=4)
+    first.mine.append(Sighting(refuted, 0.0))
+    await first.discovery.register(refuted)
+    await first.discovery.unregister(Departure("b.1", 5, LeftReason.CRASHED, sequence=3))
+    assert records((await bed.discovery()).found) == [refuted]
+    first.mine.clear()
+    await first.discovery.unregister(Departure("b.1", 5, LeftReason.CRASHED, sequence=4))
+    assert records((await bed.discovery()).found) == []
 
 
 async def a_stale_record_does_not_replace_the_newer(bed: Bed) -> None:
@@ -167,6 +181,7 @@ PROMISES: tuple[Callable[[Bed], Awaitable[None]], ...] = (
     a_departure_is_heard_with_its_reason,
     who_unregistered_is_not_found,
     a_former_life_cannot_unregister_the_newer,
+    who_refuted_its_end_stays_registered,
     a_stale_record_does_not_replace_the_newer,
     registering_again_is_harmless,
     every_state_travels,

@@ -10,6 +10,7 @@ from unittest import mock
 import msgspec
 
 from catga import DistributedMediator, Event, NodeChangeEvent, NodeChangeType, NodeInfo
+from catga.abc import Departure
 from catga.node import LeftReason, NodeState
 from catga.testing.contract.bed import Bed
 from catga.testing.contract.words import App, Happened, Whoami
@@ -219,7 +220,7 @@ async def a_restarted_node_is_a_new_life(bed: Bed) -> None:
         assert told in ([JOINED, UPDATED], [JOINED, LEFT, JOINED])
         eye = await bed.discovery()
         await eye.discovery.register(msgspec.structs.replace(former, sequence=99))  # late, from its former life
-        await eye.discovery.unregister("b", former.incarnation, LeftReason.DRAINED)
+        await eye.discovery.unregister(Departure("b", former.incarnation, LeftReason.DRAINED))
         await eye.discovery.register(NodeInfo(node_id="mark", incarnation=1))
         await eventually(lambda: book.of("mark"))
         assert book.of("b") == before

@@ -1,0 +1,139 @@
+"""What a node does when others do not know it, or believe that it is dead."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+
+from catga.abc import Departure
+from catga.membership import View
+from catga.membership.chores import Chores
+from catga.membership.hearing import HearingClock
+from catga.membership.own import INTRODUCTION, RIVAL_PINGS, OwnLife
+from catga.node import NEWEST, WHOLE_LIFE, LeftReason, NodeInfo
+from catga.testing import ManualClock
+from catga.testing.waiting import eventually
+
+ME = NodeInfo(node_id="me", incarnation=5, sequence=3)
+
+
+class Life:
+    """A node that has joined, and what it announced."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.announced: list[NodeInfo] = []
+        self.moved_to: list[int] = []
+        self.pinged: list[int] = []
+        self.told_who_listens = True
+        chance = random.Random(1)
+        self.chores = Chores("me", chance)
+        hearing = HearingClock(self.clock, 3.0)
+        view = View(ttl=120.0, clock=self.clock, hearing=hearing, on_change=lambda _: None)
+        self.own = OwnLife(
+            ME,
+            self,
+            view,
+            hearing,
+            register=self.register,
+            clock=self.clock,
+            chores=self.chores,
+            interval=0.01,
+            random=chance,
+        )
+        self.own.joined = True
+
+    async def register(self, record: NodeInfo) -> None:
+        self.announced.append(record)
+
+    def ping(self, node: NodeInfo, /) -> None:
+        self.pinged.append(node.incarnation)
+
+    def bounces_work(self) -> bool:
+        return self.told_who_listens
+
+    def on_fenced(self, incarnation: int, /) -> None: ...
+
+    async def on_rejoin(self, incarnation: int, /) -> None:
+        self.moved_to.append(incarnation)
+
+
+@pytest.fixture
+async def life() -> AsyncIterator[Life]:
+    life = Life()
+    yield life
+    await life.chores.stop()
+
+
+async def test_whoever_was_buried_alive_lives_on_in_the_same_incarnation(life: Life) -> None:
+    """A new one would end the calls of those who never lost it."""
+    life.own.heard_of_itself(5, 3)
+    await eventually(lambda: life.announced)
+    life.own.heard_end(Departure("me", 5, LeftReason.EXPIRED, sequence=9))
+    await eventually(lambda: len(life.announced) == 2)
+    assert [record.version for record in life.announced] == [(5, 4), (5, 10)]
+    assert life.moved_to == []
+
+
+async def test_an_end_that_was_refuted_before_is_no_news(life: Life) -> None:
+    life.own.heard_of_itself(5, 2)
+    life.own.heard_of_itself(5, -1)
+    life.own.heard_end(Departure("me", 5, LeftReason.CRASHED, sequence=2))
+    life.own.heard_end(Departure("me", 4, LeftReason.CRASHED))
+    await asyncio.sleep(0)
+    assert life.own.record == ME
+
+
+@pytest.mark.parametrize("reason", LeftReason)
+async def test_an_end_of_the_whole_life_needs_a_new_one(life: Life, reason: LeftReason) -> None:
+    life.own.heard_end(Departure("me", 5, reason, sequence=WHOLE_LIFE))
+    await eventually(lambda: life.announced)
+    (record,) = life.announced
+    assert record.incarnation > 5
+    assert life.moved_to == [record.incarnation]
+
+
+async def test_claims_by_the_thousand_are_refuted_together(life: Life) -> None:
+    for sequence in range(1000):
+        life.own.heard_of_itself(5, sequence)
+    await eventually(lambda: life.announced)
+    assert [record.sequence for record in life.announced] == [1000]
+
+
+async def test_a_node_that_others_do_not_know_introduces_itself_once_for_all_of_them(life: Life) -> None:
+    for known in (0, 4, 0):
+        life.own.heard_of_itself(known, -1)
+    await eventually(lambda: life.announced)
+    life.own.heard_of_itself(0, -1)  # it waits, as that was a moment ago
+    await asyncio.sleep(0)
+    assert life.announced == [ME]
+    life.clock.advance(INTRODUCTION)
+
+
+async def test_a_joiner_announces_itself_once_more(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first time may have been lost: a subscription of others that is not back yet, a split."""
+    monkeypatch.setattr("catga.membership.own.INTRODUCED_AGAIN", (0.0, 0.0))
+    life.own.introduce(later=True)
+    await eventually(lambda: life.announced == [ME])
+
+
+@pytest.mark.parametrize("bounces", [True, False])
+async def test_a_rival_that_says_nothing_fences_a_node_only_if_the_broker_tells_who_listens(
+    life: Life, bounces: bool
+) -> None:
+    life.told_who_listens = bounces
+    life.own.outgrown(9)
+    for _ in range(RIVAL_PINGS):
+        life.own.ask_rival()
+    assert life.pinged == [9] * RIVAL_PINGS
+    assert life.own.fenced == bounces
+    if not bounces:
+        await eventually(lambda: life.announced)
+        assert life.own.record.incarnation > 9
+
+
+async def test_a_life_that_could_not_be_outgrown_is_left_behind(life: Life) -> None:
+    life.own.rival_unlistened(NEWEST - 1, certain=True)
+    await eventually(lambda: life.announced)
+    assert 5 < life.announced[0].incarnation < NEWEST - 1
