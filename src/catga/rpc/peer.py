@@ -13,6 +13,7 @@ from typing import Protocol
 from catga.abc import Transport
 from catga.errors import CatgaError, ClusterError, InvalidMessageError, OverloadedError
 from catga.node import NodeInfo
+from catga.rpc.again import Again
 from catga.rpc.answers import Caller
 from catga.rpc.client import Client
 from catga.rpc.outbox import Outbox
@@ -115,6 +116,7 @@ class Peer:
         self._complained = False
         self._epoch = 0
         self._verifying: asyncio.Task[None] | None = None
+        self._again = Again(self._send_again)
         self._unsent: list[tuple[str, Frame]] = []  # answers that wait for the link
         self.client = Client(self._outbox, partial(inbox, prefix), echo=self._ping_self, on_silent=listener.silent)
         self.server = Server(
@@ -193,6 +195,7 @@ class Peer:
             self._verifying.cancel()
         await self.server.close()
         self.client.close()
+        self._again.close()
         self._outbox.close()
         await self._transport.aclose()
 
@@ -204,6 +207,7 @@ class Peer:
     def counts(self) -> dict[str, int]:
         """How often what happened, by name."""
         return {
+            "refused_by_broker": 0,
             **self.counters,
             "refused": self.server.refused,
             "dropped_expired": self.server.dropped,
@@ -264,6 +268,22 @@ class Peer:
         destination = self.client.on_unlistened(subject, token)
         if destination is not None and subject != self._inbox:
             self._listener.unlistened(destination.node_id, destination.incarnation)
+
+    def on_refused(self, subject: str, token: int, reason: str, final: bool) -> None:
+        self.counters["refused_by_broker"] += 1
+        if self.client.on_refused(subject, token, reason, final):
+            self._again.later(subject)
+
+    def on_doubt(self, subject: str) -> None:
+        self.counters["refused_by_broker"] += 1
+        self._again.later(subject)
+
+    def _send_again(self, subject: str) -> None:
+        """Calls in doubt, and answers for which their callers still wait."""
+        self.client.repeat(subject)
+        for answer in self.server.answers.wanted_by(subject):
+            with suppress(OverloadedError):
+                self._outbox.put(subject, answer)
 
     def on_link(self, up: bool) -> None:
         self._outbox.link_changed()

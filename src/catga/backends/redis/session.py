@@ -9,12 +9,14 @@ import hiredis
 from hiredis import ReplyError
 
 from catga.abc import Outgoing
-from catga.backends.redis.connect import ReplicaError, Wire, tells_replica
+from catga.backends.redis.connect import ReplicaError, Wire, tells_replica, tells_unwell
 from catga.errors import ClusterError
 
 LOOK_INTERVAL = 2.0
 """Seconds between looks at the connections: one that is silent after a question for two of them is dead."""
 MAX_SILENT = 2
+ANSWERS = (b"subscribe", b"unsubscribe", b"pong")
+"""What the answers of a connection that subscribes begin with."""
 PING = b"*1\r\n$4\r\nPING\r\n"
 
 pack_command: Callable[[tuple[str | bytes | int, ...]], bytes] = cast(Any, hiredis).pack_command
@@ -132,12 +134,17 @@ class Session:
     async def _read_messages(self) -> None:
         while True:
             for reply in await self._subscriber.read():
-                if isinstance(reply, ReplyError) or reply[0] in (b"subscribe", b"unsubscribe"):
-                    if (confirmed := self._confirmations.popleft()) is not None:
-                        settle(confirmed, reply)
+                if isinstance(reply, ReplyError) or reply == b"PONG" or reply[0] in ANSWERS:
+                    self._confirm(self._confirmations.popleft(), reply)
                 elif reply[0] == b"message":
                     self._on_message(reply[1].decode(), reply[2])
             self._silent[self._subscriber] = 0
+
+    def _confirm(self, waiting: asyncio.Future[Any] | None, reply: Any) -> None:
+        if waiting is not None:
+            settle(waiting, reply)
+        elif isinstance(reply, ReplyError) and tells_unwell(reply):  # to a PING
+            raise ClusterError(str(reply))
 
     async def _watch(self) -> None:
         while True:
@@ -147,6 +154,7 @@ class Session:
                     raise ClusterError("the server is silent")
                 self._silent[connection] += 1
             self.post("HELLO", 2)  # as good as a PING, and the answer has the server's role
+            self._confirmations.append(None)
             self._subscriber.write(PING)
 
 
