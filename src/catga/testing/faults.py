@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
-from catga.abc import Backend, NodeDiscovery, Observation, Outgoing, Transport, TransportListener
+from catga.abc import Backend, Diagnosing, NodeDiscovery, Observation, Outgoing, Transport, TransportListener
 from catga.cluster import DistributedMediator
 from catga.errors import ClusterError
 from catga.node import LeftReason, NodeInfo
@@ -72,6 +72,10 @@ class _Transport:
     @property
     def is_up(self) -> bool:
         return self._inner.is_up
+
+    @property
+    def problem(self) -> str:
+        return self._inner.problem if isinstance(self._inner, Diagnosing) else ""
 
     async def start(self, listener: TransportListener) -> None:
         await self._inner.start(_Listener(listener, self._faults))

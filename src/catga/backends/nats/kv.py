@@ -26,7 +26,8 @@ import nats.errors
 from nats.aio.msg import Msg
 
 from catga.abc import Departure, Observation, RecordSigner, Sighting
-from catga.backends.nats.connection import REQUEST_TIMEOUT, Listening, NatsConnection
+from catga.backends.nats.connection import REQUEST_TIMEOUT, NatsConnection
+from catga.backends.nats.listening import Listening
 from catga.errors import ClusterError, InvalidMessageError
 from catga.membership.records import Seal, decode_announcement, decode_record, encode_departure, encode_record
 from catga.node import LeftReason, NodeInfo, token

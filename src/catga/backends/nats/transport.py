@@ -7,7 +7,9 @@ from nats.aio.msg import Msg
 
 from catga.abc import Outgoing, TransportListener
 from catga.backends.nats.client import nobody
-from catga.backends.nats.connection import Listening, NatsConnection
+from catga.backends.nats.connection import NatsConnection
+from catga.backends.nats.listening import Listening
+from catga.rpc.subjects import reply_box
 
 QUEUE_GROUP = "catga"
 
@@ -33,15 +35,28 @@ class NatsTransport:
     def is_up(self) -> bool:
         return self._connection.is_up
 
+    @property
+    def problem(self) -> str:
+        """See `catga.abc.Diagnosing`."""
+        return self._connection.problem
+
     async def start(self, listener: TransportListener) -> None:
         await self._connection.open()
         self._listener = listener
         self._connection.on_link.append(listener.on_link)
-        self._subscriptions[""] = await self._connection.subscribe(f"{self._bounce}.>", self._on_bounce)
+        refusals = self._connection.refusals
+        refusals.on_refused, refusals.on_doubt = listener.on_refused, listener.on_doubt
+        self._subscriptions[""] = await self._connection.persist(self._subscribe_to_bounces)
+        # Nobody is there: it shows whether this node may answer at all.
+        await self._connection.persist(lambda: self._connection.confirm([(reply_box(self._prefix), b"", "")]))
+
+    async def _subscribe_to_bounces(self) -> Listening:
+        return await self._connection.subscribe(f"{self._bounce}.>", self._on_bounce)
 
     async def subscribe(self, subject: str, *, shared: bool = False) -> None:
         queue = QUEUE_GROUP if shared else ""
-        self._subscriptions[subject] = await self._connection.receive(subject, self._on_payload, queue)
+        subscribing = self._connection.persist(lambda: self._connection.receive(subject, self._on_payload, queue))
+        self._subscriptions[subject] = await subscribing
 
     async def unsubscribe(self, subject: str) -> None:
         subscription = self._subscriptions.pop(subject, None)
@@ -50,6 +65,7 @@ class NatsTransport:
 
     def publish(self, messages: Sequence[Outgoing]) -> bool:
         bounce = self._bounce
+        self._connection.refusals.sent(messages)
         return self._connection.publish(
             [(each.subject, each.payload, f"{bounce}.{each.token}.{each.subject}") for each in messages]
         )
@@ -61,6 +77,8 @@ class NatsTransport:
         if self._listener is None:
             return
         self._listener = None
+        refusals = self._connection.refusals
+        refusals.on_refused, refusals.on_doubt = (lambda *_: None), (lambda _: None)
         await self._connection.close(self._subscriptions.values())
 
     def _on_payload(self, payload: bytes) -> None:

@@ -103,8 +103,8 @@ class RedisNodeDiscovery:
             raise ClusterError(f"the key {self._index!r} is not catga's, or an older version's: {error}") from error
 
     async def _store(self, node: NodeInfo, *, announce: bool) -> bool:
-        """Store the record. Returns whether that was possible: if the server takes no writes now, the record is announced
-        all the same, and stored later."""
+        """Store the record. Returns whether that was possible: if the server takes no writes now, the record is
+        announced all the same, and stored later."""
         try:
             await self._write(node, announce=announce)
             return True
