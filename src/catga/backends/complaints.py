@@ -1,8 +1,11 @@
 """What a broker refuses: logged once, and told to who asks why the node is not ready."""
 
 import logging
+import re
 import time
 
+_OWN = re.compile(r"(?<=\.)(?:\d{10,}|[\w-]{22})(?=[.\":\s]|$)| \(sid .*\)")
+"""What makes the subjects of one kind differ from node to node, and from life to life."""
 MAX_TOLD = 256
 """Distinct texts that are remembered."""
 RECENT = 2.0
@@ -10,7 +13,7 @@ RECENT = 2.0
 
 
 class Complaints:
-    """Logs each text once, until all is well again."""
+    """Logs each kind of text once, until all is well again."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
@@ -24,10 +27,12 @@ class Complaints:
         return text if time.monotonic() - at < RECENT else ""
 
     def tell(self, text: str, level: int = logging.WARNING) -> None:
-        """Log `text`, unless it was logged before."""
-        if text not in self._told and len(self._told) < MAX_TOLD:
-            self._told.add(text)
-            self._logger.log(level, "%s", text)
+        """Log `text`; at level DEBUG if its like was logged before."""
+        kind = _OWN.sub("", text)
+        is_new = kind not in self._told and len(self._told) < MAX_TOLD
+        self._logger.log(level if is_new else logging.DEBUG, "%s", text)
+        if is_new:
+            self._told.add(kind)
 
     def refused(self, text: str) -> None:
         """The broker refused something, while the link is well."""

@@ -240,10 +240,10 @@ class NatsNodeDiscovery:
         """Where the next question goes. While this node joins, to the group: only who is in it can answer for all.
         Later, in turn, to a member picked at random, too: a server prefers its own clients in a group, so on a leaf
         node that may be this node alone."""
-        self._picks = by_name or (self._answering and not self._picks)
-        others = [each.node.node_id for each in known if isinstance(each, Sighting)] if self._picks else []
-        if self._node_id in others:
-            others.remove(self._node_id)
+        if not by_name:
+            by_name = self._picks = self._answering and not self._picks
+        members = [each.node.node_id for each in known if isinstance(each, Sighting)] if by_name else []
+        others = [node_id for node_id in members if node_id != self._node_id]
         return self._subject_of(random.choice(others)) if others else self._group
 
     def _subject_of(self, node_id: str) -> str:
