@@ -1,4 +1,4 @@
-"""What a NATS server forbids: told with its cause, renewed when it is allowed again, and nothing is lost or run twice."""
+"""What a NATS server forbids is told with its cause and renewed when it is allowed; nothing is lost or run twice."""
 
 import asyncio
 import json
@@ -277,7 +277,7 @@ async def test_an_oversized_call_in_flight_ends_when_the_limit_is_lowered_and_th
 
 
 def test_a_violation_is_read_with_its_subject_as_it_is() -> None:
-    text = "'Permissions Violation for Subscription to \"catga.sync.Node-A\" using queue \"q\" (sid \"2\")'"
+    text = '\'Permissions Violation for Subscription to "catga.sync.Node-A" using queue "q" (sid "2")\''
     violation = Violation.parse(text)
     assert violation is not None
     assert violation.subject == "catga.sync.Node-A"

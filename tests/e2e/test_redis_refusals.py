@@ -108,7 +108,8 @@ async def test_an_answer_that_was_refused_is_given_later(server: RedisServer, ad
 
 async def test_a_busy_server_refuses_at_once_and_nothing_runs_twice(server: RedisServer, admin: Redis) -> None:
     ran = Counter[int]()
-    async with add_cluster(worker(ran), server.url, node_id="a"), node(server.url, "c") as c, plain(server.url) as other:
+    a = add_cluster(worker(ran), server.url, node_id="a")
+    async with a, node(server.url, "c") as c, plain(server.url) as other:
         busy = asyncio.create_task(_quietly(other.execute_command("EVAL", "while true do end", 0)))
         calls = [asyncio.create_task(c.send(Once(number))) for number in range(20)]
         await eventually(lambda: c.counters["refused_by_broker"] >= 20)

@@ -38,6 +38,8 @@ INTRODUCTIONS = 2
 """Members that introduce themselves to one that joins, on average."""
 FOLLOW_UP = (0.5, 1.0, 2.0, 4.0)
 """Seconds before each further question of a node that has joined, until one is answered with something."""
+NOTHING = b'{"nodes":[]}'
+"""An answer to a question that is not signed: it shows that there is a key, and nothing else."""
 MAX_LIVES = 10_000
 """Lives of nodes of which this node remembers that it heard them announced."""
 
@@ -192,14 +194,12 @@ class NatsNodeDiscovery:
         if not self._quota.admit():
             return
         await self._connection.caught_up()
-        view: Iterable[Observation] = ()  # who asks without the key learns only that there is one
-        known = b""
+        parts: Iterable[bytes] = [NOTHING]
         try:
             known = self._seal.open_bytes(question.data, question.reply)
-            view = self._recall()
+            parts = encode_view(self._recall(), self._connection.client.max_payload, known)
         except InvalidMessageError as error:
             self._ignore(error)
-        parts = encode_view(view, self._connection.client.max_payload, known)
         answer = [(question.reply, self._seal.close(part, question.reply), "") for part in parts]
         self._quota.spend(sum(len(part) for _, part, _ in answer))
         self._connection.publish(answer)

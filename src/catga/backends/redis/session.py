@@ -75,11 +75,16 @@ class Session:
             if isinstance(waiting, asyncio.Future) and not waiting.done():
                 waiting.set_exception(lost)
 
-    def publish(self, messages: Sequence[Outgoing]) -> bool:
-        """Write all messages at once. Returns whether there is room for more."""
+    def publish(self, messages: Sequence[Outgoing], *, exact: bool = False) -> bool:
+        """Write all messages at once. Returns whether there is room for more.
+
+        Args:
+            exact: count who subscribes to the channel itself, not to a pattern.
+        """
         self._replies.extend(messages)
+        alone, shared = (pack_exact, pack_shared_exact) if exact else (pack_publish, pack_shared)
         return self._commands.write(
-            b"".join([(pack_shared if m.shared else pack_publish)(m.subject.encode(), m.payload) for m in messages])
+            b"".join([(shared if m.shared else alone)(m.subject.encode(), m.payload) for m in messages])
         )
 
     async def drain(self) -> None:
@@ -183,6 +188,28 @@ while true do
   redis.call('SREM', KEYS[1], channel)
 end
 """
+
+# PUBLISH counts those that subscribe to a pattern, too: whoever watches all channels hides that nobody else is there.
+EXACT = b"""
+local count = redis.call('PUBSUB', 'NUMSUB', KEYS[1])[2]
+redis.call('PUBLISH', KEYS[1], ARGV[1])
+return count
+"""
+
+SHARE_EXACT = SHARE.replace(
+    b"redis.call('PUBLISH', channel, ARGV[1]) > 0 then return 1",
+    b"redis.call('PUBSUB', 'NUMSUB', channel)[2] > 0 then redis.call('PUBLISH', channel, ARGV[1]) return 1",
+)
+
+
+def pack_exact(channel: bytes, payload: bytes) -> bytes:
+    """A message to those that subscribe to `channel` itself, as PUBLISH; the reply is their number."""
+    return pack_command((b"EVAL", EXACT, 1, channel, payload))
+
+
+def pack_shared_exact(subject: bytes, payload: bytes) -> bytes:
+    """As `pack_shared`, for one that subscribes to its channel itself."""
+    return pack_command((b"EVAL", SHARE_EXACT, 1, subject, payload))
 
 
 def pack_shared(subject: bytes, payload: bytes) -> bytes:

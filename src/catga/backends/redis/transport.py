@@ -31,6 +31,7 @@ class RedisTransport:
         self._listener: TransportListener | None = None
         self._shared: dict[str, str] = {}  # subject → own channel
         self._sharing: asyncio.Task[None] | None = None
+        self._exact = False
         self.refused = 0
         """Messages that the server did not accept."""
 
@@ -92,7 +93,12 @@ class RedisTransport:
             await self._link.unsubscribe(channel)
 
     def publish(self, messages: Sequence[Outgoing]) -> bool:
-        return self._link.session.publish(messages)
+        return self._link.session.publish(messages, exact=self._exact)
+
+    def count_exactly(self) -> None:
+        """Count from now on, by a script, who subscribes to a channel itself: PUBLISH counts a client that subscribes to
+        a pattern, too."""
+        self._exact = True
 
     async def drain(self) -> None:
         await self._link.session.drain()
