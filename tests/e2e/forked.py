@@ -8,6 +8,7 @@ import os
 import sys
 
 from catga import Mediator, add_cluster
+from catga.testing.waiting import eventually
 
 keys = [b"0123456789abcdef"]
 cluster = add_cluster(Mediator(), sys.argv[1], node_id=(sys.argv[2:] or [None])[0], prefix="forked", signing_keys=keys)
@@ -15,9 +16,7 @@ cluster = add_cluster(Mediator(), sys.argv[1], node_id=(sys.argv[2:] or [None])[
 
 async def child() -> None:
     async with cluster:
-        async with asyncio.timeout(30):
-            while len([each for each in cluster.get_nodes() if each.is_online]) < 2:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: len([each for each in cluster.get_nodes() if each.is_online]) == 2, 30)
         os.write(1, f"{cluster.node_id}\n".encode())
         await asyncio.sleep(1.0)
 

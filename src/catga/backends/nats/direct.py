@@ -93,7 +93,7 @@ class DirectClient(Client):
     async def _send_ping(self, future: "asyncio.Future[Any] | None" = None) -> None:
         # What nats-py itself keeps back leaves behind the PING.
         self._marks.append(None if cast(Any, self)._pending else self.refusals.asked())
-        await super()._send_ping(future)
+        await cast(Any, super())._send_ping(future)
 
     async def _process_pong(self) -> None:
         if self._marks and (mark := self._marks.popleft()) is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import nats.errors
@@ -41,7 +42,7 @@ async def connect(
         "connect_timeout": 2,
         "reconnect_time_wait": 0.1,
         "max_reconnect_attempts": -1,
-        "reconnect_to_server_handler": lambda known, _: _next_server(client, known),
+        "reconnect_to_server_handler": partial(_next_server, client),
         "ping_interval": PING_INTERVAL,
         "max_outstanding_pings": 2,
         **({} if options.keys() & {"user", "token"} else credentials),
@@ -66,9 +67,9 @@ async def connect(
         raise
 
 
-def _next_server(client: DirectClient, known: list[Server]) -> tuple[Server, float]:
+def _next_server(client: Any, known: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
     """Which server next, and when: 200 clients that lost one broker must not return in one instant."""
-    left_open: Any = client._transport
+    left_open = client._transport
     if left_open is not None:  # nats-py forgets the socket of an attempt that failed half-way
         left_open.close()
     return random.choice(known), random.uniform(0.05, 0.5)

@@ -8,11 +8,11 @@ a whole if there are as many refusals as messages; else nobody can tell which of
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from catga.abc import Outgoing
+from catga.abc import Outgoing, TransportListener
 
 MAX_SENT = 8_192
 """Messages that are remembered; if more leave between two answers, refusals among them leave all in doubt."""
@@ -47,8 +47,8 @@ class Refusals:
     """Finds out which messages of a transport were refused."""
 
     def __init__(self) -> None:
-        self.on_refused: Callable[[str, int, str, bool], None] = lambda *_: None
-        self.on_doubt: Callable[[str], None] = lambda _: None
+        self.listener: TransportListener | None = None
+        """Is told of the transport's messages that were refused."""
         self._sent: deque[tuple[str, int]] = deque(maxlen=MAX_SENT)  # (subject, token)
         self._count = 0  # of all that was sent
         self._answered = 0  # of those, how many the server had taken when it answered last
@@ -70,6 +70,11 @@ class Refusals:
 
     def answered(self, mark: int) -> None:
         """The PING was answered: by now the server has told all that it refused of what was sent before."""
+        if self._refused and self.listener is not None:
+            self._judge(mark, self.listener)
+        self._answered = mark
+
+    def _judge(self, mark: int, listener: TransportListener) -> None:
         refused, self._refused = self._refused, {}
         first = self._count - len(self._sent)  # what came before is not remembered
         whole = first <= self._answered
@@ -78,10 +83,9 @@ class Refusals:
             tokens = [token for to, token in between if to == subject]
             if whole and len(tokens) == count:
                 for token in tokens:
-                    self.on_refused(subject, token, text, False)
+                    listener.on_refused(subject, token, text, False)
             else:
-                self.on_doubt(subject)
-        self._answered = mark
+                listener.on_doubt(subject)
 
     def forget(self) -> None:
         """The connection is another one: what was sent over the last one is not told of any more."""

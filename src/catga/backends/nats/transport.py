@@ -44,8 +44,7 @@ class NatsTransport:
         await self._connection.open()
         self._listener = listener
         self._connection.on_link.append(listener.on_link)
-        refusals = self._connection.refusals
-        refusals.on_refused, refusals.on_doubt = listener.on_refused, listener.on_doubt
+        self._connection.refusals.listener = listener
         self._subscriptions[""] = await self._connection.persist(self._subscribe_to_bounces)
         # Nobody is there: it shows whether this node may answer at all.
         await self._connection.persist(lambda: self._connection.confirm([(reply_box(self._prefix), b"", "")]))
@@ -76,9 +75,7 @@ class NatsTransport:
     async def aclose(self) -> None:
         if self._listener is None:
             return
-        self._listener = None
-        refusals = self._connection.refusals
-        refusals.on_refused, refusals.on_doubt = (lambda *_: None), (lambda _: None)
+        self._listener = self._connection.refusals.listener = None
         await self._connection.close(self._subscriptions.values())
 
     def _on_payload(self, payload: bytes) -> None:
