@@ -4,7 +4,7 @@ A node announces itself on ``{prefix}.nodes.{node_id}`` and hears the others on 
 joins asks on ``{prefix}.sync``, and one member answers with its view. Later it asks there and, in turn, a member
 picked at random, on ``{prefix}.sync.{node_id}``, and is told what differs.
 
-Whoever may subscribe can take questions from the group and answer nothing, or lies. So about two members introduce
+Whoever may subscribe can take questions from the group and answer nothing, or lies. So three members introduce
 themselves to each node that joins: they send their records to ``{prefix}.sync.{node_id}``, without a reply subject.
 And it soon asks one that it knows by name.
 """
@@ -15,6 +15,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from zlib import crc32
 
 from nats.aio.msg import Msg
 
@@ -34,8 +35,10 @@ logger = logging.getLogger("catga.backends.nats")
 SYNC_TIMEOUT = 1.0
 """Seconds that one member has to send its view."""
 SYNC_TRIES = 3
-INTRODUCTIONS = 2
-"""Members that introduce themselves to one that joins, on average."""
+INTRODUCTIONS = 3
+"""Members that introduce themselves to one that joins."""
+FAR = 4
+"""A member so many times further behind than these in the order is none of them, as good as certain."""
 FOLLOW_UP = (0.5, 1.0, 2.0, 4.0)
 """Seconds before each further question of a node that has joined, until one is answered with something."""
 NOTHING = b'{"nodes":[]}'
@@ -166,12 +169,20 @@ class NatsNodeDiscovery:
         return former < node.incarnation and node.node_id != self._node_id
 
     def _introduce_to(self, node: NodeInfo) -> None:
-        """Tell a node that joins of this one; about two members do."""
-        if self._mine is None or random.random() * len(self._lives) >= INTRODUCTIONS:
+        """Tell a node that joins of this one, if it is one of the few members that do."""
+        if self._mine is None or not self._is_introducer(node.node_id):
             return
         with suppress(ClusterError):
             record = self._seal.close(encode_record(self._mine))
             self._connection.publish([(self._subject_of(node.node_id), record, "")])
+
+    def _is_introducer(self, node_id: str) -> bool:
+        """Whether this is one of the members that come first in an order of that node's own."""
+        mine = crc32(f"{node_id} {self._node_id}".encode())
+        if self._recall is None or mine * len(self._lives) > FAR * INTRODUCTIONS << 32:  # mostly, without a look at all
+            return False
+        members = {each.node.node_id for each in self._recall() if isinstance(each, Sighting)} - {node_id}
+        return sum(crc32(f"{node_id} {each}".encode()) < mine for each in members) < INTRODUCTIONS
 
     async def _on_sync(self, message: Msg) -> None:
         own = self._asked.get(message.reply)

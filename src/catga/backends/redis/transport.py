@@ -96,7 +96,7 @@ class RedisTransport:
         return self._link.session.publish(messages, exact=self._exact)
 
     def count_exactly(self) -> None:
-        """Count from now on, by a script, who subscribes to a channel itself. PUBLISH counts pattern subscribers, too."""
+        """Count from now on, by a script, who subscribes to a channel itself. PUBLISH counts patterns, too."""
         self._exact = True
 
     async def drain(self) -> None:
