@@ -56,7 +56,8 @@ class Refusals:
 
     def sent(self, messages: Sequence[Outgoing]) -> None:
         """These messages leave now."""
-        self._sent.extend([(each.subject, each.token) for each in messages])
+        for each in messages:  # mostly one
+            self._sent.append((each.subject, each.token))
         self._count += len(messages)
 
     def asked(self) -> int:
