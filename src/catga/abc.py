@@ -191,6 +191,19 @@ class TransportListener(Protocol):
         """Nobody listened on `subject` when the message with `token` reached the broker."""
         ...
 
+    def on_refused(self, subject: str, token: int, reason: str, final: bool, /) -> None:
+        """The broker refused the message with `token`, so that nobody got it.
+
+        Args:
+            reason: what the broker said.
+            final: whether it would be refused again, as it is too large.
+        """
+        ...
+
+    def on_doubt(self, subject: str, /) -> None:
+        """The broker refused some of the last messages to `subject`, and does not say which."""
+        ...
+
     def on_link(self, up: bool, /) -> None:
         """The connection to the broker went down, or is up again with all subscriptions in place."""
         ...
@@ -262,6 +275,16 @@ class ForgeableBounces(Protocol):
     """A `Transport` whose reports that nobody listened can be made by whoever is on the bus."""
 
     bounces_can_be_forged: bool
+
+
+@runtime_checkable
+class Diagnosing(Protocol):
+    """A `Transport` that knows why its link is not well, implements this."""
+
+    @property
+    def problem(self) -> str:
+        """Why the link is down, or what the broker refuses now; empty while all is well."""
+        ...
 
 
 class RecordSigner(Protocol):

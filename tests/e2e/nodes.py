@@ -51,6 +51,8 @@ class Ear:
     def __init__(self) -> None:
         self.messages: list[bytes] = []
         self.undeliverable: list[tuple[str, int]] = []
+        self.refused: list[tuple[str, int, str, bool]] = []
+        self.doubts: list[str] = []
         self.links: list[bool] = []
 
     def on_message(self, payload: bytes) -> None:
@@ -58,6 +60,12 @@ class Ear:
 
     def on_undeliverable(self, subject: str, token: int) -> None:
         self.undeliverable.append((subject, token))
+
+    def on_refused(self, subject: str, token: int, reason: str, final: bool) -> None:
+        self.refused.append((subject, token, reason, final))
+
+    def on_doubt(self, subject: str) -> None:
+        self.doubts.append(subject)
 
     def on_link(self, up: bool) -> None:
         self.links.append(up)

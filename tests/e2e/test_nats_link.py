@@ -231,13 +231,13 @@ async def test_an_answer_that_is_late_leaves_a_client_that_was_handed_in_reading
 
 async def test_an_answer_about_the_view_knows_what_was_announced_before_the_question(nats_url: str) -> None:
     """Else a joiner would miss a node for which it came too late, and who answers it too early."""
-    names = [f"n{number}" for number in range(100)]
+    names = [f"n{number}" for number in range(90)]
     async with discovering(nats_url, "order"), await nats.connect(nats_url) as asking:
-        answers = await asking.subscribe("answers.*")
-        await asking.publish("order.sync", b"", reply="answers.first")
+        answers = await asking.subscribe("order.reply.*")
+        await asking.publish("order.sync", b"", reply="order.reply.first")
         for name in names:  # in one go, with a question behind each
             await asking.publish(f"order.nodes.{name}", encode_record(NodeInfo(node_id=name, incarnation=1)))
-            await asking.publish("order.sync", b"", reply=f"answers.{name}")
+            await asking.publish("order.sync", b"", reply=f"order.reply.{name}")
         for count in range(len(names) + 1):
             told, _ = decode_view((await answers.next_msg(30)).data)
             assert {each.node.node_id for each in told if isinstance(each, Sighting)} >= set(names[:count])

@@ -4,13 +4,15 @@
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from simulation import Loop, Wire, World
 
+from catga.backends.nats.refusals import Refusals
 from catga.errors import ClusterError
 
+T = TypeVar("T")
 OPERATION_TIMEOUT = 5.0
 DETECT = (4.0, 6.0)
 """Seconds until a client notices that its link is half-open: its third ping of the server is due."""
@@ -186,6 +188,8 @@ class Link:
         self.cut = False  # refused: both sides know
         self.max_payload = 1024 * 1024
         self.client = self
+        self.refusals = Refusals()
+        self.problem = ""
         self._reconnect = reconnect
         self._subs: dict[Sub, None] = {}
         self._users = 0
@@ -215,7 +219,14 @@ class Link:
         if self._users == 0:
             self.hang_up()
 
-    async def subscribe(self, subject: str, on_message: OnMessage, queue: str = "") -> Sub:
+    async def persist(self, step: Callable[[], Awaitable[T]]) -> T:
+        return await step()
+
+    async def confirm(self, messages: Sequence[tuple[str, bytes, str]]) -> None:
+        self.publish(messages)
+        await self.flush()
+
+    async def subscribe(self, subject: str, on_message: OnMessage, queue: str = "", *, vital: bool = False) -> Sub:
         sub = Sub(self, subject, queue, on_message)
         self._subs[sub] = None
         self._send(self.broker.subscribe, sub)

@@ -4,7 +4,9 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
-from catga.abc import BackendSettings, RoutingStrategy
+from msgspec.structs import replace
+
+from catga.abc import Backend, BackendSettings, RoutingStrategy
 from catga.backends import check_url, open_backend
 from catga.cluster.mediator import DistributedMediator
 from catga.cluster.options import ClusterOptions, check_options, check_positive, default_node_id, default_routing
@@ -51,7 +53,8 @@ def add_cluster(
     Args:
         mediator: has the handlers; more may be added later.
         url: ``memory://name``, ``nats://host:port``, ``redis://host:port``, or another installed backend's.
-        node_id: unique in the cluster; by default the host's name and a random part.
+        node_id: unique in the cluster; by default the host's name and a random part, which each process that is
+            forked before the start makes anew.
         service: of an event published, each service gets one copy.
         endpoint: free text for the others to read, e.g. this node's HTTP address.
         routing: which of the nodes that handle a message gets it; `RoundRobin` by default.
@@ -112,17 +115,21 @@ def add_cluster(
         queues=queues or (isinstance(routing, Queue) and not observe_only),
         backend_options=options,
     )
-    backend = open_backend(
-        BackendSettings(
-            url=url,
-            prefix=prefix,
-            ttl=ttl,
-            connect_timeout=connect_timeout,
-            signer=checked.signer,
-            options=options,
-        )
+    settings = BackendSettings(
+        url=url,
+        prefix=prefix,
+        ttl=ttl,
+        connect_timeout=connect_timeout,
+        signer=checked.signer,
+        options=options,
     )
-    return DistributedMediator(mediator, checked, backend)
+
+    def renewed() -> tuple[ClusterOptions, Backend]:
+        signer = Signer(signing_keys) if signing_keys else None
+        own = replace(checked, node_id=default_node_id() if node_id is None else node_id, signer=signer)
+        return own, open_backend(replace(settings, signer=signer))
+
+    return DistributedMediator(mediator, checked, open_backend(settings), renewed)
 
 
 class CommonOptions(TypedDict, total=False):

@@ -1,6 +1,7 @@
 """`DistributedMediator`: the verbs of a mediator, reaching a cluster."""
 
-from collections.abc import Coroutine, Mapping
+import os
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal, TypeVar
 
 from catga.abc import Backend, Forward, RoutingStrategy
@@ -26,11 +27,19 @@ class DistributedMediator(Mediator):
     Enter it to connect, register and start heartbeats; leaving it drains, unregisters and closes.
     """
 
-    def __init__(self, mediator: Mediator, options: ClusterOptions, backend: Backend) -> None:
+    def __init__(
+        self,
+        mediator: Mediator,
+        options: ClusterOptions,
+        backend: Backend,
+        renewed: Callable[[], tuple[ClusterOptions, Backend]] | None = None,
+    ) -> None:
         super().__init__(resolver=mediator.resolver)
         self.registry = mediator.registry
         self._options = options
         self._backend = backend
+        self._renewed = renewed  # gives options and backend anew: names and secrets of a process of its own
+        self._pid = os.getpid()
         self._routing = Routing(options.routing)
         self._node: Node | None = None
         self._stopped = False
@@ -202,6 +211,8 @@ class DistributedMediator(Mediator):
         if self._node is not None or self._stopped:
             raise ClosedError("a DistributedMediator is started once: make a new one with add_cluster")
         self._stopped = True  # until it runs
+        if os.getpid() != self._pid and self._renewed is not None:  # forked since, perhaps several times
+            self._options, self._backend = self._renewed()
         node = Node(self._options, self._backend, self.registry, self._routing)
         await node.start()
         self._node, self._stopped = node, False

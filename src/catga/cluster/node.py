@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from catga.abc import Backend, ForgeableBounces
+from catga.abc import Backend, Diagnosing, ForgeableBounces
 from catga.backends import redact
 from catga.cluster.delivery import Delivery
 from catga.cluster.dispatch import Dispatch, Routing
@@ -105,10 +105,11 @@ class Node:
 
     def not_ready(self) -> str | None:
         """Why this node should get no traffic now; None while it is well."""
+        problem = self._problem()
         if not self._link.is_set():
-            return "the link to the broker is down"
+            return f"the link to the broker is down: {problem}" if problem else "the link to the broker is down"
         refusing = self.peer.server.refusing
-        return None if refusing is None else refusing.message
+        return problem or None if refusing is None else refusing.message
 
     def counts(self) -> dict[str, int]:
         """How often what happened, by name."""
@@ -123,9 +124,10 @@ class Node:
             async with asyncio.timeout(self._options.connect_timeout + JOIN_GRACE):
                 await self._join()
         except TimeoutError as error:
+            problem = self._problem()
             await self._abandon()
-            where = redact(self._options.url)
-            raise ClusterError(f"could not join {where} within {self._options.connect_timeout:g} s") from error
+            text = f"could not join {redact(self._options.url)} within {self._options.connect_timeout:g} s"
+            raise ClusterError(f"{text}: {problem}" if problem else text) from error
         except BaseException:
             await self._abandon()
             raise
@@ -305,6 +307,11 @@ class Node:
             self._link.clear()
             self.membership.link_down()
             logger.warning("the link to the broker is down: %s", where["catga_url"], extra=where)
+
+    def _problem(self) -> str:
+        """What the transport has to complain of, or "" if it is well or cannot tell."""
+        transport = self._backend.transport
+        return transport.problem if isinstance(transport, Diagnosing) else ""
 
     # -- inside ---------------------------------------------------------------------------------------
 

@@ -39,8 +39,28 @@ class Seal:
         """What `close` was given. Raises `InvalidMessageError` if it is not signed as it should."""
         return data if self._signer is None else self._signer.open_record(self._label + label, data)
 
+    def close_bytes(self, data: bytes, label: str) -> bytes:
+        """`data`, whatever it is, as it goes out, bound to `label`."""
+        return data if self._signer is None else self.close(_encoder.encode(_Bytes(data)), label)
+
+    def open_bytes(self, data: bytes, label: str) -> bytes:
+        """What `close_bytes` was given. Raises `InvalidMessageError` if it is not signed as it should."""
+        if self._signer is None:
+            return data
+        try:
+            return _bytes_decoder.decode(self.open(data, label)).data
+        except MALFORMED as error:
+            raise InvalidMessageError(f"not what was signed: {error}") from error
+
+
+class _Bytes(msgspec.Struct):
+    """Any bytes as a JSON object, as only those can be signed."""
+
+    data: bytes
+
 
 _encoder = msgspec.json.Encoder()
+_bytes_decoder = msgspec.json.Decoder(_Bytes)
 _decoder = msgspec.json.Decoder(NodeInfo)
 _left_decoder = msgspec.json.Decoder(Left)
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

@@ -133,6 +133,13 @@ class Answers:
         caller = self._callers.get(key[0])
         return Seen.FORGOTTEN if caller is not None and key[1] <= caller.forgotten else Seen.NEVER
 
+    def wanted_by(self, reply_to: str) -> list[Answer]:
+        """The answers that this caller may still wait for."""
+        caller = self._callers.get(reply_to)
+        oldest = 0 if caller is None else caller.oldest
+        held = [answers.items() for answers in (self._kept, self._old, self._young)]
+        return [answer for items in held for key, answer in items if key[0] == reply_to and answer.id >= oldest]
+
     def keep(self, key: CallKey, answer: Answer) -> None:
         """The request `key` has its answer, which is addressed to the newest of its attempts."""
         young = self._young

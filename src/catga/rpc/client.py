@@ -230,11 +230,27 @@ class Client:
         if not destination.node_id:
             self._untaken(destination, token)
             return None
-        for sent, first, last in destination.sent:
-            if sent == token:
-                ids = [i for i in destination.pending if first <= i <= last]
-                self._unlistened(destination, ids)
+        self._unlistened(destination, _calls_in(destination, token))
         return destination
+
+    def on_refused(self, subject: str, token: int, reason: str, final: bool) -> bool:
+        """The broker refused that batch: its calls never ran. A repeat ends only if it would be refused for ever.
+
+        Returns whether something in it has to be sent again: repeats, or the answers to others' calls."""
+        destination = self._by_subject.get(subject)
+        if destination is None:
+            return not final
+        for call_id in _calls_in(destination, token):
+            if final or not self._repeated(call_id):
+                text = f"the broker refuses the message: {reason}"
+                self._end([call_id], InvalidMessageError(text) if final else ClusterError(text))
+        return any(pending.repeated for pending in destination.pending.values())
+
+    def repeat(self, subject: str) -> None:
+        """What was sent to `subject` may be lost: ask for it again."""
+        destination = self._by_subject.get(subject)
+        if destination is not None:
+            self._repeat(destination)
 
     def is_wanted(self, frame: Frame) -> bool:
         """Whether `frame` should still leave: not a call that ended before, as its caller was told that it was never
@@ -242,10 +258,10 @@ class Client:
         return type(frame) is not Call or frame.id in self._pending
 
     def on_not_sent(self, frames: Sequence[Frame], error: CatgaError) -> None:
-        """These frames never left."""
+        """These frames never left. A repeat goes out again with the link, unless it is too large for ever."""
         is_final = isinstance(error, InvalidMessageError)
         for frame in frames:
-            if type(frame) is Call and (is_final or not self._repeated(frame.id)):  # else it goes out with the link
+            if type(frame) is Call and (is_final or not self._repeated(frame.id)):
                 self._end([frame.id], error)
 
     def on_waited(self, frames: Iterable[Frame]) -> None:
@@ -420,6 +436,12 @@ class Client:
                 self._on_silent(destination.node_id, destination.incarnation)
         if owing:
             self._watch = self._loop.call_later(self._silence, self._look_for_silence)
+
+
+def _calls_in(destination: Destination, token: int) -> list[int]:
+    """The calls that left in that batch, and have no end yet."""
+    batches = [(first, last) for sent, first, last in destination.sent if sent == token]
+    return [i for first, last in batches for i in destination.pending if first <= i <= last]
 
 
 def _first_call(frames: Iterable[Frame], newest: int) -> Call | None:

@@ -13,6 +13,7 @@ from catga.abc import Transport
 from catga.errors import CatgaError, ClusterError, Execution, InvalidMessageError, OverloadedError
 from catga.node import NodeInfo
 from catga.rpc import clock
+from catga.rpc.again import Again
 from catga.rpc.client import Client
 from catga.rpc.clock import Lateness
 from catga.rpc.outbox import Outbox
@@ -114,6 +115,7 @@ class Peer:
         self._complained = False
         self._epoch = 0
         self._verifying: asyncio.Task[None] | None = None
+        self._again = Again(self._send_again)
         self._unsent: list[tuple[str, Frame]] = []  # answers that wait for the link
         self.client = Client(
             self._outbox,
@@ -203,6 +205,7 @@ class Peer:
         self.probes.canary.close()
         await self.server.close()
         self.client.close()
+        self._again.close()
         self._outbox.close()
         await self._transport.aclose()
 
@@ -214,6 +217,7 @@ class Peer:
     def counts(self) -> dict[str, int]:
         """How often what happened, by name."""
         return {
+            "refused_by_broker": 0,
             **self.counters,
             "refused": self.server.refused,
             "dropped_expired": self.server.dropped,
@@ -251,6 +255,22 @@ class Peer:
         life = stranger if destination is None else (destination.node_id, destination.incarnation)
         if life is not None and subject != self._inbox:
             self._listener.unlistened(*life)
+
+    def on_refused(self, subject: str, token: int, reason: str, final: bool) -> None:
+        self.counters["refused_by_broker"] += 1
+        if self.client.on_refused(subject, token, reason, final):
+            self._again.later(subject)
+
+    def on_doubt(self, subject: str) -> None:
+        self.counters["refused_by_broker"] += 1
+        self._again.later(subject)
+
+    def _send_again(self, subject: str) -> None:
+        """Calls in doubt, and answers for which their callers still wait."""
+        self.client.repeat(subject)
+        for answer in self.server.answers.wanted_by(subject):
+            with suppress(OverloadedError):
+                self._outbox.put(subject, answer)
 
     def on_link(self, up: bool) -> None:
         self._outbox.link_changed()

@@ -8,6 +8,7 @@ from contextlib import suppress
 from catga.abc import (
     Backend,
     Departure,
+    Diagnosing,
     ExactCounting,
     ForgeableBounces,
     NodeDiscovery,
@@ -91,6 +92,10 @@ class _Transport:
         if isinstance(self._inner, ExactCounting):
             self._inner.count_exactly()
 
+    @property
+    def problem(self) -> str:
+        return self._inner.problem if isinstance(self._inner, Diagnosing) else ""
+
     async def start(self, listener: TransportListener) -> None:
         await self._inner.start(_Listener(listener, self._faults))
 
@@ -144,6 +149,13 @@ class _Listener:
     def on_undeliverable(self, subject: str, token: int, /) -> None:
         if not self._faults.is_cut_off:
             self._inner.on_undeliverable(subject, token)
+
+    def on_refused(self, subject: str, token: int, reason: str, final: bool, /) -> None:
+        if not self._faults.is_cut_off:
+            self._inner.on_refused(subject, token, reason, final)
+
+    def on_doubt(self, subject: str, /) -> None:
+        self._inner.on_doubt(subject)
 
     def on_link(self, up: bool, /) -> None:
         self._inner.on_link(up)

@@ -11,6 +11,9 @@ from nats.aio.transport import TcpTransport
 from catga.backends import redact
 from catga.backends.nats.direct import NoTlsError
 
+LOOK_INTERVAL = 0.05
+"""Seconds between looks whether the connection is still the same."""
+
 
 def address(url: str) -> tuple[list[str], dict[str, Any]]:
     """The servers that a URL names, and its credentials as options of nats-py's ``connect``: that takes no %XX in URLs.
@@ -34,6 +37,9 @@ def address(url: str) -> tuple[list[str], dict[str, Any]]:
 async def flush(client: Any) -> None:
     """A round trip to the server, behind everything handed to `client` before. The caller bounds it.
 
+    Raises ConnectionResetError when the connection was lost meanwhile: its answer was lost with it, and the client has
+    another connection by now, or none.
+
     Not nats-py's own: its PING overtakes commands that its flusher has not yet taken, and when it is cancelled or late
     it leaves a cancelled future behind, at which the PONG ends the client's reading.
     """
@@ -43,7 +49,11 @@ async def flush(client: Any) -> None:
         pause = 0.001
     answered = asyncio.get_running_loop().create_future()
     await client._send_ping(answered)
-    await asyncio.shield(answered)
+    waiting = client._pongs  # each connection has a list of its own
+    while not answered.done():
+        await asyncio.wait([answered], timeout=LOOK_INTERVAL)
+        if not answered.done() and (client._pongs is not waiting or client.is_closed):
+            raise ConnectionResetError("the connection was lost")
 
 
 async def drain(client: Any, subscription: Any) -> None:

@@ -1,25 +1,28 @@
 """One client connection, which outlives whatever happens to the server.
 
-nats-py gives up after 60 reconnects, has no jitter, needs minutes to notice a half-open link and calls a
-wrong password "no servers": all four are set right here.
+nats-py gives up after 60 reconnects, needs minutes to notice a half-open link and closes for good on some errors: all
+three are set right here and in `opening.py`.
 """
 
 import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeVar, cast
 
 import nats
 import nats.errors
-from nats.aio.client import Client, Server
+from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
-from nats.protocol import command
 
 from catga.backends import redact
-from catga.backends.nats.client import address, drain, flush, hopeless, is_closing, is_socket
+from catga.backends.complaints import Complaints
+from catga.backends.nats.client import drain, flush, hopeless, is_closing, is_socket
 from catga.backends.nats.direct import DirectClient, OnPayload
+from catga.backends.nats.listening import Listening, OnMessage, Renewal
+from catga.backends.nats.opening import connect
+from catga.backends.nats.refusals import Refusals, Violation
+from catga.backends.nats.writing import Publication, pack, pack_unsubscribe, write
 from catga.errors import ClusterError
 
 logger = logging.getLogger("catga.backends.nats")
@@ -30,35 +33,16 @@ REQUEST_TIMEOUT = 2.0
 """Seconds that a JetStream server has to answer."""
 CLOSE_TIMEOUT = 1.0
 """Seconds that the last messages have to reach the server."""
-PING_INTERVAL = 2
-"""Seconds between the client's own pings of the server: a half-open link is noticed after three."""
-
+RETRY = 0.05
+"""Seconds until a step of joining that failed with the link is tried again."""
 POLL_INTERVAL = 0.5
 """Seconds between looks whether the client has closed."""
 
-BUFFER = 64 * 1024
-"""Bytes that wait for the socket until there is no room for more."""
-
-pack_publish: Callable[[str, str, bytes], bytes] = cast(Any, command).pub_cmd
-pack_unsubscribe: Callable[[int, int], bytes] = cast(Any, command).unsub_cmd
-
-OnMessage = Callable[[Msg], Awaitable[None]]
-Publication: TypeAlias = tuple[str, bytes, str]
-"""(subject, payload, reply subject or "")"""
+T = TypeVar("T")
 
 
-class Listening:
-    """A subscription that outlives the client it was made with. ``on_payload``, if it has one, may be called instead
-    of ``on_message``."""
-
-    __slots__ = ("on_message", "on_payload", "queue", "subject", "subscription")
-
-    def __init__(self, subject: str, on_message: OnMessage, queue: str, on_payload: OnPayload | None) -> None:
-        self.subject = subject
-        self.on_message = on_message
-        self.queue = queue
-        self.on_payload = on_payload
-        self.subscription: Subscription | None = None
+class BrokenError(ClusterError):
+    """The link is down, or was lost meanwhile."""
 
 
 class NatsConnection:
@@ -82,7 +66,12 @@ class NatsConnection:
         self._last_problem = ""
         self._poll: asyncio.Task[None] | None = None
         self._reopening: asyncio.Task[None] | None = None
-        self._listening: list[Listening] = []
+        self._renewal = Renewal(self)
+        self._joining_until = 0.0  # in the loop's time
+        self._confirming: list[dict[str, str]] = []
+        self._complaints = Complaints(logger)
+        self.refusals = Refusals()
+        self.listenings: list[Listening] = []
         self._up = False
         self.on_link: list[Callable[[bool], None]] = []
         self.problems = 0
@@ -100,10 +89,18 @@ class NatsConnection:
         """Whether the link is believed to work."""
         return self._client is not None and self._client.is_connected
 
+    @property
+    def problem(self) -> str:
+        """Why the link is down, or what the server forbids now; empty while all is well."""
+        if not self.is_up:
+            return self._last_problem
+        return self._renewal.problem or self._complaints.recent
+
     async def open(self) -> None:
         """Connect, once for all users. Raises `ClusterError` within the connect timeout."""
         self._users += 1
         if self._opening is None:
+            self._joining_until = asyncio.get_running_loop().time() + self._timeout
             self._opening = asyncio.create_task(self._connect())
         try:
             await asyncio.shield(self._opening)
@@ -114,7 +111,7 @@ class NatsConnection:
                 self._opening = None
             raise
 
-    async def close(self, listenings: Iterable["Listening"]) -> None:
+    async def close(self, listenings: Iterable[Listening]) -> None:
         """End these subscriptions, and disconnect with the last user. Bounded by a few seconds.
 
         The server knows when this returns: it would notice the end of the connection a moment later only.
@@ -127,48 +124,88 @@ class NatsConnection:
         self._opening.cancel()
         self.on_link.clear()
         self._closing = True
+        self._renewal.close()
         for task in (self._poll, self._reopening):
             if task is not None:
                 task.cancel()
         if self._given is None and self._client is not None and not self._client.is_closed:
             await self._bounded(self._client.close(), "close", CLOSE_TIMEOUT, quiet=True)
 
-    async def _end(self, listenings: list["Listening"]) -> None:
+    async def _end(self, listenings: list[Listening]) -> None:
         for listening in listenings:
-            if listening in self._listening and listening.subscription is not None:
-                self._listening.remove(listening)
+            if listening in self.listenings and listening.subscription is not None:
+                self.listenings.remove(listening)
                 self._hand_over(listening, False)
                 await listening.subscription.unsubscribe()
         await flush(self.client)
 
-    async def receive(self, subject: str, on_payload: OnPayload, queue: str = "") -> "Listening":
+    async def receive(self, subject: str, on_payload: OnPayload, queue: str = "") -> Listening:
         """Subscribe to a subject without wildcards, for its payloads. Returns when the server knows."""
 
         async def on_message(message: Msg) -> None:  # of a client that was handed in
             on_payload(message.data)
 
-        return await self.subscribe(subject, on_message, queue, on_payload)
+        return await self.subscribe(subject, on_message, queue, on_payload, vital=not queue)
 
     async def subscribe(
-        self, subject: str, on_message: OnMessage, queue: str = "", on_payload: OnPayload | None = None
-    ) -> "Listening":
-        """Subscribe, and return when the server knows."""
-        listening = Listening(subject, on_message, queue, on_payload)
+        self,
+        subject: str,
+        on_message: OnMessage,
+        queue: str = "",
+        on_payload: OnPayload | None = None,
+        *,
+        vital: bool = False,
+    ) -> Listening:
+        """Subscribe, and return when the server knows. Should it end the subscription later, it is renewed.
+
+        Args:
+            vital: whether the link counts as down while the server refuses this subscription.
+
+        Raises:
+            ClusterError: the server forbids it, or does not answer.
+        """
+        listening = Listening(subject, on_message, queue, on_payload, vital)
         try:
-            await self._listen(listening)
-            self._listening.append(listening)
-            await self.flush()
+            await self.listen(listening)
+            self.listenings.append(listening)
+            await self._confirmed(listening)
         except BaseException:
             self._drop(listening)
             raise
+        listening.is_made = True
         return listening
+
+    async def _confirmed(self, listening: Listening) -> None:
+        while True:
+            try:
+                await self.flush()
+            except BrokenError:  # it is subscribed to again with the next connection
+                continue
+            if listening.refused:
+                raise ClusterError(listening.refused)
+            return
+
+    async def persist(self, step: Callable[[], Awaitable[T]]) -> T:
+        """The result of `step`. While the node joins, `step` is tried again if the link breaks under it.
+
+        Raises:
+            ClusterError: of `step`; at the latest when the connect timeout is over.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                return await step()
+            except ClusterError as error:
+                if loop.time() >= self._joining_until or (self.is_up and not isinstance(error, BrokenError)):
+                    raise
+            await asyncio.sleep(RETRY)
 
     async def caught_up(self) -> None:
         """Return once all that came before the message at hand was handled. nats-py has a task for each subscription:
         they wake in the order of what came, but then each takes all that it has."""
         await asyncio.sleep(0)
 
-    async def unsubscribe(self, listening: "Listening") -> None:
+    async def unsubscribe(self, listening: Listening) -> None:
         """Unsubscribe, having handled what the server had sent before."""
         try:
             if self._is_current(listening):
@@ -176,24 +213,24 @@ class NatsConnection:
         finally:
             self._drop(listening)
 
-    def _drop(self, listening: "Listening") -> None:
+    def _drop(self, listening: Listening) -> None:
         """Whatever failed: nothing more is handled, and nothing is subscribed again after a reconnect."""
-        if listening in self._listening:
-            self._listening.remove(listening)
+        if listening in self.listenings:
+            self.listenings.remove(listening)
         subscription: Any = listening.subscription
         if subscription is not None:
             subscription._stop_processing()
             subscription._conn._remove_sub(subscription._id)
             if self._is_current(listening):  # or it would count as a listener for as long as the client is connected
-                self._write(self._client, [pack_unsubscribe(subscription._id, 0)])
+                write(self._client, [pack_unsubscribe(subscription._id, 0)])
         self._hand_over(listening, False)
 
-    def _is_current(self, listening: "Listening") -> bool:
+    def _is_current(self, listening: Listening) -> bool:
         """Whether the server has it from this client, not from one that has closed: their numbers are the same."""
         subscription: Any = listening.subscription
         return self.is_up and subscription is not None and subscription._conn is self._client
 
-    def _hand_over(self, listening: "Listening", on: bool) -> None:
+    def _hand_over(self, listening: Listening, on: bool) -> None:
         """Whether the client gives payloads to `listening` itself; a client that was handed in cannot."""
         if listening.on_payload is None or not isinstance(self._client, DirectClient):
             return
@@ -210,32 +247,20 @@ class NatsConnection:
         """
         client: Any = self._client
         if not self.is_up or is_closing(client):
-            raise ClusterError(f"the link to {redact(self._url)} is down")
-        limit, size = client.max_payload, 0
-        commands: list[bytes] = []
-        for subject, data, reply in messages:
-            if len(data) > limit:
-                raise ClusterError(f"{redact(self._url)} takes {limit} bytes, a message has {len(data)}")
-            size += len(data)
-            commands.append(pack_publish(subject, reply, data))
-        client.stats["out_msgs"] += len(commands)
-        client.stats["out_bytes"] += size
-        return self._write(client, commands)
+            raise BrokenError(f"the link to {redact(self._url)} is down")
+        return write(client, pack(client, messages))
 
-    def _write(self, client: Any, commands: list[bytes]) -> bool:
-        """Write `commands`. nats-py's flusher does the same, but as a task, in a later turn of the event loop."""
-        if client._pending or not is_socket(client):  # what was handed to the client itself goes first
-            client._pending += commands
-            client._pending_data_size += sum(map(len, commands))
-            if not is_socket(client):
-                if client._flush_queue.empty():
-                    client._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
-                return bool(client._pending_data_size <= BUFFER)
-            commands, client._pending = client._pending, []
-            client._pending_data_size = 0
-        socket = client._transport._io_writer.transport
-        socket.write(b"".join(commands))  # `writelines` of Python 3.12.0 to 3.12.8 ignores a full buffer
-        return bool(socket.get_write_buffer_size() <= BUFFER)
+    async def confirm(self, messages: Sequence[Publication]) -> None:
+        """Publish, and return when the server has taken the messages. Raises `ClusterError`, also if it forbids one."""
+        forbidden = dict.fromkeys((subject for subject, _, _ in messages), "")
+        self._confirming.append(forbidden)
+        try:
+            self.publish(messages)
+            await self.flush()
+        finally:
+            self._confirming = [each for each in self._confirming if each is not forbidden]
+        for text in filter(None, forbidden.values()):
+            raise ClusterError(text)
 
     async def drain(self) -> None:
         """Return once there is room for more. Raises `ClusterError` if the link is lost."""
@@ -246,7 +271,7 @@ class NatsConnection:
         try:
             await client._transport.drain()
         except OSError as error:
-            raise ClusterError(f"{redact(self._url)}: {error}") from error
+            raise BrokenError(f"{redact(self._url)}: {error}") from error
 
     async def request(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> Msg:
         """The answer to a message. Raises `ClusterError` if there is none in time."""
@@ -254,7 +279,7 @@ class NatsConnection:
         return cast(Msg, await self._bounded(requesting, f"request to {subject}"))
 
     async def flush(self) -> None:
-        """A round trip to the server, behind everything handed to the client before."""
+        """A round trip to the server, behind everything handed to the client before. Raises `ClusterError`."""
         await self._bounded(flush(self.client), "flush")
 
     async def _connect(self) -> None:
@@ -269,40 +294,19 @@ class NatsConnection:
     async def _new_client(self) -> Client:
         """A connected client. Raises `ClusterError` within the connect timeout."""
         client = DirectClient()
+        client.on_violation, client.refusals = self._on_violation, self.refusals
         refused = self._refused = asyncio.get_running_loop().create_future()
         self._last_problem = ""
-        servers, credentials = address(self._url)
-        settings: dict[str, Any] = {
-            "name": "catga",
-            "connect_timeout": 2,
-            "reconnect_time_wait": 0.1,
-            "max_reconnect_attempts": -1,
-            "reconnect_to_server_handler": self._next_server,
-            "ping_interval": PING_INTERVAL,
-            "max_outstanding_pings": 2,
-            **({} if self._options.keys() & {"user", "token"} else credentials),
+        options = {
             **self._options,
             "error_cb": self._on_error,
             "disconnected_cb": self._on_disconnected,
             "reconnected_cb": self._on_reconnected,
             "closed_cb": self._on_closed,
         }
-        connecting = asyncio.create_task(client.connect(servers, **settings))
-        ends: list[asyncio.Future[Any]] = [connecting, refused]
         try:
-            await asyncio.wait(ends, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
-            if refused.done():
-                raise ClusterError(f"{redact(self._url)} {refused.result()}")
-            if not connecting.done():
-                why = f": {self._last_problem}" if self._last_problem else ""
-                raise ClusterError(f"{redact(self._url)} could not be reached within {self._timeout:g} s{why}")
-            try:
-                connecting.result()
-            except (nats.errors.Error, OSError, ValueError) as error:
-                raise ClusterError(f"{redact(self._url)}: {error}") from error
+            await connect(client, self._url, options, self._timeout, refused, lambda: self._last_problem)
         except BaseException:
-            connecting.cancel()
-            await asyncio.gather(connecting, return_exceptions=True)
             await self._bounded(client.close(), "close", quiet=True)
             raise
         return client
@@ -314,17 +318,18 @@ class NatsConnection:
             client: Client | None = None
             try:
                 client = self._client = await self._new_client()
-                for listening in list(self._listening):
-                    await self._listen(listening)
+                for listening in list(self.listenings):
+                    await self.listen(listening)
+                await self.flush()
             except ClusterError as error:
                 logger.debug("still not connected", extra={"catga_error": str(error)})
                 if client is not None:  # connected, and yet of no use: it must not stay
                     await self._bounded(client.close(), "close", quiet=True)
             else:
-                self._tell(up=True)
+                self.tell(self._renewal.is_whole)
                 return
 
-    async def _listen(self, listening: "Listening") -> None:
+    async def listen(self, listening: Listening) -> None:
         self._hand_over(listening, True)  # before the first can come, or it would be overtaken
         client: Any = self.client  # nats-py's own annotation of `subscribe` is incomplete
         subscribing = client.subscribe(listening.subject, queue=listening.queue, cb=listening.on_message)
@@ -340,11 +345,14 @@ class NatsConnection:
             if quiet:
                 logger.debug("%s failed", what, extra={"catga_error": repr(error)})
                 return None
-            raise ClusterError(f"{redact(self._url)}: {what} failed: {error!r}") from error
+            kind = BrokenError if isinstance(error, ConnectionResetError) else ClusterError
+            raise kind(f"{redact(self._url)}: {what} failed: {error!r}") from error
 
-    def _tell(self, up: bool) -> None:
+    def tell(self, up: bool) -> None:
         if up != self._up:
             self._up = up
+            if up:
+                self._complaints.forget()
             for listener in self.on_link:
                 listener(up)
 
@@ -354,8 +362,12 @@ class NatsConnection:
         while True:
             if client.stats["reconnects"] != reconnects:  # between two looks
                 reconnects = client.stats["reconnects"]
-                self._tell(up=False)
-            self._tell(client.is_connected)
+                self.tell(False)
+            self.tell(client.is_connected)
+            if client.is_closed:
+                why = client.last_error or "by its owner"
+                self._last_problem = f"the NATS client that was handed in has closed: {why}"
+                self._complaints.tell(self._last_problem, logging.ERROR)
             await asyncio.sleep(0.1)
 
     async def _poll_closed(self) -> None:
@@ -367,7 +379,7 @@ class NatsConnection:
             if self._client.is_closed:
                 await self._on_closed()
             elif self._client.is_reconnecting:
-                self._tell(up=False)
+                self.tell(False)
                 if is_closing(self._client):  # it waits for a silent server to read what is buffered
                     cast(Any, self._client)._transport._io_writer.transport.abort()
 
@@ -377,25 +389,34 @@ class NatsConnection:
         final = hopeless(error)
         if final and self._refused is not None and not self._refused.done():
             self._refused.set_result(final)
-        if "permissions violation" in text.lower():
-            logger.error("the broker forbids what catga needs: %s", text)
+        if self._poll is not None and not self._up:
+            self._complaints.tell(f"{redact(self._url)}: no connection yet: {text}")
         logger.debug("the NATS client reports a problem", extra={"catga_error": text})
 
     async def _on_disconnected(self) -> None:
-        self._tell(up=False)
+        self.tell(False)
 
     async def _on_reconnected(self) -> None:
-        self._tell(up=True)
+        self.tell(self._renewal.is_whole)
 
     async def _on_closed(self) -> None:
-        self._tell(up=False)
+        self.tell(False)
         connected_once = self._client is not None
         if connected_once and not self._closing and (self._reopening is None or self._reopening.done()):
             self._reopening = asyncio.create_task(self._reopen())
 
-    def _next_server(self, known: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
-        """Which server next, and when: 200 clients that lost one broker must not return in one instant."""
-        left_open = getattr(self._client, "_transport", None)
-        if left_open is not None:  # nats-py forgets the socket of an attempt that failed half-way
-            left_open.close()
-        return random.choice(known), random.uniform(0.05, 0.5)
+    def _on_violation(self, violation: Violation) -> None:
+        self.problems += 1
+        text = f"{redact(self._url)} {violation}"
+        if not violation.is_subscription:
+            self._complaints.refused(text)
+            self.refusals.refused(violation)
+            for forbidden in self._confirming:
+                if violation.subject in forbidden:
+                    forbidden[violation.subject] = text
+            return
+        for listening in [each for each in self.listenings if each.subject == violation.subject]:
+            listening.refused = text
+            if listening.is_made:
+                self._complaints.tell(text, logging.ERROR)
+                self._renewal.lost(listening)

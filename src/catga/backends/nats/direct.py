@@ -1,7 +1,8 @@
-"""nats-py's client with a shorter way in, and with no way around TLS."""
+"""nats-py's client with a shorter way in, an ear for the server's errors, and no way around TLS."""
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -9,9 +10,13 @@ from typing import Any, cast
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
 from nats.errors import Error
-from nats.protocol.parser import AWAITING_CONTROL_LINE
+from nats.protocol.parser import AWAITING_CONTROL_LINE, ERR_RE
+
+from catga.backends.nats.refusals import Refusals, Violation
 
 logger = logging.getLogger("catga.backends.nats")
+
+TOO_LARGE = "maximum payload violation"
 
 OnPayload = Callable[[bytes], None]
 
@@ -32,6 +37,10 @@ class DirectClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self._direct: dict[bytes, tuple[object, OnPayload]] = {}
+        self._marks: deque[int | None] = deque()  # of each PING without an answer
+        self._asked = False  # since the last answer, because of a refusal
+        self.on_violation: Callable[[Violation], None] = lambda _: None
+        self.refusals = Refusals()
 
     def take(self, subject: str, owner: object, on_payload: OnPayload) -> None:
         """Hand what comes on `subject`, which has a subscription too, to `on_payload`."""
@@ -54,6 +63,45 @@ class DirectClient(Client):
     def _must_be_tls(self) -> bool:
         server: Any = self._current_server
         return server.uri.scheme == "tls" or (server.uri.scheme == "nats" and "tls" in self.options)
+
+    # -- the server's errors --------------------------------------------------------------------------
+
+    async def _process_err(self, err_msg: str) -> None:
+        """nats-py has it in lower case, subjects and all; and it closes for good when a message was too large."""
+        found = ERR_RE.match(cast(Any, self._ps).buf)
+        text = err_msg if found is None or found[1] is None else found[1].decode()
+        violation = Violation.parse(text)
+        if violation is not None:
+            self.on_violation(violation)
+            if not violation.is_subscription and not self._asked:  # the answer tells that these were all
+                self._asked = True
+                await self._send_ping()
+            return
+        error = Error(f"nats: {text}")
+        await self._error_cb(error)
+        if TOO_LARGE in text.lower():
+            await self._process_op_err(error)
+        else:
+            await super()._process_err(err_msg)
+
+    async def _process_connect_init(self) -> None:
+        await super()._process_connect_init()
+        self._marks.clear()
+        self._asked = False
+        self.refusals.forget()
+
+    async def _send_ping(self, future: "asyncio.Future[Any] | None" = None) -> None:
+        # What nats-py itself keeps back leaves behind the PING.
+        self._marks.append(None if cast(Any, self)._pending else self.refusals.asked())
+        await cast(Any, super())._send_ping(future)
+
+    async def _process_pong(self) -> None:
+        if self._marks and (mark := self._marks.popleft()) is not None:
+            self._asked = False
+            self.refusals.answered(mark)
+        await super()._process_pong()
+
+    # -- the short way in -----------------------------------------------------------------------------
 
     async def _read_loop(self) -> None:
         if isinstance(self._transport, TcpTransport):

@@ -26,7 +26,8 @@ import nats.errors
 from nats.aio.msg import Msg
 
 from catga.abc import Departure, Observation, RecordSigner, Sighting
-from catga.backends.nats.connection import REQUEST_TIMEOUT, Listening, NatsConnection
+from catga.backends.nats.connection import REQUEST_TIMEOUT, NatsConnection
+from catga.backends.nats.listening import Listening
 from catga.errors import ClusterError, InvalidMessageError
 from catga.membership.records import Seal, decode_announcement, decode_record, encode_departure, encode_record
 from catga.node import NodeInfo, token
@@ -101,7 +102,7 @@ class NatsKvNodeDiscovery:
         """Values that were no records."""
 
     async def register(self, node: NodeInfo) -> None:
-        await self._keep(node, self._values)
+        await self._connection.persist(lambda: self._keep(node, self._values))
 
     async def heartbeat(self, node: NodeInfo) -> None:
         await self._keep(node, self._leases)
@@ -120,6 +121,9 @@ class NatsKvNodeDiscovery:
         raise ClusterError(f"the record of {end.node_id} changes all the time")
 
     async def get_nodes(self) -> Sequence[Observation]:
+        return await self._connection.persist(self._read)
+
+    async def _read(self) -> Sequence[Observation]:
         query = msgspec.json.encode({"subjects_filter": f"{self._values}*"})
         info = await self._api(f"STREAM.INFO.{self._stream}", query)
         if info.error is not None and info.error.err_code == NOT_FOUND:
@@ -141,8 +145,11 @@ class NatsKvNodeDiscovery:
         self._open = True
         self._connection.on_link.append(self._on_link)
         self._observe = observe
-        await self._create_bucket()
-        self._subscription = await self._connection.subscribe(f"{self._values}*", self._on_entry)
+        await self._connection.persist(self._create_bucket)
+        self._subscription = await self._connection.persist(self._subscribe)
+
+    async def _subscribe(self) -> Listening:
+        return await self._connection.subscribe(f"{self._values}*", self._on_entry)
 
     async def aclose(self) -> None:
         if not self._open:

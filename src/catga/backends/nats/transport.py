@@ -7,7 +7,9 @@ from nats.aio.msg import Msg
 
 from catga.abc import Outgoing, TransportListener
 from catga.backends.nats.client import nobody
-from catga.backends.nats.connection import Listening, NatsConnection
+from catga.backends.nats.connection import NatsConnection
+from catga.backends.nats.listening import Listening
+from catga.rpc.subjects import reply_box
 
 QUEUE_GROUP = "catga"
 
@@ -35,15 +37,27 @@ class NatsTransport:
     def is_up(self) -> bool:
         return self._connection.is_up
 
+    @property
+    def problem(self) -> str:
+        """See `catga.abc.Diagnosing`."""
+        return self._connection.problem
+
     async def start(self, listener: TransportListener) -> None:
         await self._connection.open()
         self._listener = listener
         self._connection.on_link.append(listener.on_link)
-        self._subscriptions[""] = await self._connection.subscribe(f"{self._bounce}.>", self._on_bounce)
+        self._connection.refusals.listener = listener
+        self._subscriptions[""] = await self._connection.persist(self._subscribe_to_bounces)
+        # Nobody is there: it shows whether this node may answer at all.
+        await self._connection.persist(lambda: self._connection.confirm([(reply_box(self._prefix), b"", "")]))
+
+    async def _subscribe_to_bounces(self) -> Listening:
+        return await self._connection.subscribe(f"{self._bounce}.>", self._on_bounce)
 
     async def subscribe(self, subject: str, *, shared: bool = False) -> None:
         queue = QUEUE_GROUP if shared else ""
-        self._subscriptions[subject] = await self._connection.receive(subject, self._on_payload, queue)
+        subscribing = self._connection.persist(lambda: self._connection.receive(subject, self._on_payload, queue))
+        self._subscriptions[subject] = await subscribing
 
     async def unsubscribe(self, subject: str) -> None:
         subscription = self._subscriptions.pop(subject, None)
@@ -52,6 +66,7 @@ class NatsTransport:
 
     def publish(self, messages: Sequence[Outgoing]) -> bool:
         bounce = self._bounce
+        self._connection.refusals.sent(messages)
         return self._connection.publish(
             [(each.subject, each.payload, f"{bounce}.{each.token}.{each.subject}") for each in messages]
         )
@@ -62,7 +77,7 @@ class NatsTransport:
     async def aclose(self) -> None:
         if self._listener is None:
             return
-        self._listener = None
+        self._listener = self._connection.refusals.listener = None
         await self._connection.close(self._subscriptions.values())
 
     def _on_payload(self, payload: bytes) -> None:

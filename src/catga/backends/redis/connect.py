@@ -50,6 +50,16 @@ def tells_replica(reply: Any) -> bool:
     return isinstance(reply, list) and b"replica" in reply
 
 
+def tells_unwell(error: Exception) -> bool:
+    """Whether an error reply says that the server cannot serve. Any other reply proves that it is alive."""
+    return any(word in str(error) for word in ("LOADING", "MASTERDOWN", "READONLY"))
+
+
+def takes_no_writes(error: Exception) -> bool:
+    """Whether a server refuses to write, and nothing else: its disk or memory is full, or it misses replicas."""
+    return any(word in str(error) for word in ("MISCONF", "OOM ", "NOREPLICAS"))
+
+
 class Wire:
     """A connection that is ready for commands: bytes out, replies in."""
 
@@ -149,7 +159,11 @@ class Connector:
 
     async def _greet(self, connection: AbstractConnection) -> None:
         await connection.send_packed_command(connection.pack_command("PING"), check_health=False)
-        await connection.read_response()
+        try:
+            await connection.read_response()
+        except ResponseError as error:  # MISCONF, say: a server that takes no writes refuses PING, and yet is well
+            if isinstance(error, NoPermissionError) or tells_unwell(error):
+                raise
         await connection.send_packed_command(connection.pack_command("HELLO", 2), check_health=False)
         with suppress(ResponseError):  # not known, or forbidden: then the first READONLY tells
             if tells_replica(await connection.read_response()):

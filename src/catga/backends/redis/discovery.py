@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from catga.abc import Departure, Observation, RecordSigner, Sighting
+from catga.backends.redis.connect import takes_no_writes
 from catga.backends.redis.index import READ, REMOVE, STORE, tag
 from catga.backends.redis.link import RedisLink
 from catga.errors import ClusterError, InvalidMessageError
@@ -14,6 +16,9 @@ from catga.membership.records import Seal, decode_announcement, decode_record, e
 from catga.node import NodeInfo
 
 logger = logging.getLogger("catga.backends.redis")
+
+RESTORE, MAX_RESTORE = 1.0, 10.0
+"""Seconds between attempts to store a record while the server takes no writes: each pause is twice the last one."""
 
 
 class RedisNodeDiscovery:
@@ -39,7 +44,7 @@ class RedisNodeDiscovery:
 
     async def register(self, node: NodeInfo) -> None:
         first, self._mine = self._mine is None, node
-        await self._store(node, announce=True)
+        await self._link.persist(lambda: self._store(node, announce=True))
         if first:
             await self._watch_own_key(node.node_id)
 
@@ -50,13 +55,19 @@ class RedisNodeDiscovery:
     async def unregister(self, end: Departure) -> None:
         if self._mine is not None and self._mine.node_id == end.node_id:
             self._mine = None
+        news = self._seal.close(encode_departure(end))
         keys = (self._key(end.node_id), self._index, self._channel)
-        await self._run(REMOVE, keys, self._seal.close(encode_departure(end)), *end.version, end.node_id)
+        try:
+            await self._run(REMOVE, keys, news, *end.version, end.node_id)
+        except ClusterError as error:
+            if not takes_no_writes(error):
+                raise
+            await self._link.call("PUBLISH", self._channel, news)
 
     async def get_nodes(self) -> Sequence[Observation]:
         known = [each.node for each in self._recall() if isinstance(each, Sighting)]
         tags = "".join(map(tag, known))
-        rests, *news = await self._run(READ, [self._index], tags, int(self._ttl * 1000))
+        rests, *news = await self._link.persist(lambda: self._run(READ, [self._index], tags, int(self._ttl * 1000)))
         found = [
             Sighting(node, self._ttl * (255 - rest) / 254) for node, rest in zip(known, rests, strict=True) if rest
         ]
@@ -91,7 +102,22 @@ class RedisNodeDiscovery:
                 raise
             raise ClusterError(f"the key {self._index!r} is not catga's, or an older version's: {error}") from error
 
-    async def _store(self, node: NodeInfo, *, announce: bool) -> None:
+    async def _store(self, node: NodeInfo, *, announce: bool) -> bool:
+        """Store the record. Returns whether that was possible: if the server takes no writes now, the record is
+        announced all the same, and stored later."""
+        try:
+            await self._write(node, announce=announce)
+            return True
+        except ClusterError as error:
+            if not takes_no_writes(error):
+                raise
+            self._link.complaints.tell(f"records cannot be stored now: {error}")
+            if announce:
+                await self._link.call("PUBLISH", self._channel, self._seal.close(encode_record(node)))
+            self._restore_later(RESTORE)
+            return False
+
+    async def _write(self, node: NodeInfo, *, announce: bool) -> None:
         newer = await self._try_store(node, announce=announce, force=False)
         if newer is None:
             return
@@ -158,13 +184,24 @@ class RedisNodeDiscovery:
             await self._link.subscribe(channel, self._on_key_event, hint=True)
 
     def _on_key_event(self, event: bytes) -> None:
-        if event in (b"del", b"expired", b"evicted", b"unlink") and self._restoring is None and self._mine is not None:
-            self._restoring = asyncio.create_task(self._restore(self._mine), name="catga-redis-restore")
+        if event in (b"del", b"expired", b"evicted", b"unlink"):
+            self._restore_later(0.0)
 
-    async def _restore(self, node: NodeInfo) -> None:
+    # -- again, if it was not stored ------------------------------------------------------------------
+
+    def _restore_later(self, pause: float) -> None:
+        if self._restoring is None and self._mine is not None:
+            self._restoring = asyncio.create_task(self._restore(pause), name="catga-redis-restore")
+
+    async def _restore(self, pause: float) -> None:
+        """Store the record after a pause, and again while the server takes no writes. Each attempt announces it, too:
+        a node that joins meanwhile finds no record."""
+        announce = pause > 0
         try:
-            if self._mine is not None:
-                await self._store(node, announce=False)
+            await asyncio.sleep(pause)
+            while self._mine is not None and not await self._store(self._mine, announce=announce):
+                pause = min(max(2 * pause, RESTORE), MAX_RESTORE)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
         except ClusterError as error:
             logger.debug("the record could not be stored again", extra={"catga_error": str(error)})
         finally:

@@ -12,12 +12,13 @@ waits until everybody must have seen it.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from hiredis import ReplyError
 
+from catga.backends.complaints import Complaints
 from catga.backends.redis.connect import Connector, RefusedError, ReplicaError
 from catga.backends.redis.session import LOOK_INTERVAL, OnReply, Session
 from catga.errors import ClusterError
@@ -30,6 +31,7 @@ LEAVE_REPLICA = LOOK_INTERVAL + 1.0
 """Seconds to wait besides after a replica was met: until all other nodes have looked at it, too."""
 FLUSH_TIMEOUT = 1.0
 
+T = TypeVar("T")
 OnMessage: TypeAlias = Callable[[bytes], None]
 
 
@@ -55,6 +57,15 @@ class RedisLink:
         self._opening: asyncio.Task[None] | None = None
         self._runner: asyncio.Task[None] | None = None
         self._users = 0
+        self._joining_until = 0.0  # in the loop's time
+        self._came_up = asyncio.Event()
+        self._cause = ""  # of the link's being down
+        self.complaints = Complaints(logger)
+
+    @property
+    def problem(self) -> str:
+        """Why the link is down, or what the server refuses now; empty while all is well."""
+        return self.complaints.recent if self.is_up else self._cause
 
     @property
     def session(self) -> Session:
@@ -72,6 +83,7 @@ class RedisLink:
         """Connect, once for all users. Raises `ClusterError` within the connect timeout."""
         self._users += 1
         if self._opening is None:
+            self._joining_until = asyncio.get_running_loop().time() + self._timeout
             self._opening = asyncio.create_task(self._connect_first())
         try:
             await asyncio.shield(self._opening)
@@ -96,6 +108,24 @@ class RedisLink:
         if session is not None:
             await session.close()
 
+    async def persist(self, step: Callable[[], Awaitable[T]]) -> T:
+        """The result of `step`. While the node joins, `step` is tried again if the link breaks under it.
+
+        Raises:
+            ClusterError: of `step`; at the latest when the connect timeout is over.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                return await step()
+            except ClusterError:
+                if self.is_up or loop.time() >= self._joining_until:
+                    raise
+            self._came_up.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._joining_until):
+                    await self._came_up.wait()
+
     async def call(self, *command: str | bytes | int) -> Any:
         """The reply to one command. Raises `ClusterError` when the link is lost, or for an error reply."""
         try:
@@ -116,7 +146,7 @@ class RedisLink:
         if hint:
             self._hints.add(channel)
         try:
-            await self.session.subscribe([channel])
+            await self.persist(lambda: self.session.subscribe([channel]))
         except ReplyError as error:
             self._handlers.pop(channel, None)
             raise ClusterError(f"{self.url}: cannot subscribe to {channel}: {error}") from error
@@ -211,13 +241,15 @@ class RedisLink:
     async def _keep_up(self, session: Session) -> None:
         while True:
             cause = await session.ended()
-            self._session = None
+            self._session, self._cause = None, str(cause)
             self.on_link(False)
             level = logging.WARNING if isinstance(cause, ReplicaError) else logging.DEBUG
             logger.log(level, "the session with %s ended: %r", self.url, cause)
             await session.close()
             session = await self._reconnect(cause)
             self._session = session
+            self.complaints.forget()
+            self._came_up.set()
             self.on_link(True)
 
     async def _reconnect(self, cause: BaseException | None) -> Session:
@@ -226,10 +258,8 @@ class RedisLink:
             try:
                 return await self._connect()
             except Exception as error:  # noqa: BLE001 - also what a user's credential provider raises
-                refused = isinstance(error, RefusedError) or isinstance(error.__cause__, ReplyError)
-                level = logging.WARNING if refused and str(error) != str(cause) else logging.DEBUG
-                cause = error
-                logger.log(level, "no connection yet: %s", error)
+                cause, self._cause = error, str(error)
+                self.complaints.tell(f"no connection yet: {error}")
 
 
 def pause(cause: BaseException | None) -> float:

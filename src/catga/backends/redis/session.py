@@ -9,12 +9,14 @@ import hiredis
 from hiredis import ReplyError
 
 from catga.abc import Outgoing
-from catga.backends.redis.connect import ReplicaError, Wire, tells_replica
+from catga.backends.redis.connect import ReplicaError, Wire, tells_replica, tells_unwell
 from catga.errors import ClusterError
 
 LOOK_INTERVAL = 2.0
 """Seconds between looks at the connections: one that is silent after a question for two of them is dead."""
 MAX_SILENT = 2
+ANSWERS = (b"subscribe", b"unsubscribe", b"pong")
+"""What the answers of a connection that subscribes begin with."""
 PING = b"*1\r\n$4\r\nPING\r\n"
 
 pack_command: Callable[[tuple[str | bytes | int, ...]], bytes] = cast(Any, hiredis).pack_command
@@ -73,11 +75,16 @@ class Session:
             if isinstance(waiting, asyncio.Future) and not waiting.done():
                 waiting.set_exception(lost)
 
-    def publish(self, messages: Sequence[Outgoing]) -> bool:
-        """Write all messages at once. Returns whether there is room for more."""
+    def publish(self, messages: Sequence[Outgoing], *, exact: bool = False) -> bool:
+        """Write all messages at once. Returns whether there is room for more.
+
+        Args:
+            exact: count who subscribes to the channel itself, not to a pattern.
+        """
         self._replies.extend(messages)
+        alone, shared = (pack_exact, pack_shared_exact) if exact else (pack_publish, pack_shared)
         return self._commands.write(
-            b"".join([(pack_shared if m.shared else pack_publish)(m.subject.encode(), m.payload) for m in messages])
+            b"".join([(shared if m.shared else alone)(m.subject.encode(), m.payload) for m in messages])
         )
 
     async def drain(self) -> None:
@@ -132,12 +139,17 @@ class Session:
     async def _read_messages(self) -> None:
         while True:
             for reply in await self._subscriber.read():
-                if isinstance(reply, ReplyError) or reply[0] in (b"subscribe", b"unsubscribe"):
-                    if (confirmed := self._confirmations.popleft()) is not None:
-                        settle(confirmed, reply)
+                if isinstance(reply, ReplyError) or reply == b"PONG" or reply[0] in ANSWERS:
+                    self._confirm(self._confirmations.popleft(), reply)
                 elif reply[0] == b"message":
                     self._on_message(reply[1].decode(), reply[2])
             self._silent[self._subscriber] = 0
+
+    def _confirm(self, waiting: asyncio.Future[Any] | None, reply: Any) -> None:
+        if waiting is not None:
+            settle(waiting, reply)
+        elif isinstance(reply, ReplyError) and tells_unwell(reply):  # to a PING
+            raise ClusterError(str(reply))
 
     async def _watch(self) -> None:
         while True:
@@ -147,6 +159,7 @@ class Session:
                     raise ClusterError("the server is silent")
                 self._silent[connection] += 1
             self.post("HELLO", 2)  # as good as a PING, and the answer has the server's role
+            self._confirmations.append(None)
             self._subscriber.write(PING)
 
 
@@ -175,6 +188,28 @@ while true do
   redis.call('SREM', KEYS[1], channel)
 end
 """
+
+# PUBLISH counts those that subscribe to a pattern, too: whoever watches all channels hides that nobody else is there.
+EXACT = b"""
+local count = redis.call('PUBSUB', 'NUMSUB', KEYS[1])[2]
+redis.call('PUBLISH', KEYS[1], ARGV[1])
+return count
+"""
+
+SHARE_EXACT = SHARE.replace(
+    b"redis.call('PUBLISH', channel, ARGV[1]) > 0 then return 1",
+    b"redis.call('PUBSUB', 'NUMSUB', channel)[2] > 0 then redis.call('PUBLISH', channel, ARGV[1]) return 1",
+)
+
+
+def pack_exact(channel: bytes, payload: bytes) -> bytes:
+    """A message to those that subscribe to `channel` itself, as PUBLISH; the reply is their number."""
+    return pack_command((b"EVAL", EXACT, 1, channel, payload))
+
+
+def pack_shared_exact(subject: bytes, payload: bytes) -> bytes:
+    """As `pack_shared`, for one that subscribes to its channel itself."""
+    return pack_command((b"EVAL", SHARE_EXACT, 1, subject, payload))
 
 
 def pack_shared(subject: bytes, payload: bytes) -> bytes:

@@ -1,17 +1,15 @@
 """`Transport` over Pub/Sub: a subject is a channel."""
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from catga.abc import Outgoing, TransportListener
+from catga.backends.redis.connect import takes_no_writes
 from catga.backends.redis.link import RedisLink
 from catga.errors import ClusterError
-
-logger = logging.getLogger("catga.backends.redis")
 
 MAX_PAYLOAD = 1024 * 1024
 """Bytes, as a NATS server's default: what fits here fits there. The server itself would take more, and then cut
@@ -33,6 +31,7 @@ class RedisTransport:
         self._listener: TransportListener | None = None
         self._shared: dict[str, str] = {}  # subject → own channel
         self._sharing: asyncio.Task[None] | None = None
+        self._exact = False
         self.refused = 0
         """Messages that the server did not accept."""
 
@@ -43,6 +42,11 @@ class RedisTransport:
     @property
     def is_up(self) -> bool:
         return self._listener is not None and self._link.is_up
+
+    @property
+    def problem(self) -> str:
+        """See `catga.abc.Diagnosing`."""
+        return self._link.problem
 
     async def start(self, listener: TransportListener) -> None:
         self._link.on_link = self._on_link
@@ -62,7 +66,7 @@ class RedisTransport:
         channel = self._shared.setdefault(subject, f"{subject}.{secrets.token_urlsafe(8)}")
         try:
             await self._link.subscribe(channel, listener.on_message)
-            await self._link.call("SADD", subject, channel)
+            await self._link.persist(lambda: self._enter(subject, channel))
         except BaseException:  # who tries again takes another channel
             self._shared.pop(subject, None)
             self._link.post("SREM", subject, channel)
@@ -70,6 +74,14 @@ class RedisTransport:
             raise
         if self._sharing is None:
             self._share()
+
+    async def _enter(self, subject: str, channel: str) -> None:
+        try:
+            await self._link.call("SADD", subject, channel)
+        except ClusterError as error:
+            if not takes_no_writes(error):
+                raise
+            self._link.complaints.tell(f"this node gets no calls from queues yet: {error}")
 
     async def unsubscribe(self, subject: str) -> None:
         channel = self._shared.pop(subject, subject)
@@ -81,7 +93,11 @@ class RedisTransport:
             await self._link.unsubscribe(channel)
 
     def publish(self, messages: Sequence[Outgoing]) -> bool:
-        return self._link.session.publish(messages)
+        return self._link.session.publish(messages, exact=self._exact)
+
+    def count_exactly(self) -> None:
+        """Count from now on, by a script, who subscribes to a channel itself. PUBLISH counts patterns, too."""
+        self._exact = True
 
     async def drain(self) -> None:
         await self._link.session.drain()
@@ -115,10 +131,11 @@ class RedisTransport:
             await asyncio.sleep(SHARE_INTERVAL)
 
     def _on_reply(self, message: Outgoing, reply: Any) -> None:
-        if reply == 0:
-            if self._listener is not None:
-                self._listener.on_undeliverable(message.subject, message.token)
-        elif isinstance(reply, Exception):
+        listener = self._listener
+        if isinstance(reply, Exception):
             self.refused += 1
-            if self.refused == 1:
-                logger.error("the server refuses messages: %s", reply)
+            self._link.complaints.refused(f"the server refuses messages: {reply}")
+            if listener is not None:
+                listener.on_refused(message.subject, message.token, str(reply), False)
+        elif reply == 0 and listener is not None:
+            listener.on_undeliverable(message.subject, message.token)

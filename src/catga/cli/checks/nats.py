@@ -1,6 +1,7 @@
 """A NATS server."""
 
 import asyncio
+import secrets
 import statistics
 import time
 from collections.abc import AsyncGenerator
@@ -9,20 +10,24 @@ from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from catga.backends import redact
-from catga.backends.nats.client import address, hopeless
+from catga.backends.nats.client import address, hopeless, nobody
 from catga.backends.nats.direct import DirectClient, NoTlsError
 from catga.cli.checks import Finding, Level
-from catga.cli.checks.findings import round_trip_finding, version_finding
+from catga.cli.checks.findings import bounce_finding, round_trip_finding, version_finding
 from catga.cli.options import Where
+from catga.rpc.subjects import inbox, reply_box
 
 OLDEST = (2, 10)
 SMALL_PAYLOAD = 64 * 1024
+BOUNCE_TIMEOUT = 1.0
+"""Seconds that the server has to tell that nobody listens."""
 
 
 async def examine(where: Where) -> AsyncGenerator[Finding, None]:
-    """Reachable, version, round trip, payload, JetStream, permissions."""
+    """Reachable, version, round trip, payload, JetStream, permissions, bounces."""
     complaints: list[str] = []
     async with AsyncExitStack() as stack:
         try:
@@ -37,6 +42,7 @@ async def examine(where: Where) -> AsyncGenerator[Finding, None]:
         yield _payload(client.max_payload)
         yield await _jetstream(client)
         yield await _permissions(client, where.prefix, complaints)
+        yield await _bounces(client, where.prefix)
 
 
 @asynccontextmanager
@@ -48,6 +54,7 @@ async def connected(where: Where, complaints: list[str] | None = None) -> AsyncG
             complaints.append(str(error))
 
     client = DirectClient()
+    client.on_violation = lambda violation: None if complaints is None else complaints.append(str(violation))
     try:
         async with asyncio.timeout(where.connect_timeout):
             servers, settings = address(where.url)
@@ -93,6 +100,23 @@ async def _jetstream(client: Any) -> Finding:
         text = f"off, or not for this account ({type(error).__name__}); only discovery='kv' needs it"
         return Finding("JetStream", Level.INFO, text)
     return Finding("JetStream", Level.OK, "on")
+
+
+async def _bounces(client: Any, prefix: str) -> Finding:
+    """Send to a subject that nobody can know, and see whether the server says so."""
+    told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    async def on_message(message: Msg) -> None:
+        if nobody(message) and not told.done():
+            told.set_result(True)
+
+    box = reply_box(prefix)
+    subscription = await client.subscribe(box, cb=on_message)
+    await client.publish(inbox(prefix, secrets.token_hex(16), 0), b"", box)
+    done, _ = await asyncio.wait([told], timeout=BOUNCE_TIMEOUT)
+    await subscription.unsubscribe()
+    watcher = f'somebody subscribes to "{prefix}.>", ">" or the like, or the server has no_header_support'
+    return bounce_finding(bool(done), watcher)
 
 
 async def _permissions(client: Any, prefix: str, complaints: list[str]) -> Finding:

@@ -14,15 +14,16 @@ from catga.backends import redact
 from catga.backends.redis.index import READ, REMOVE, STORE
 from catga.backends.redis.session import SHARE
 from catga.cli.checks import Finding, Level
-from catga.cli.checks.findings import round_trip_finding, version_finding
+from catga.cli.checks.findings import bounce_finding, round_trip_finding, version_finding
 from catga.cli.options import Where
+from catga.rpc.subjects import inbox
 
 OLDEST = (6, 2)
 SKEW = 2.0
 
 
 async def examine(where: Where) -> AsyncGenerator[Finding, None]:
-    """Reachable, version, round trip, role, keyspace notifications, eviction, permissions, queues, clock."""
+    """Reachable, version, round trip, role, keyspace notifications, eviction, permissions, queues, bounces, clock."""
     patience = where.connect_timeout
     client: Any = cast("Any", Redis).from_url(where.url, socket_connect_timeout=patience, socket_timeout=patience)
     try:
@@ -49,6 +50,7 @@ async def examine(where: Where) -> AsyncGenerator[Finding, None]:
         yield await _eviction(client)
         yield await _permissions(client, where.prefix, rights)
         yield await _queues(client, where.prefix, rights)
+        yield await _bounces(client, where.prefix)
         yield await _clock(client)
     finally:
         await client.aclose()
@@ -149,6 +151,15 @@ async def _queues(client: Any, prefix: str, rights: str) -> Finding:
     except (RedisError, TimeoutError) as error:
         return Finding("queues", Level.WARNING, f"not with queues=True: {error or 'no answer'}", rights)
     return Finding("queues", Level.OK, "nodes may share them")
+
+
+async def _bounces(client: Any, prefix: str) -> Finding:
+    """Publish on a channel that nobody can know, and see whether somebody is counted."""
+    try:
+        count = await client.publish(inbox(prefix, secrets.token_hex(16), 0), b"")
+    except (RedisError, TimeoutError) as error:
+        return Finding("bounces", Level.WARNING, f"unknown: {error or 'no answer'}")
+    return bounce_finding(count == 0, "somebody subscribes to a pattern (PSUBSCRIBE) that has the channels of catga")
 
 
 async def _clock(client: Any) -> Finding:
