@@ -5,8 +5,9 @@ befalls them (`mishaps`).
 """
 
 import pytest
-from histories import PROBE, Cluster, simulated
+from histories import PROBE, Cluster
 from mishaps import crash, history
+from simulated_clocks import simulated
 
 BATCH = 50
 CROWD, LEASE = 120, 10.0
