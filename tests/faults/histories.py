@@ -11,7 +11,7 @@ from simulated_process import PROBE, TTL, Process
 from simulation import Wire, World
 
 from catga.membership import Membership
-from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
+from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 
 CONFIRM, SETTLE = 1.0, 5.0
 UNREACHABLE = 7.0
@@ -32,17 +32,21 @@ class Split:
     """The broker in two halves: from when to when, and who is on which."""
 
     def __init__(self, cluster: "Cluster") -> None:
+        self.cluster = cluster
         self.since, self.until = cluster.world.now, math.inf
         self.sides = {process: process.side for process in cluster.alive()}
         self.sizes = Counter(process.side for process in cluster.alive() if process.serving)
 
-    def excuses(self, observer: Process, process: Process, now: float) -> bool:
-        """Whether `observer` may take `process`, on the other side, for dead: not at once if it misses many."""
+    def excuses(self, observer: Process, process: Process, reason: LeftReason | None) -> bool:
+        """Whether `observer` may take `process`, on the other side, for dead: not at once if it misses many, and
+        nothing else has befallen them."""
+        now = self.cluster.world.now
         if self.until < now - DETECTION or self._side(observer) == self._side(process):
             return False
         missed, own = self.sizes[self._side(process)], self.sizes[self._side(observer)]
-        is_mass = own >= 2 and missed >= 2 and 3 * missed > own + missed
-        return not is_mass or min(now, self.until) - self.since >= MASS
+        is_mass = own >= 2 and missed >= 2 and 3 * missed > own + missed and self.cluster.struck_at <= self.since
+        limit = UNREACHABLE if reason is not None and reason.value == "unreachable" else MASS
+        return not is_mass or min(now, self.until) - self.since >= limit
 
     def _side(self, process: Process) -> int:
         return self.sides.get(process, process.side)
@@ -152,7 +156,7 @@ class Cluster:
                 continue
             if process.membership.me.incarnation != node.incarnation or self._is_outgrown(process):
                 continue
-            excused = process.was_mute(self._silence(event), now - DETECTION) or self._is_apart(process, now)
+            excused = process.was_mute(self._silence(event), now - DETECTION) or self._is_apart(process, event)
             self.check(excused, "false death", f"{observer} buried {node.node_id}/{node.version}, {event.reason}")
 
     def _silence(self, event: NodeChangeEvent) -> float:
@@ -160,11 +164,11 @@ class Cluster:
         assert event.reason is not None
         return {"crashed": CONFIRM, "unreachable": UNREACHABLE}.get(event.reason.value, self.ttl / 4)
 
-    def _is_apart(self, process: Process, now: float) -> bool:
+    def _is_apart(self, process: Process, event: NodeChangeEvent) -> bool:
         """Whether it is, or was just now, beyond a split from who takes it for dead."""
         loop = asyncio.get_running_loop()
         observer = next(p for p in self.processes if p.loop is loop)
-        return any(split.excuses(observer, process, now) for split in self.splits)
+        return any(split.excuses(observer, process, event.reason) for split in self.splits)
 
     def _is_outgrown(self, process: Process) -> bool:
         """Whether its clock is behind a former life's, and it does not know yet."""

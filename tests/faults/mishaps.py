@@ -47,6 +47,11 @@ def roll(cluster: Cluster, process: Process) -> float:
 def stall(cluster: Cluster, process: Process) -> float:
     """SIGSTOP, a suspended machine, a blocked loop."""
     duration = cluster.world.random.choice([0.5, 2.0, 4.0, 8.0, 15.0, 40.0])
+    freeze_for(cluster, process, duration)
+    return duration
+
+
+def freeze_for(cluster: Cluster, process: Process, duration: float) -> None:
     process.loop.stop_now()
     process.mute_from()
 
@@ -55,7 +60,6 @@ def stall(cluster: Cluster, process: Process) -> float:
         process.mute_until()
 
     cluster.world.after(duration, go_on)
-    return duration
 
 
 def cut(cluster: Cluster, process: Process) -> float:
@@ -95,13 +99,19 @@ def half_open(cluster: Cluster, process: Process) -> float:
 def reset(cluster: Cluster, process: Process) -> float:
     """Its link is down and back within 50 ms, while requests come that must not run twice, too many at once."""
     chance, world = cluster.world.random, cluster.world
-    process.disturbed_at = world.now + 1.0
     burn, wait = chance.choice([(0.0, 0.03), (0.01, 0.0), (0.03, 0.02), (0.0, 0.15)])
     for _ in range(chance.choice([0, 12, 24])):
         world.after(chance.uniform(0.0, 0.2), _order, cluster, chance.choice([1.0, 8.0]), burn, wait)
     for _ in range(chance.choice([1, 1, 3])):
-        world.after(chance.uniform(0.05, 0.15), lambda: process.link.reset())
+        world.after(chance.uniform(0.05, 0.15), reset_now, cluster, process)
     return 0.2
+
+
+def reset_now(cluster: Cluster, process: Process) -> None:
+    if process.alive:
+        process.mute_from()
+        process.link.reset()
+        cluster.world.after(0.1, _until_linked, cluster, process)
 
 
 def _order(cluster: Cluster, timeout: float, burn: float, wait: float) -> None:
@@ -137,34 +147,37 @@ def restart_broker(cluster: Cluster, _: Process) -> float:
 
 def split_broker(cluster: Cluster, _: Process) -> float:
     """Each half of the nodes finds nobody of the other half listening, while all links stay up."""
-    chance, world = cluster.world.random, cluster.world
+    chance = cluster.world.random
     duration = chance.choice([0.5, 1.5, 6.0, 6.0, 9.0, 25.0, 60.0])
     nodes = cluster.alive()
     chance.shuffle(nodes)
     cut = max(1, round(len(nodes) * chance.choice([0.2, 0.5, 0.5, 0.5])))
     for number, node in enumerate(nodes):
         node.side = node.link.side = int(number < cut)
-    split = Split(cluster)
+    apart(cluster, duration)
+    return duration
+
+
+def apart(cluster: Cluster, duration: float) -> None:
+    """Split the broker for so long. What had no other trouble is whole soon after."""
+    split, world = Split(cluster), cluster.world
+    is_alone = cluster.well_since <= world.now - CALM / 4 and not cluster.is_lossy
     cluster.splits.append(split)
     cluster.broker.part()
-    lost = max(split.sizes.values())
-    is_alone = cluster.well_since <= world.now - CALM / 4
 
     def heal() -> None:
         split.until = world.now
         cluster.broker.heal()
-        if cluster.has_store:  # who was with the other server is told that it is none any more
-            for node in cluster.alive():
-                if node.side:
-                    node.link.reset()
-        world.after(WHOLE + lost * PROBE, check_whole)
+        for node in cluster.alive():
+            if cluster.has_store and node.side:  # its server is none any more
+                reset_now(cluster, node)
+        world.after(WHOLE + max(split.sizes.values()) * PROBE, check_whole)
 
     def check_whole() -> None:
-        if is_alone and cluster.struck_at <= split.since and not cluster.is_lossy:
+        if is_alone and cluster.struck_at <= split.since:
             cluster.check_whole()
 
     world.after(duration, heal)
-    return duration
 
 
 def overhear(cluster: Cluster, _: Process) -> float:
@@ -208,6 +221,7 @@ def history(seed: int, *, faults: int = 6) -> Cluster:
     )
     cluster.is_lossy = cluster.broker.wire.loss > 0
     cluster.has_queues = chance.random() < 0.1
+    cluster.broker.prefers_own = chance.random() < 0.5
     cluster.limits = chance.choice([(512, 1024), (512, 1024), (8, 8), (2, 2), (1, 0)])
     traffic = chance.choice(TRAFFIC)
     cluster.reserve = chance.choice([RESERVE, FEW]) if traffic is BUSY else RESERVE

@@ -53,6 +53,7 @@ class Broker:
 
     Attributes:
         split: the servers do not reach each other: each side of the links has the subscriptions of its own side only.
+        prefers_own: of a queue group, members on the sender's side come first, as with a leaf node or a gateway.
         overheard: somebody listens to every subject, so that "nobody listens" is never said.
     """
 
@@ -63,6 +64,7 @@ class Broker:
         self.up_since = 0.0
         self.frozen = False
         self.split = False
+        self.prefers_own = False
         self.overheard = False
         self.links: list[Link] = []
         self.store: Records = {}
@@ -150,7 +152,8 @@ class Broker:
             else:
                 self._deliver(to, sub, Msg(subject, data, reply))
         for group in groups.values():
-            self._deliver(*self.world.random.choice(group), Msg(subject, data, reply))
+            own = [each for each in group if each[0].link.side == session.link.side] if self.prefers_own else []
+            self._deliver(*self.world.random.choice(own or group), Msg(subject, data, reply))
 
     def _bounce(self, session: Session, reply: str) -> None:
         for sub in session.subs:

@@ -45,7 +45,6 @@ class Process:
         self.mute: list[tuple[float, float]] = []  # when it could not be heard, through a fault of its own
         self.muted = 0
         self.mute_since = 0.0
-        self.disturbed_at = 0.0  # when it last had trouble that does not make it mute
         self.load = 0.0
         self.loop.create_task(self._main())
 
@@ -63,7 +62,7 @@ class Process:
         """Since when nothing has been wrong with it."""
         if not self.serving or self.muted or self.replaced:
             return math.inf
-        return max(self.joined_at or 0.0, self.disturbed_at, self.mute[-1][1] if self.mute else 0.0)
+        return max(self.joined_at or 0.0, self.mute[-1][1] if self.mute else 0.0)
 
     def mute_from(self) -> None:
         if self.muted == 0:

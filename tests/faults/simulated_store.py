@@ -1,13 +1,14 @@
 """Discovery with a store, in a simulated world."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from simulated_broker import Msg, Records, Sub
 from simulated_link import Link
 
 from catga.abc import Departure, Observation, Sighting
 from catga.membership.records import decode_announcement, decode_record, encode_departure, encode_record
-from catga.node import LeftReason, NodeInfo
+from catga.node import NodeInfo
 
 
 class StoreDiscovery:
@@ -31,14 +32,16 @@ class StoreDiscovery:
     async def heartbeat(self, node: NodeInfo) -> None:
         await self._store(node)
 
-    async def unregister(self, node_id: str, incarnation: int, reason: LeftReason) -> None:
+    async def unregister(self, *end: Any) -> None:
+        departure = end[0] if isinstance(end[0], Departure) else Departure(*end)
+
         def remove() -> None:
-            stored = self._records.get(node_id)
-            if stored is not None and decode_record(stored[0]).incarnation <= incarnation:
-                del self._records[node_id]
+            stored = self._records.get(departure.node_id)
+            if stored is not None and decode_record(stored[0]).incarnation <= departure.incarnation:
+                del self._records[departure.node_id]
 
         await self._link.ask(remove)
-        self._link.publish([(self._channel, encode_departure(Departure(node_id, incarnation, reason)), "")])
+        self._link.publish([(self._channel, encode_departure(departure), "")])
 
     async def _store(self, node: NodeInfo) -> bool:
         """Whether it is stored now. An older record never replaces a newer one, which is news."""

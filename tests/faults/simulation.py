@@ -2,7 +2,6 @@
 
 import asyncio
 import heapq
-import inspect
 import random
 from asyncio import events
 from collections import deque
@@ -69,6 +68,7 @@ class Loop(asyncio.AbstractEventLoop):
         self.epoch = self.random.uniform(0.0, 1e6)  # no two machines have been up for the same time
         self.wall = 0.0
         self.ahead = 0.0  # seconds computed in this turn, which the world has not seen pass yet
+        self.longest_turn = 0.0
         self.resumed_at = 0.0  # when it had last computed, or was continued
         self.stopped = False
         self.dead = False
@@ -133,10 +133,6 @@ class Loop(asyncio.AbstractEventLoop):
 
     def kill(self) -> None:
         self.dead = True
-        for task in asyncio.all_tasks(self):
-            coroutine: Any = task.get_coro()
-            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
-                coroutine.close()  # a killed process warns nobody
         self._ready.clear()
 
     def _timer(self, handle: events.TimerHandle) -> None:
@@ -168,6 +164,7 @@ class Loop(asyncio.AbstractEventLoop):
                     return
 
     def _caught_up(self) -> None:
+        self.longest_turn = max(self.longest_turn, self.ahead)
         self.ahead = 0.0
         self.resumed_at = self.world.now
         self._run()
@@ -177,7 +174,7 @@ class Loop(asyncio.AbstractEventLoop):
 
     def create_task(self, coro: Coroutine[Any, Any, Any], *, name: Any = None, context: Any = None, **_: Any) -> Any:
         task = asyncio.Task(coro, loop=self, name=name, context=context)
-        task._log_destroy_pending = False  # type: ignore[attr-defined]  # nor of what it did not end
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # a killed process warns nobody
         return task
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
