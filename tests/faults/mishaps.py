@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 
-from histories import CALM, PROBE, Cluster, Process, Split
+from histories import CALM, PROBE, SETTLE, Cluster, Process, Split
 from simulated_calls import RESERVE, Order
 from simulated_clocks import simulated
 from simulation import Wire
@@ -161,7 +161,7 @@ def split_broker(cluster: Cluster, _: Process) -> float:
 def apart(cluster: Cluster, duration: float) -> None:
     """Split the broker for so long. What had no other trouble is whole soon after."""
     split, world = Split(cluster), cluster.world
-    is_alone = cluster.well_since <= world.now - CALM / 4 and not cluster.is_lossy
+    is_alone = cluster.well_since <= world.now - SETTLE and not cluster.is_lossy
     cluster.splits.append(split)
     cluster.broker.part()
 
@@ -256,7 +256,7 @@ def _strike(cluster: Cluster, busy_until: float) -> float:
         return 0.0
     process = chance.choice(free)
     of_broker = chance.random() < 0.25
-    if of_broker and (cluster.broker.frozen or not cluster.broker.up):
+    if of_broker and (cluster.broker.frozen or cluster.broker.split or not cluster.broker.up):
         return 0.0
     fault: Callable[[Cluster, Process], float] = chance.choice(OF_THE_BROKER if of_broker else OF_A_NODE)
     cluster.struck_at = cluster.world.now

@@ -140,9 +140,9 @@ class Calls:
         if node is None:  # it has left since
             return
         # The verbs take a message class's timeout only, and each of these is to have its own.
-        route = msgspec.structs.replace(node.dispatch._route(request), timeout=timeout)
-        deliver = node.dispatch._delivery.deliver_queued if route.is_queued else node.dispatch._delivery.deliver
-        sent.result = await deliver(request, route, None)
+        route = node.dispatch._route(request)
+        node.dispatch._routes[type(request)] = msgspec.structs.replace(route, timeout=timeout)
+        sent.result = await node.dispatch.to_one(request)
         sent.ended = caller.loop.now
         self.world.at(sent.ended, self._judge_end, sent)
 

@@ -39,6 +39,7 @@ class Link:
         self._subs: dict[Sub, None] = {}
         self._users = 0
         self._up = False
+        self._pause: tuple[float, float] | None = None  # before the next attempt to connect, if not the usual one
         self._suspicion = 0
         broker.links.append(self)
 
@@ -155,10 +156,9 @@ class Link:
     def reset(self) -> None:
         """The connection ends, and the client is back at once."""
         if self.session is not None:
-            former, self.reconnect = self.reconnect, RESET
+            self._pause = RESET
             self.broker.do(self.broker.close, self.session)
             self.lose(self.session)
-            self.world.after(0.1, setattr, self, "reconnect", former)
 
     def hang_up(self) -> None:
         """The process ends or leaves: the broker is told by the kernel."""
@@ -214,7 +214,8 @@ class Link:
         self._retry(0.0)
 
     def _retry(self, hang: float) -> None:
-        self.loop.call_later(hang + self.world.random.uniform(*self.reconnect), self._try)
+        pause, self._pause = self._pause or self.reconnect, None
+        self.loop.call_later(hang + self.world.random.uniform(*pause), self._try)
 
     def _try(self) -> None:
         if self._users == 0 or (self.session is not None and self.session.used):
