@@ -34,19 +34,25 @@ class Split:
     def __init__(self, cluster: "Cluster") -> None:
         self.cluster = cluster
         self.since, self.until = cluster.world.now, math.inf
+        self.is_alone = cluster.well_since <= self.since - SETTLE and not cluster.is_lossy
         self.sides = {process: process.side for process in cluster.alive()}
         self.sizes = Counter(process.side for process in cluster.alive() if process.serving)
 
     def excuses(self, observer: Process, process: Process, reason: LeftReason | None) -> bool:
-        """Whether `observer` may take `process`, on the other side, for dead: not at once if it misses many, and
-        nothing else has befallen them."""
+        """Whether `observer` may take `process`, on the other side, for dead: not at once if it misses many, and the
+        split is all that befell them."""
         now = self.cluster.world.now
         if self.until < now - DETECTION or self._side(observer) == self._side(process):
             return False
         missed, own = self.sizes[self._side(process)], self.sizes[self._side(observer)]
-        is_mass = own >= 2 and missed >= 2 and 3 * missed > own + missed and self.cluster.struck_at <= self.since
+        is_mass = own >= 2 and missed >= 2 and 3 * missed > own + missed
         limit = UNREACHABLE if reason is not None and reason.value == "unreachable" else MASS
-        return not is_mass or min(now, self.until) - self.since >= limit
+        return not is_mass or not self.was_all or min(now, self.until) - self.since >= limit
+
+    @property
+    def was_all(self) -> bool:
+        """Whether nothing else befell the cluster, so far."""
+        return self.is_alone and self.cluster.struck_at <= self.since
 
     def _side(self, process: Process) -> int:
         return self.sides.get(process, process.side)
@@ -162,7 +168,7 @@ class Cluster:
     def _silence(self, event: NodeChangeEvent) -> float:
         """Seconds that a node must have been mute for this end."""
         assert event.reason is not None
-        return {"crashed": CONFIRM, "unreachable": UNREACHABLE}.get(event.reason.value, self.ttl / 4)
+        return {"crashed": 0.9 * CONFIRM, "unreachable": UNREACHABLE}.get(event.reason.value, self.ttl / 4)
 
     def _is_apart(self, process: Process, event: NodeChangeEvent) -> bool:
         """Whether it is, or was just now, beyond a split from who takes it for dead."""

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 
-from histories import CALM, PROBE, SETTLE, Cluster, Process, Split
+from histories import CALM, PROBE, Cluster, Process, Split
 from simulated_calls import RESERVE, Order
 from simulated_clocks import simulated
 from simulation import Wire
@@ -161,7 +161,6 @@ def split_broker(cluster: Cluster, _: Process) -> float:
 def apart(cluster: Cluster, duration: float) -> None:
     """Split the broker for so long. What had no other trouble is whole soon after."""
     split, world = Split(cluster), cluster.world
-    is_alone = cluster.well_since <= world.now - SETTLE and not cluster.is_lossy
     cluster.splits.append(split)
     cluster.broker.part()
 
@@ -174,7 +173,7 @@ def apart(cluster: Cluster, duration: float) -> None:
         world.after(WHOLE + max(split.sizes.values()) * PROBE, check_whole)
 
     def check_whole() -> None:
-        if is_alone and cluster.struck_at <= split.since:
+        if split.was_all:
             cluster.check_whole()
 
     world.after(duration, heal)
