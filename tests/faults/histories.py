@@ -155,7 +155,7 @@ class Cluster:
         life = (node.node_id, node.incarnation)
         if life in self._buried and node.sequence < self._returned.get(life, node.sequence + 1):
             return
-        self._buried[life] = now
+        self._buried.setdefault(life, now)
         self._returned.pop(life, None)
         for process in self.alive():
             if process.node_id != node.node_id or not process.serving or process.replaced:
