@@ -1,27 +1,23 @@
 """Histories: a cluster of real nodes in a simulated world, what befalls it, and what must hold."""
 
 import asyncio
-import contextlib
-import logging
-import random
-from collections.abc import Iterator
-from typing import Any
-from unittest import mock
+import math
+from collections import Counter
 
 import msgspec
-from simulated_broker import Broker, Link
-from simulated_store import StoreDiscovery
-from simulation import Loop, Wire, World
+from simulated_broker import Broker
+from simulated_calls import RESERVE, Calls
+from simulated_process import PROBE, TTL, Process
+from simulation import Wire, World
 
-import catga.cluster.node
-from catga import DistributedMediator, Mediator, add_cluster
-from catga.abc import Backend, NodeDiscovery
-from catga.backends.nats import NatsNodeDiscovery, NatsTransport
-from catga.errors import CatgaError
-from catga.membership import Membership, Watcher
+from catga.membership import Membership
 from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 
-TTL, PROBE, CONFIRM, SETTLE = 20.0, 1.0, 1.0, 5.0
+CONFIRM, SETTLE = 1.0, 5.0
+UNREACHABLE = 7.0
+"""Seconds, less than eight of hearing."""
+MASS = 10.0
+"""Seconds for which nodes that are lost together are not taken for dead."""
 DETECTION = 3 * PROBE + CONFIRM
 """Seconds that evidence of a death may be old when the death is announced."""
 CALM = TTL + TTL / 4 + SETTLE + 10.0
@@ -32,136 +28,34 @@ class BrokenRuleError(AssertionError):
     """What a history showed. The message starts with the rule's name."""
 
 
-class Process:
-    """One life of a node: a loop, a link, and the mediator; started again if it cannot join."""
+class Split:
+    """The broker in two halves: from when to when, and who is on which."""
 
-    def __init__(self, cluster: "Cluster", node_id: str, *, wall: float = 0.0) -> None:
+    def __init__(self, cluster: "Cluster") -> None:
         self.cluster = cluster
-        self.node_id = node_id
-        world = cluster.world
-        self.loop = Loop(world, world.random.getrandbits(48))
-        self.loop.wall = wall
-        self.link = Link(cluster.broker, self.loop, cluster.reconnect)
-        self.born = world.now
-        self.died: float | None = None
-        self.leaving = False
-        self.replaced = False  # another process took its id
-        self.joined_at: float | None = None
-        self.mediator: DistributedMediator | None = None
-        self.membership: Membership
-        self.folds: list[Fold] = []
-        self.mute: list[tuple[float, float]] = []  # when it could not be heard, through a fault of its own
-        self.muted = 0
-        self.mute_since = 0.0
-        self.load = 0.0
-        self.loop.create_task(self._main())
+        self.since, self.until = cluster.world.now, math.inf
+        self.is_alone = cluster.well_since <= self.since - SETTLE and not cluster.is_lossy
+        self.sides = {process: process.side for process in cluster.alive()}
+        self.sizes = Counter(process.side for process in cluster.alive() if process.serving)
+
+    def excuses(self, observer: Process, process: Process, reason: LeftReason | None) -> bool:
+        """Whether `observer` may take `process`, on the other side, for dead: not at once if it misses many, and the
+        split is all that befell them."""
+        now = self.cluster.world.now
+        if self.until < now - DETECTION or self._side(observer) == self._side(process):
+            return False
+        missed, own = self.sizes[self._side(process)], self.sizes[self._side(observer)]
+        is_mass = own >= 2 and missed >= 2 and 3 * missed > own + missed
+        limit = UNREACHABLE if reason is not None and reason.value == "unreachable" else MASS
+        return not is_mass or not self.was_all or min(now, self.until) - self.since >= limit
 
     @property
-    def alive(self) -> bool:
-        return self.died is None
+    def was_all(self) -> bool:
+        """Whether nothing else befell the cluster, so far."""
+        return self.is_alone and self.cluster.struck_at <= self.since
 
-    @property
-    def serving(self) -> bool:
-        """Joined, and neither leaving nor fenced."""
-        return self.alive and self.joined_at is not None and not self.leaving and not self.membership.fenced
-
-    def mute_from(self) -> None:
-        if self.muted == 0:
-            self.mute_since = self.cluster.world.now
-        self.muted += 1
-
-    def mute_until(self) -> None:
-        self.muted -= 1
-        if self.muted == 0:
-            self.mute.append((self.mute_since, self.cluster.world.now))
-
-    def was_mute(self, seconds: float, since: float) -> bool:
-        """Whether it could not be heard for so long, in one piece that lasted until after `since`."""
-        mute = [*self.mute, (self.mute_since, self.cluster.world.now)] if self.muted else self.mute
-        return any(b >= since and b - a >= seconds for a, b in mute)
-
-    def kill(self) -> None:
-        self.died = self.cluster.world.now
-        self.loop.kill()
-        self.link.hang_up()
-
-    def leave(self) -> None:
-        if not self.leaving:
-            self.leaving = True
-            self.loop.call_soon(lambda: self.loop.create_task(self._leave()))
-
-    async def _leave(self) -> None:
-        if self.mediator is not None and self.joined_at is not None:
-            await self.mediator.stop()
-        self.kill()
-
-    async def _main(self) -> None:
-        while not self.leaving:
-            mediator = self._build()
-            try:
-                await mediator.start()
-            except CatgaError:
-                self.link.hang_up()
-                await asyncio.sleep(1.0)
-                self.link = Link(self.cluster.broker, self.loop, self.cluster.reconnect)
-                continue
-            self.mediator, self.membership = mediator, mediator._joined().membership
-            self.joined_at = self.cluster.world.now
-            for pause in (0.0, 1.5 if self.cluster.ttl == TTL else 0.05):
-                fold = Fold(self, mediator.watch(), pause)
-                self.folds.append(fold)
-                self.loop.create_task(fold.read())
-            return
-
-    def _build(self) -> DistributedMediator:
-        """As `add_cluster` makes it, but on the simulated wire."""
-        made = add_cluster(
-            Mediator(),
-            "memory://simulated",
-            node_id=self.node_id,
-            ttl=self.cluster.ttl,
-            heartbeat_interval=self.cluster.ttl / 4,
-            probe_interval=PROBE,
-            connect_timeout=10.0,
-            drain_timeout=0.2,
-            load=lambda: self.load,
-            prefix="c",
-        )
-        return DistributedMediator(Mediator(), made._options, self._backend())
-
-    def _backend(self) -> Backend:
-        link: Any = self.link
-        store = self.cluster.has_store
-        discovery: NodeDiscovery = (
-            StoreDiscovery(link, "c", self.cluster.ttl) if store else NatsNodeDiscovery(link, "c")
-        )
-        return Backend(discovery, NatsTransport(link, "c"))
-
-
-class Fold:
-    """A watcher's events, folded; a slow one reads with pauses."""
-
-    def __init__(self, process: Process, watcher: Watcher, pause: float) -> None:
-        self.process, self.watcher, self.pause = process, watcher, pause
-        self.members: dict[str, NodeInfo] = {}
-        self.version = 0
-
-    async def read(self) -> None:
-        async for event in self.watcher:
-            self._take(event)
-            if self.pause:
-                await asyncio.sleep(self.process.loop.random.uniform(0, 2 * self.pause))
-
-    def _take(self, event: NodeChangeEvent) -> None:
-        node_id, check = event.node.node_id, self.process.cluster.check
-        known = node_id in self.members
-        check(known == (event.type is not NodeChangeType.JOINED), "reported twice", f"{event} known={known}")
-        check(event.version >= self.version, "out of order", f"{event} after {self.version}")
-        self.version = event.version
-        if event.type is NodeChangeType.LEFT:
-            del self.members[node_id]
-        else:
-            self.members[node_id] = event.node
+    def _side(self, process: Process) -> int:
+        return self.sides.get(process, process.side)
 
 
 class Cluster:
@@ -172,13 +66,22 @@ class Cluster:
         self.world = World(seed)
         self.broker = Broker(self.world, Wire())
         self.has_store = store
+        self.has_queues = False
+        self.is_lossy = False
+        self.limits = (512, 1024)
+        self.reserve = RESERVE
         self.reconnect = (0.05, 0.5)
         self.processes: list[Process] = []
+        self.calls = Calls(self)
+        self.splits: list[Split] = []
+        self.broker_well_since = 0.0
+        self.struck_at = 0.0
         self.log: list[tuple[float, str]] = []
         self.failure: BrokenRuleError | None = None
         self.seed = seed
-        self._left: dict[tuple[int, str], tuple[int, int]] = {}  # (view, node) → incarnation, sequence
+        self._left: dict[tuple[int, str], tuple[int, int]] = {}  # (view, node) → version
         self._buried: dict[tuple[str, int], float] = {}  # when anybody did it first
+        self._returned: dict[tuple[str, int], int] = {}  # with which sequence it came back from that
 
     def note(self, text: str) -> None:
         self.log.append((self.world.now, text))
@@ -188,16 +91,33 @@ class Cluster:
             story = "\n".join(f"{at:9.3f} {line}" for at, line in self.log[-80:])
             self.failure = BrokenRuleError(f"{rule}: seed {self.seed}, {self.world.now:.3f} s: {text}\n{story}")
 
-    def spawn(self, node_id: str, *, wall: float = 0.0) -> Process:
+    def spawn(self, node_id: str, *, wall: float = 0.0, handles: bool = True) -> Process:
         for other in self.processes:
             if other.node_id == node_id and other.alive:
                 other.replaced = True
-        process = Process(self, node_id, wall=wall)
+        process = Process(self, node_id, wall=wall, handles=handles)
         self.processes.append(process)
         return process
 
     def alive(self) -> list[Process]:
         return [process for process in self.processes if process.alive]
+
+    @property
+    def well_since(self) -> float:
+        """Since when nothing has been wrong with anybody."""
+        return max(self.broker_well_since, *(process.well_since for process in self.alive()))
+
+    def broker_trouble(self, seconds: float) -> None:
+        """The broker, or the links to it, are not well for so long from now on."""
+        self.broker_well_since = max(self.broker_well_since, self.world.now + seconds)
+
+    def serves(self, caller: Process, since: float) -> bool:
+        """Whether the caller, two nodes that it reaches, and the broker have been well since then."""
+        if self.broker_well_since > since or caller.well_since > since:
+            return False
+        apart = any(split.until > since for split in self.splits)
+        well = [p for p in self.alive() if p.handles and p.well_since <= since]
+        return len([p for p in well if not apart or p.side == caller.side]) >= 2
 
     def run(self, until: float) -> None:
         """Let time pass. Raises the first rule broken."""
@@ -218,9 +138,12 @@ class Cluster:
         if event.type is not NodeChangeType.UPDATED:
             self.note(f"{observer}: {node.node_id}/{node.incarnation} {event.type.value} {event.reason or ''}")
         if event.type is NodeChangeType.JOINED:
-            forgotten = self.world.now - self._buried.get((node.node_id, node.incarnation), 0.0) > 1.9 * self.ttl
+            life = (node.node_id, node.incarnation)
+            forgotten = self.world.now - self._buried.get(life, 0.0) > 1.9 * self.ttl
             fresh = node.version > self._left.get(key, (-1, -1)) or forgotten
-            self.check(fresh, "resurrection", f"{observer} raised {node.node_id}/{node.incarnation}")
+            self.check(fresh, "resurrection", f"{observer} raised {node.node_id}/{node.version}")
+            if life in self._buried:
+                self._returned.setdefault(life, node.sequence)
         elif event.type is NodeChangeType.LEFT:
             self._left[key] = node.version
             if node.node_id != observer:
@@ -228,18 +151,30 @@ class Cluster:
 
     def _judge_death(self, observer: str, event: NodeChangeEvent) -> None:
         """The first burial must be justified; the others follow it, late as it may reach them."""
-        node = event.node
-        if (node.node_id, node.incarnation) in self._buried:
+        node, now = event.node, self.world.now
+        life = (node.node_id, node.incarnation)
+        if life in self._buried and node.sequence < self._returned.get(life, node.sequence + 1):
             return
-        self._buried[node.node_id, node.incarnation] = self.world.now
+        self._buried.setdefault(life, now)
+        self._returned.pop(life, None)
         for process in self.alive():
             if process.node_id != node.node_id or not process.serving or process.replaced:
                 continue
             if process.membership.me.incarnation != node.incarnation or self._is_outgrown(process):
                 continue
-            silence = CONFIRM if event.reason is LeftReason.CRASHED else self.ttl / 4
-            excused = process.was_mute(silence, self.world.now - DETECTION)
-            self.check(excused, "false death", f"{observer} buried {node.node_id}/{node.incarnation}, {event.reason}")
+            excused = process.was_mute(self._silence(event), now - DETECTION) or self._is_apart(process, event)
+            self.check(excused, "false death", f"{observer} buried {node.node_id}/{node.version}, {event.reason}")
+
+    def _silence(self, event: NodeChangeEvent) -> float:
+        """Seconds that a node must have been mute for this end."""
+        assert event.reason is not None
+        return {"crashed": 0.9 * CONFIRM, "unreachable": UNREACHABLE}.get(event.reason.value, self.ttl / 4)
+
+    def _is_apart(self, process: Process, event: NodeChangeEvent) -> bool:
+        """Whether it is, or was just now, beyond a split from who takes it for dead."""
+        loop = asyncio.get_running_loop()
+        observer = next(p for p in self.processes if p.loop is loop)
+        return any(split.excuses(observer, process, event.reason) for split in self.splits)
 
     def _is_outgrown(self, process: Process) -> bool:
         """Whether its clock is behind a former life's, and it does not know yet."""
@@ -264,11 +199,9 @@ class Cluster:
                 "wrong one fenced",
                 f"{[(p.born, p.membership.me) for p in lives]}",
             )
-        expected = {node_id: process.membership.me.version for node_id, process in owners.items()}
+        self.check_views()
         for process in serving:
             nodes = process.membership.view.nodes()
-            seen = {node.node_id: node.version for node in nodes}
-            self.check(seen == expected, "views differ", f"{process.node_id} sees {seen}, there are {expected}")
             states = {node.node_id: node.state for node in nodes if node.state is not NodeState.ALIVE}
             self.check(not states, "still in doubt", f"{process.node_id}: {states}")
             for fold in process.folds:
@@ -277,42 +210,21 @@ class Cluster:
         if self.failure is not None:
             raise self.failure
 
+    def check_views(self) -> None:
+        """All views are equal and true."""
+        serving = [process for process in self.processes if process.serving]
+        expected = {process.node_id: process.membership.me.version for process in serving}
+        for process in serving:
+            seen = {node.node_id: node.version for node in process.membership.view.nodes()}
+            self.check(seen == expected, "views differ", f"{process.node_id} sees {seen}, there are {expected}")
+
+    def check_whole(self) -> None:
+        """After a split, with no other trouble before or since: nobody is missing."""
+        for process in self.alive():
+            missing = {p.node_id for p in self.alive()} - {n.node_id for n in process.membership.view.nodes()}
+            self.check(not missing, "not whole", f"{process.node_id} misses {missing}")
+
 
 def _told(node: NodeInfo) -> NodeInfo:
     """What a watcher is told of: everything but the load and the time it was last seen."""
     return msgspec.structs.replace(node, load=0.0, last_seen=0.0)
-
-
-@contextlib.contextmanager
-def simulated(cluster: Cluster) -> Iterator[None]:
-    """Let nodes take their clocks and their chance from the loop they run in, and report to `cluster`."""
-
-    class Watched(Membership):
-        def __init__(self, *args: Any, **options: Any) -> None:
-            loop = asyncio.get_running_loop()
-            assert isinstance(loop, Loop)
-            super().__init__(*args, **options, clock=loop.time, random=loop.random)
-
-        def _changed(self, event: NodeChangeEvent) -> None:
-            cluster.changed(self, event)
-            super()._changed(event)
-
-    class Clock:
-        @staticmethod
-        def time_ns() -> int:
-            loop = asyncio.get_running_loop()
-            assert isinstance(loop, Loop)
-            return loop.time_ns()
-
-    logging.disable(logging.CRITICAL)
-    state = random.getstate()
-    random.seed(cluster.seed)  # what is spread by the module's own generator
-    try:
-        with (
-            mock.patch.object(catga.cluster.node, "Membership", Watched),
-            mock.patch.object(catga.cluster.node, "time", Clock),
-        ):
-            yield
-    finally:
-        random.setstate(state)
-        logging.disable(logging.NOTSET)

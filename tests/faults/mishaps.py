@@ -3,8 +3,18 @@
 import functools
 from collections.abc import Callable
 
-from histories import CALM, Cluster, Process, simulated
+from histories import CALM, PROBE, Cluster, Process, Split
+from simulated_calls import RESERVE, Order
+from simulated_clocks import simulated
 from simulation import Wire
+from traffic import BUSY, TRAFFIC
+
+RECOVERY = 3.0
+"""Seconds after a trouble of the broker's by which all links are back, on top of the pauses between attempts."""
+FEW = 3.0
+"""Retries in reserve, so that a busy moment uses them up."""
+WHOLE = 5.0
+"""Seconds after a split by which views are whole; and a probe interval for each node that one side has lost."""
 
 
 def crash(cluster: Cluster, process: Process) -> float:
@@ -37,6 +47,11 @@ def roll(cluster: Cluster, process: Process) -> float:
 def stall(cluster: Cluster, process: Process) -> float:
     """SIGSTOP, a suspended machine, a blocked loop."""
     duration = cluster.world.random.choice([0.5, 2.0, 4.0, 8.0, 15.0, 40.0])
+    freeze_for(cluster, process, duration)
+    return duration
+
+
+def freeze_for(cluster: Cluster, process: Process, duration: float) -> None:
     process.loop.stop_now()
     process.mute_from()
 
@@ -45,7 +60,6 @@ def stall(cluster: Cluster, process: Process) -> float:
         process.mute_until()
 
     cluster.world.after(duration, go_on)
-    return duration
 
 
 def cut(cluster: Cluster, process: Process) -> float:
@@ -82,6 +96,28 @@ def half_open(cluster: Cluster, process: Process) -> float:
     return duration
 
 
+def reset(cluster: Cluster, process: Process) -> float:
+    """Its link is down and back within 50 ms, while requests come that must not run twice, too many at once."""
+    chance, world = cluster.world.random, cluster.world
+    burn, wait = chance.choice([(0.0, 0.03), (0.01, 0.0), (0.03, 0.02), (0.0, 0.15)])
+    for _ in range(chance.choice([0, 12, 24])):
+        world.after(chance.uniform(0.0, 0.2), _order, cluster, chance.choice([1.0, 8.0]), burn, wait)
+    for _ in range(chance.choice([1, 1, 3])):
+        world.after(chance.uniform(0.05, 0.15), reset_now, cluster, process)
+    return 0.2
+
+
+def reset_now(cluster: Cluster, process: Process) -> None:
+    if process.alive:
+        process.mute_from()
+        process.link.reset()
+        cluster.world.after(0.1, _until_linked, cluster, process)
+
+
+def _order(cluster: Cluster, timeout: float, burn: float, wait: float) -> None:
+    cluster.calls.send(Order, timeout, burn=burn, wait=wait)
+
+
 def twin(cluster: Cluster, process: Process) -> float:
     """Another process with the same id, while this one lives."""
     cluster.spawn(process.node_id, wall=process.loop.wall + cluster.world.random.choice([0.0, -3600.0]))
@@ -92,6 +128,7 @@ def freeze_broker(cluster: Cluster, _: Process) -> float:
     duration = cluster.world.random.choice([0.5, 3.0, 5.0, 10.0, 25.0])
     cluster.broker.freeze()
     cluster.world.after(duration, cluster.broker.thaw)
+    cluster.broker_trouble(duration + RECOVERY)
     return duration
 
 
@@ -104,6 +141,49 @@ def restart_broker(cluster: Cluster, _: Process) -> float:
         process.link.reconnect = cluster.reconnect
     cluster.broker.kill()
     cluster.world.after(duration, cluster.broker.start)
+    cluster.broker_trouble(duration + cluster.reconnect[1] + RECOVERY)
+    return duration
+
+
+def split_broker(cluster: Cluster, _: Process) -> float:
+    """Each half of the nodes finds nobody of the other half listening, while all links stay up."""
+    chance = cluster.world.random
+    duration = chance.choice([0.5, 1.5, 6.0, 6.0, 9.0, 25.0, 60.0])
+    nodes = cluster.alive()
+    chance.shuffle(nodes)
+    cut = max(1, round(len(nodes) * chance.choice([0.2, 0.5, 0.5, 0.5])))
+    for number, node in enumerate(nodes):
+        node.side = node.link.side = int(number < cut)
+    apart(cluster, duration)
+    return duration
+
+
+def apart(cluster: Cluster, duration: float) -> None:
+    """Split the broker for so long. What had no other trouble is whole soon after."""
+    split, world = Split(cluster), cluster.world
+    cluster.splits.append(split)
+    cluster.broker.part()
+
+    def heal() -> None:
+        split.until = world.now
+        cluster.broker.heal()
+        for node in cluster.alive():
+            if cluster.has_store and node.side:  # its server is none any more
+                reset_now(cluster, node)
+        world.after(WHOLE + max(split.sizes.values()) * PROBE, check_whole)
+
+    def check_whole() -> None:
+        if split.was_all:
+            cluster.check_whole()
+
+    world.after(duration, heal)
+
+
+def overhear(cluster: Cluster, _: Process) -> float:
+    """A monitoring client listens to all subjects: the broker never says that nobody does."""
+    duration = cluster.world.random.choice([3.0, 10.0, 30.0])
+    cluster.broker.overheard = True
+    cluster.world.after(duration, setattr, cluster.broker, "overheard", False)
     return duration
 
 
@@ -122,8 +202,8 @@ def grow_busy(cluster: Cluster, process: Process) -> float:
     return 0.0
 
 
-OF_A_NODE = (crash, restart, leave, roll, stall, stall, cut, cut, half_open, twin, join, grow_busy)
-OF_THE_BROKER = (freeze_broker, restart_broker, flush_store)
+OF_A_NODE = (crash, restart, leave, roll, stall, stall, cut, cut, half_open, reset, reset, twin, join, grow_busy)
+OF_THE_BROKER = (freeze_broker, restart_broker, flush_store, split_broker, split_broker, overhear)
 
 
 def history(seed: int, *, faults: int = 6) -> Cluster:
@@ -138,6 +218,12 @@ def history(seed: int, *, faults: int = 6) -> Cluster:
         delay=chance.choice([0.0005, 0.005]),
         spread=chance.choice([0.001, 0.02]),
     )
+    cluster.is_lossy = cluster.broker.wire.loss > 0
+    cluster.has_queues = chance.random() < 0.1
+    cluster.broker.prefers_own = chance.random() < 0.5
+    cluster.limits = chance.choice([(512, 1024), (512, 1024), (8, 8), (2, 2), (1, 0)])
+    traffic = chance.choice(TRAFFIC)
+    cluster.reserve = chance.choice([RESERVE, FEW]) if traffic is BUSY else RESERVE
     with simulated(cluster):
         for number in range(chance.choice([3, 3, 3, 4, 4, 5, 6, 8, 12])):
             wall = chance.choice([0.0, 0.0, 0.0, 0.0, 3600.0, -3600.0])
@@ -147,6 +233,7 @@ def history(seed: int, *, faults: int = 6) -> Cluster:
         cluster.run(10.0)
         busy_until = cluster.world.now
         for _ in range(chance.randint(1, faults)):
+            traffic.begin(cluster)
             cluster.run(cluster.world.now + chance.choice([0.05, 0.5, 2.0, 6.0]))
             busy_until = max(busy_until, cluster.world.now + _strike(cluster, busy_until))
             if chance.random() < 0.5:
@@ -168,9 +255,10 @@ def _strike(cluster: Cluster, busy_until: float) -> float:
         return 0.0
     process = chance.choice(free)
     of_broker = chance.random() < 0.25
-    if of_broker and (cluster.broker.frozen or not cluster.broker.up):
+    if of_broker and (cluster.broker.frozen or cluster.broker.split or not cluster.broker.up):
         return 0.0
     fault: Callable[[Cluster, Process], float] = chance.choice(OF_THE_BROKER if of_broker else OF_A_NODE)
+    cluster.struck_at = cluster.world.now
     cluster.note(f"--- {fault.__name__} {'' if of_broker else process.node_id}")
     duration = fault(cluster, process)
     cluster.log[-1] = (cluster.log[-1][0], f"{cluster.log[-1][1]} for {duration:g} s") if duration else cluster.log[-1]

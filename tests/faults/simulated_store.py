@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from simulated_broker import Link, Msg, Sub
+from simulated_broker import Msg, Records, Sub
+from simulated_link import Link
 
 from catga.abc import Departure, Observation, Sighting
 from catga.membership.records import decode_announcement, decode_record, encode_departure, encode_record
@@ -19,6 +20,10 @@ class StoreDiscovery:
         self._sub: Sub | None = None
         self._observe: Callable[[Observation], None] = lambda _: None
 
+    @property
+    def _records(self) -> Records:
+        return self._link.broker.records(self._link.side)
+
     async def register(self, node: NodeInfo) -> None:
         if await self._store(node):
             self._link.publish([(self._channel, encode_record(node), "")])
@@ -28,9 +33,9 @@ class StoreDiscovery:
 
     async def unregister(self, end: Departure) -> None:
         def remove() -> None:
-            stored = self._link.broker.store.get(end.node_id)
+            stored = self._records.get(end.node_id)
             if stored is not None and decode_record(stored[0]).version <= end.version:
-                del self._link.broker.store[end.node_id]
+                del self._records[end.node_id]
 
         await self._link.ask(remove)
         self._link.publish([(self._channel, encode_departure(end), "")])
@@ -39,10 +44,10 @@ class StoreDiscovery:
         """Whether it is stored now. An older record never replaces a newer one, which is news."""
 
         def write() -> bytes | None:
-            stored = self._link.broker.store.get(node.node_id)
+            stored = self._records.get(node.node_id)
             if stored is not None and decode_record(stored[0]).version > node.version:
                 return stored[0]
-            self._link.broker.store[node.node_id] = (encode_record(node), self._link.world.now)
+            self._records[node.node_id] = (encode_record(node), self._link.world.now)
             return None
 
         newer: bytes | None = await self._link.ask(write)
@@ -55,7 +60,7 @@ class StoreDiscovery:
             now = self._link.world.now
             return [
                 Sighting(decode_record(record), now - at)
-                for record, at in self._link.broker.store.values()
+                for record, at in self._records.values()
                 if now - at <= self._ttl
             ]
 

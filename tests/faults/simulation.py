@@ -57,25 +57,45 @@ class Wire:
 
 
 class Loop(asyncio.AbstractEventLoop):
-    """The event loop of one process, which can be stopped (SIGSTOP), continued, and killed."""
+    """The event loop of one process, which can compute (`burn`), be stopped (SIGSTOP), continued, and killed.
+
+    As asyncio's, it runs what is ready in turns. What comes in while a turn computes waits for the next one.
+    """
 
     def __init__(self, world: World, seed: int) -> None:
         self.world = world
         self.random = random.Random(seed)
         self.epoch = self.random.uniform(0.0, 1e6)  # no two machines have been up for the same time
         self.wall = 0.0
+        self.ahead = 0.0  # seconds computed in this turn, which the world has not seen pass yet
+        self.longest_turn = 0.0
+        self.resumed_at = 0.0  # when it had last computed, or was continued
         self.stopped = False
         self.dead = False
         self.errors: list[dict[str, Any]] = []
         self._ready: deque[events.Handle] = deque()
         self._woken = False
 
+    @property
+    def now(self) -> float:
+        """The world's time, as this process sees it."""
+        return self.world.now + self.ahead
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether it runs nothing now, whatever is due."""
+        return self.stopped or self.ahead > 0
+
     def time(self) -> float:
-        return self.world.now + self.epoch
+        return self.world.now + self.ahead + self.epoch
 
     def time_ns(self) -> int:
         """The wall clock, which may be wrong."""
-        return int((1.7e9 + self.world.now + self.wall) * 1e9)
+        return int((1.7e9 + self.now + self.wall) * 1e9)
+
+    def burn(self, seconds: float) -> None:
+        """Compute for so long, in a callback: time passes, here and elsewhere, and this process does nothing else."""
+        self.ahead += seconds
 
     def call_soon(self, callback: Callable[..., Any], *args: Any, context: Any = None) -> events.Handle:
         handle = events.Handle(callback, args, self, context)
@@ -94,7 +114,7 @@ class Loop(asyncio.AbstractEventLoop):
         return handle
 
     def receive(self, callback: Callable[..., Any], *args: Any) -> None:
-        """Something came in: run it after what is ready. A stopped process finds it when it goes on."""
+        """Something came in: run it after what is ready. A process that is held up finds it when it goes on."""
         self.call_soon(callback, *args)
 
     def stop_now(self) -> None:
@@ -103,6 +123,7 @@ class Loop(asyncio.AbstractEventLoop):
     def go_on(self) -> None:
         """SIGCONT. What came in is found before or after the timers that are overdue, as it happens."""
         self.stopped = False
+        self.resumed_at = self.world.now
         if self.random.random() < 0.5:
             timers = [h for h in self._ready if isinstance(h, events.TimerHandle)]
             others = [h for h in self._ready if not isinstance(h, events.TimerHandle)]
@@ -121,23 +142,32 @@ class Loop(asyncio.AbstractEventLoop):
                 self._run()
 
     def _run(self) -> None:
-        self._woken = False
-        if self.stopped:
-            self._woken = True  # nothing runs until `go_on`
+        if self.dead or self.is_held_up:  # until `go_on`, or until the world has caught up
             return
-        if self.dead:
-            return
-        ready = self._ready
         self._woken = True
         events._set_running_loop(self)
         try:
-            while ready and not self.dead:
-                handle = ready.popleft()
-                if not handle._cancelled:
-                    handle._run()
+            while self._ready and not self.dead and not self.ahead:
+                self._turn(self._ready)
         finally:
             events._set_running_loop(None)
-            self._woken = False
+            self._woken = self.ahead > 0
+        if self.ahead:
+            self.world.at(self.world.now + self.ahead, self._caught_up)
+
+    def _turn(self, ready: deque[events.Handle]) -> None:
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
+                if self.dead:
+                    return
+
+    def _caught_up(self) -> None:
+        self.longest_turn = max(self.longest_turn, self.ahead)
+        self.ahead = 0.0
+        self.resumed_at = self.world.now
+        self._run()
 
     def create_future(self) -> "asyncio.Future[Any]":
         return asyncio.Future(loop=self)

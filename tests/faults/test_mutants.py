@@ -1,9 +1,26 @@
-"""The simulation has teeth: each rule of membership, broken on purpose, is noticed."""
+"""The simulation has teeth: each rule of membership and of requests, broken on purpose, is noticed."""
 
+import functools
+import math
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
 import pytest
 from histories import BrokenRuleError
 from mishaps import history
-from test_simulation import amnesia, crowd
+from scripted import (
+    amnesia,
+    crash_overheard,
+    crash_under_load,
+    crowd,
+    freeze_under_load,
+    resets,
+    rush,
+    split,
+)
+from simulated_calls import QuickWork, Work
 
 from catga.abc import Departure
 from catga.membership.hearing import HearingClock
@@ -13,15 +30,16 @@ from catga.membership.probe import Prober
 from catga.membership.reports import Reports
 from catga.membership.view import View
 from catga.node import LeftReason, NodeInfo
+from catga.rpc.client import Client
 
 HISTORIES = 1000
 
 
-def caught_as(*, start: int = 0) -> str:
-    """The rule that the first bad history breaks; empty if a thousand histories see nothing wrong."""
-    for seed in range(start, start + HISTORIES):
+def caught_as(told: Callable[[int], object] = history, *, seeds: int = HISTORIES) -> str:
+    """The rule that the first bad history breaks; empty if none of them sees anything wrong."""
+    for seed in range(seeds):
         try:
-            history(seed)
+            told(seed)
         except BrokenRuleError as error:
             return str(error).partition(":")[0]
     return ""
@@ -121,3 +139,129 @@ def test_the_memory_of_a_former_life_fences_nobody(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(OwnLife, "ask_rival", lambda self: self._fence(self._rival) if self._rival else None)
     with pytest.raises(BrokenRuleError, match="wrong one fenced"):
         amnesia().check_calm()
+
+
+def ends_the_calls(self: Client, node_id: str, incarnation: int) -> None:
+    """What a silent node has of calls that may run twice is over, in doubt."""
+    destination = self.destinations.get((node_id, incarnation))
+    if destination is not None:
+        self._lose(destination, f"node {node_id} does not answer", only_idempotent=True)
+
+
+def once(told: Callable[[], object]) -> Callable[[int], object]:
+    return lambda _: told()
+
+
+class Mutant(msgspec.Struct, frozen=True):
+    """A rule broken on purpose.
+
+    Attributes:
+        rule: what it breaks.
+        targets: what is replaced, by dotted name.
+        broken: what replaces it.
+        told: the histories that notice, by seed.
+        caught: as one of these.
+    """
+
+    rule: str
+    targets: tuple[str, ...]
+    broken: Any
+    told: Callable[[int], object]
+    caught: tuple[str, ...]
+    seeds: int = 1
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+MUTANTS = [
+    Mutant(
+        "busy is not dead: the loop gets a turn",
+        ("catga.rpc.runner.SLICE", "catga.rpc.server.SLICE"),
+        math.inf,
+        once(functools.partial(rush, Work)),
+        ("busy taken for dead", "failed though served"),
+    ),
+    Mutant(
+        "busy is not dead: the loop gets a turn in the receive path",
+        ("catga.rpc.runner.SLICE", "catga.rpc.server.SLICE"),
+        math.inf,
+        once(functools.partial(rush, QuickWork)),
+        ("busy taken for dead", "failed though served"),
+    ),
+    Mutant(
+        "busy is not dead: a suspicion ends no call",
+        ("catga.rpc.client.Client.node_silent",),
+        ends_the_calls,
+        once(functools.partial(freeze_under_load, freeze=1.0)),
+        ("failed though served",),
+    ),
+    Mutant(
+        "from a node that is gone, calls move free of charge",
+        ("catga.rpc.client.Client.node_left",),
+        ends_the_calls,
+        once(crash_under_load),
+        ("failed though served",),
+    ),
+    Mutant(
+        "from a node that answers nobody, calls move free of charge",
+        ("catga.rpc.client.Client.node_unreachable",),
+        _nothing,
+        once(freeze_under_load),
+        ("failed though served",),
+    ),
+    Mutant(
+        "the buried are asked again",
+        ("catga.membership.lost.Lost.next",),
+        lambda _: None,
+        once(functools.partial(split, 60.0, ttl=10.0)),
+        ("not whole",),
+    ),
+    Mutant(
+        "a mass death is a split",
+        ("catga.membership.reports.Reports.is_mass",),
+        property(lambda _: False),
+        once(functools.partial(split, 6.0)),
+        ("false death",),
+    ),
+    Mutant(
+        "a no is final",
+        ("catga.rpc.refusals.Refusals.look_up",),
+        lambda *_: None,
+        resets,
+        ("ran twice", "a no that ran"),
+        seeds=60,
+    ),
+    Mutant(
+        "a deadline is the caller's",
+        ("catga.rpc.clock.Lateness.of",),
+        lambda *_: 0.0,
+        once(functools.partial(freeze_under_load, timeout=1.0, freeze=9.0)),
+        ("ran late",),
+    ),
+    Mutant(
+        "who does not answer others either is unreachable",
+        ("catga.membership.witnesses.Witnesses.agree",),
+        lambda *_, **__: False,
+        once(crash_overheard),
+        ("death unnoticed",),
+    ),
+]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.rule)
+def test_a_broken_rule_is_noticed(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these is a fault that was found once."""
+    for target in filter(is_there, mutant.targets):
+        monkeypatch.setattr(target, mutant.broken)
+    assert caught_as(mutant.told, seeds=mutant.seeds) in mutant.caught
+
+
+def is_there(target: str) -> bool:
+    """Whether there is something of this dotted name. Code that lacks the rule needs no mutation."""
+    try:
+        pkgutil.resolve_name(target)
+    except (ImportError, AttributeError):
+        return False
+    return True

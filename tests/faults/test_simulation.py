@@ -1,27 +1,37 @@
-"""Membership through a thousand histories of faults, seeded: what fails once fails always.
+"""Nodes and their requests through a thousand histories of faults, seeded: what fails once fails always.
 
-Real nodes in a simulated world (`simulation`, `simulated_broker`), the rules they must keep (`histories`), and what
-befalls them (`mishaps`).
+Real nodes in a simulated world (`simulation`, `simulated_broker`), the rules they must keep (`histories`,
+`simulated_calls`), what they do (`traffic`), and what befalls them (`mishaps`, `scripted`).
 """
 
 import pytest
-from histories import PROBE, Cluster, simulated
+from histories import PROBE, Cluster
 from mishaps import crash, history
+from scripted import amnesia, crash_overheard, crash_under_load, crowd, freeze_under_load, resets, rush, split
+from simulated_calls import Job, QuickWork, Work
+from simulated_clocks import simulated
 
 BATCH = 50
-CROWD, LEASE = 120, 10.0
 
 
 @pytest.mark.parametrize("start", range(0, 1000, BATCH))
-def test_no_false_death_no_resurrection_and_one_view_in_the_end(start: int) -> None:
-    """Through loss, repetition, crashes, restarts, stalls, cuts, twins and broker outages."""
+def test_no_false_death_nothing_runs_twice_and_one_view_in_the_end(start: int) -> None:
+    """Through loss, repetition, crashes, restarts, stalls, cuts, resets, twins, splits, busy nodes, broker outages."""
     for seed in range(start, start + BATCH):
         history(seed)
 
 
-def test_a_seed_tells_one_history() -> None:
+@pytest.mark.parametrize("seed", [11, 13, 14])
+def test_a_seed_tells_one_history(seed: int) -> None:
     """What was found once can be looked at again."""
-    assert history(11).log == history(11).log
+    assert story(seed) == story(seed)
+
+
+def story(seed: int) -> list[str]:
+    """What happened to the members, and to each request."""
+    cluster = history(seed)
+    members = [f"{at} {line}" for at, line in cluster.log]
+    return members + [f"{each} {each.ended} {each.result}" for each in cluster.calls.sent.values()]
 
 
 def test_a_crowd_too_large_to_hear_of_everybody_stays_together() -> None:
@@ -29,36 +39,9 @@ def test_a_crowd_too_large_to_hear_of_everybody_stays_together() -> None:
     crowd().check_calm()
 
 
-def crowd() -> Cluster:
-    """Many nodes with a lease so short that pings cannot keep it up. Raises `BrokenRuleError`."""
-    cluster = Cluster(1, ttl=LEASE)
-    with simulated(cluster):
-        for number in range(CROWD):
-            cluster.world.after(cluster.world.random.uniform(0, 2), cluster.spawn, f"n{number:02}")
-        cluster.run(5 * LEASE)
-        for process in cluster.alive():
-            process.loop.kill()
-    return cluster
-
-
 def test_a_restarted_node_outlives_the_memory_of_its_former_life() -> None:
     """Its clock is an hour behind, the store is empty, and the others still know its former life: it is not fenced."""
     amnesia().check_calm()
-
-
-def amnesia() -> Cluster:
-    """A crash, a lost store, and a restart with an older clock, in one second."""
-    cluster = Cluster(5, store=True)
-    with simulated(cluster):
-        first, *_ = [cluster.spawn(f"n{number}") for number in range(3)]
-        cluster.run(30.0)
-        crash(cluster, first)
-        cluster.broker.store.clear()
-        cluster.spawn(first.node_id, wall=-3600.0)
-        cluster.run(80.0)
-        for process in cluster.alive():
-            process.loop.kill()
-    return cluster
 
 
 def test_a_crash_is_known_to_all_within_three_probes() -> None:
@@ -103,3 +86,46 @@ def test_the_news_of_an_outage_is_no_news() -> None:
         assert cluster.log[members:] == []
         for process in cluster.alive():
             process.kill()
+
+
+@pytest.mark.parametrize("kind", [Work, QuickWork])
+def test_busy_nodes_are_not_taken_for_dead(kind: type[Job]) -> None:
+    """Two healthy workers, and more computing than they can do for a while: all requests succeed, few run twice."""
+    rush(kind)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_request_that_a_full_node_refused_does_not_run_there_later(seed: int) -> None:
+    """Its link is reset, the refusal and the repeat pass each other: it ran once, and a "no" is true."""
+    resets(seed)
+
+
+def test_what_was_in_flight_at_a_killed_node_runs_elsewhere_free_of_charge() -> None:
+    """More requests than the budget has retries."""
+    crash_under_load()
+
+
+def test_what_was_in_flight_at_a_frozen_node_runs_elsewhere_free_of_charge() -> None:
+    """Two others find it silent."""
+    freeze_under_load()
+
+
+def test_a_frozen_node_runs_nothing_whose_caller_gave_up() -> None:
+    """Requests of one second, a freeze of nine."""
+    freeze_under_load(timeout=1.0, freeze=9.0)
+
+
+def test_a_crash_is_known_in_15_seconds_beside_a_listener_to_everything() -> None:
+    """The broker never says that nobody listens: two other members do not reach the node either."""
+    crash_overheard()
+
+
+@pytest.mark.parametrize("duration", [1.0, 6.0])
+def test_a_short_split_is_nobodys_death_and_loses_no_request(duration: float) -> None:
+    """Two nodes on each side, as with a leaf node; one call that takes longer than the split."""
+    split(duration)
+
+
+def test_after_a_minute_apart_both_sides_find_each_other_at_once() -> None:
+    """Longer than the others' memory of the dead."""
+    split(60.0, ttl=10.0)

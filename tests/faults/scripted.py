@@ -1,0 +1,184 @@
+"""Histories that are written down, for rules that chance meets too seldom."""
+
+import functools
+
+from histories import PROBE, TTL, Cluster, Process
+from mishaps import WHOLE, apart, crash, freeze_for, reset_now
+from simulated_calls import Job, Order, QuickOrder, QuickWork, Work
+from simulated_clocks import simulated
+
+from catga.result import Success
+
+MOST_RUNS = 1.15
+"""Executions for each call that was sent once, at most, on nodes that are only busy."""
+
+TURN = 0.1
+"""Seconds for which a node that computes hears nothing, at most, while each of its handlers computes for 0.02 s."""
+CROWD, LEASE = 120, 10.0
+UNHEARD = 15.0
+"""Seconds until a death is known of which the broker does not tell."""
+
+
+def started(cluster: Cluster, nodes: int, *, callers: int = 0) -> list[Process]:
+    """Nodes that handle requests, behind callers that do not; all have joined."""
+    made = [cluster.spawn(f"n{number}", handles=number >= callers) for number in range(nodes + callers)]
+    cluster.run(10.0)
+    return made
+
+
+def ended(cluster: Cluster) -> None:
+    """Let all processes end."""
+    for process in cluster.alive():
+        process.kill()
+
+
+def rush(kind: type[Job], *, reserve: float = 10.0) -> Cluster:
+    """One caller, two workers, and at one moment more computing than both can do for a while.
+
+    Raises `BrokenRuleError` unless every request succeeds, and few run twice.
+    """
+    cluster = Cluster(7)
+    cluster.reserve = reserve
+    with simulated(cluster):
+        caller, *workers = started(cluster, 2, callers=1)
+        for _ in range(160):
+            cluster.calls.send_from(caller, kind, 30.0, burn=0.02)
+        cluster.run(45.0)
+        sent = cluster.calls.sent.values()
+        failed = [str(each.result) for each in sent if type(each.result) is not Success]
+        cluster.check(not failed, "busy taken for dead", f"{len(failed)} of {len(sent)} failed: {failed[:3]}")
+        runs = sum(len(each.runs) for each in sent) / len(sent)
+        longest = max(process.loop.longest_turn for process in workers)
+        cluster.check(longest <= TURN, "busy taken for dead", f"{longest:.3f} s without a turn of the loop")
+        cluster.check(runs <= MOST_RUNS, "busy taken for dead", f"{runs:.2f} executions for each call")
+        cluster.run(cluster.world.now)
+        ended(cluster)
+    return cluster
+
+
+def resets(seed: int) -> Cluster:
+    """The links of small nodes are reset again and again, under requests that must not run twice.
+
+    Raises `BrokenRuleError`.
+    """
+    cluster = Cluster(seed)
+    chance, world = cluster.world.random, cluster.world
+    cluster.limits = (1, 0)
+    with simulated(cluster):
+        caller, *workers = started(cluster, 3, callers=1)
+        for number in range(12):
+            begin, process = 10.0 + number, workers[number % len(workers)]
+            for _ in range(20):
+                burn, wait = chance.choice([(0.0, 0.05), (0.02, 0.0), (0.02, 0.05)])
+                send = functools.partial(cluster.calls.send_from, caller, Order, 3.0, burn=burn, wait=wait)
+                world.at(begin + chance.uniform(0.0, 0.3), send)
+            world.at(begin + chance.uniform(0.05, 0.2), reset_now, cluster, process)
+        cluster.run(30.0)
+        ended(cluster)
+    return cluster
+
+
+def crash_under_load(*, reserve: float = 10.0) -> Cluster:
+    """A node is killed with many requests in flight that may run twice. Raises `BrokenRuleError` unless all succeed."""
+    cluster = Cluster(8)
+    cluster.reserve = reserve
+    with simulated(cluster):
+        caller, victim, *_ = started(cluster, 3, callers=1)
+        for _ in range(150):
+            cluster.calls.send_from(caller, Work, 15.0, wait=2.0)
+        cluster.run(11.0)
+        victim.kill()
+        cluster.run(30.0)
+        failed = [str(each) for each in cluster.calls.sent.values() if type(each.result) is not Success]
+        cluster.check(not failed, "lost with a node", f"{len(failed)} of 150 failed: {failed[:3]}")
+        cluster.run(cluster.world.now)
+        ended(cluster)
+    return cluster
+
+
+def freeze_under_load(*, timeout: float = 15.0, freeze: float = 40.0, reserve: float = 3.0) -> Cluster:
+    """A node is stopped with many requests in flight, and more come.
+
+    Raises `BrokenRuleError` if one runs late, or fails though it had time.
+    """
+    cluster = Cluster(12)
+    cluster.reserve = reserve
+    with simulated(cluster):
+        caller, victim, *_ = started(cluster, 3, callers=1)
+        for number in range(60):
+            kind = (Work, QuickWork, Order, QuickOrder)[number % 4]
+            cluster.world.after(number * 0.01, cluster.calls.send_from, caller, kind, timeout)
+        cluster.world.after(0.2, freeze_for, cluster, victim, freeze)
+        cluster.run(10.0 + freeze + 20.0)
+        ended(cluster)
+    return cluster
+
+
+def crash_overheard() -> Cluster:
+    """A node is killed while somebody listens to all subjects. Raises `BrokenRuleError` if that is not known soon."""
+    cluster = Cluster(9)
+    with simulated(cluster):
+        victim, *others = started(cluster, 5)
+        cluster.broker.overheard = True
+        cluster.run(30.0)
+        victim.kill()
+        cluster.run(30.0 + UNHEARD)
+        late = [p.node_id for p in others if p.membership.view.get(victim.node_id) is not None]
+        cluster.check(not late, "death unnoticed", f"by {late}, {UNHEARD:g} s after the crash")
+        cluster.run(cluster.world.now)
+        ended(cluster)
+    return cluster
+
+
+def split(duration: float, *, ttl: float = TTL) -> Cluster:
+    """Two nodes on each side of a split, with requests all the while.
+
+    Raises `BrokenRuleError` if a short one is taken for deaths, if a request is lost or runs twice that one side could
+    serve alone, or if it takes long until all are one again.
+    """
+    cluster = Cluster(10, ttl=ttl)
+    cluster.broker.prefers_own = True
+    world = cluster.world
+    with simulated(cluster):
+        nodes = started(cluster, 4)
+        for number, node in enumerate(nodes):
+            node.side = node.link.side = number % 2
+        cluster.calls.send_from(nodes[0], Order, 15.0, wait=10.0)  # in turn, so this one runs on its own node
+        for moment in range(int(duration) + 12):
+            world.at(10.0 + moment, cluster.calls.send_from, nodes[moment % 4], Work, 10.0)
+        world.at(12.0, apart, cluster, duration)
+        cluster.run(12.0 + duration + WHOLE + 2 * PROBE)
+        cluster.check_whole()
+        cluster.run(world.now + 15.0)
+        lost = [str(each) for each in cluster.calls.sent.values() if type(each.result) is not Success]
+        cluster.check(not lost, "lost in a split", f"{lost[:3]}")
+        cluster.run(world.now)
+        ended(cluster)
+    return cluster
+
+
+def crowd() -> Cluster:
+    """Many nodes with a lease so short that pings cannot keep it up. Raises `BrokenRuleError`."""
+    cluster = Cluster(1, ttl=LEASE)
+    with simulated(cluster):
+        for number in range(CROWD):
+            cluster.world.after(cluster.world.random.uniform(0, 2), cluster.spawn, f"n{number:02}")
+        cluster.run(5 * LEASE)
+        for process in cluster.alive():
+            process.loop.kill()
+    return cluster
+
+
+def amnesia() -> Cluster:
+    """A crash, a lost store, and a restart with an older clock, in one second."""
+    cluster = Cluster(5, store=True)
+    with simulated(cluster):
+        first, *_ = [cluster.spawn(f"n{number}") for number in range(3)]
+        cluster.run(30.0)
+        crash(cluster, first)
+        cluster.broker.store.clear()
+        cluster.spawn(first.node_id, wall=-3600.0)
+        cluster.run(80.0)
+        for process in cluster.alive():
+            process.loop.kill()
+    return cluster
