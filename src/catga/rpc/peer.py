@@ -47,6 +47,7 @@ ECHO_TIMEOUT = 2.0
 """Seconds until a ping to oneself counts as lost."""
 AGAIN = 0.1
 """Seconds until what could not be subscribed to is tried again."""
+COUNTED = ("garbage", "undeliverable", "refused_by_broker", "not_sent", "internal_errors", "dropped_pongs", "deaf")
 MAX_UNSENT = 10_000
 """Answers that wait for the link to come back."""
 
@@ -89,8 +90,8 @@ class Peer:
         self._loop = asyncio.get_running_loop()
         self.node_id = node.node_id
         self.incarnation = node.incarnation
-        self.counters = Counter(garbage=0, undeliverable=0, not_sent=0, internal_errors=0, dropped_pongs=0, deaf=0)
-        """How often what happened: ``garbage``, ``undeliverable`` …"""
+        self.counters = Counter(dict.fromkeys(COUNTED, 0))
+        """How often what happened, by name."""
         self._transport = transport
         self._prefix = prefix
         self._listener = listener
@@ -207,7 +208,6 @@ class Peer:
     def counts(self) -> dict[str, int]:
         """How often what happened, by name."""
         return {
-            "refused_by_broker": 0,
             **self.counters,
             "refused": self.server.refused,
             "dropped_expired": self.server.dropped,
@@ -275,7 +275,6 @@ class Peer:
             self._again.later(subject)
 
     def on_doubt(self, subject: str) -> None:
-        self.counters["refused_by_broker"] += 1
         self._again.later(subject)
 
     def _send_again(self, subject: str) -> None:
