@@ -234,8 +234,8 @@ class Membership:
             wait = self._settings.probe_interval / 2
             self._host.ping(node)
             await asyncio.sleep(wait)
-            age = self.view.silence(node_id) if self.view.is_member(node_id, incarnation) else UNKNOWN
-            age = min(age, UNKNOWN) if age >= wait else 0.0
+            heard = self.view.age(node_id) if self.view.is_member(node_id, incarnation) else None
+            age = UNKNOWN if heard is None else min(heard, UNKNOWN) if heard >= wait else 0.0
         self._host.tell(reply_to, nonce, age)
 
     def _act_on(self, found: Found) -> None:

@@ -194,7 +194,8 @@ class Prober:
         return Found(self._verdict(node, LeftReason.UNREACHABLE), silent)
 
     def _is_unreachable(self, node: NodeInfo) -> bool:
-        is_silent = (self._view.age(node.node_id) or 0.0) >= UNREACHABLE
+        age = min(self._view.age(node.node_id) or 0.0, self._hearing.now)  # what others heard before does not count
+        is_silent = age >= UNREACHABLE
         asked = self._witnesses
         return is_silent and asked.are_there(node.node_id) and asked.agree(node, UNREACHABLE, count=2)
 

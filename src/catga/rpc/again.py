@@ -15,7 +15,7 @@ MAX_SUBJECTS = 1_000
 
 class _Refused(msgspec.Struct):
     since: float
-    pause: float = FIRST
+    pause: float
     tried_at: float = 0.0
     timer: asyncio.TimerHandle | None = None
 
@@ -35,7 +35,7 @@ class Again:
         if found is None or (found.timer is None and now - found.tried_at > 2 * LONGEST):  # it went well since
             if found is None and not self._has_room():
                 return
-            found = self._refused[subject] = _Refused(since=now)
+            found = self._refused[subject] = _Refused(now, FIRST)
         if found.timer is not None:
             return
         if now - found.since > PATIENCE:

@@ -47,6 +47,16 @@ AGAIN = 0.1
 """Seconds until what could not be subscribed to is tried again."""
 LATE = 0.05
 """Seconds of delay from which on a batch may have been overtaken."""
+COUNTED = (
+    "garbage",
+    "undeliverable",
+    "missing_bounces",
+    "refused_by_broker",
+    "not_sent",
+    "internal_errors",
+    "dropped_pongs",
+    "deaf",
+)
 MAX_UNSENT = 10_000
 """Answers that wait for the link to come back."""
 
@@ -88,9 +98,8 @@ class Peer:
         self._loop = asyncio.get_running_loop()
         self.node_id = node.node_id
         self.incarnation = node.incarnation
-        self.counters = Counter(garbage=0, undeliverable=0, not_sent=0, internal_errors=0, dropped_pongs=0, deaf=0)
-        self.counters["missing_bounces"] = 0
-        """How often what happened: ``garbage``, ``undeliverable`` …"""
+        self.counters = Counter(dict.fromkeys(COUNTED, 0))
+        """How often what happened, by name."""
         self._transport = transport
         self._prefix = prefix
         self._listener = listener
@@ -217,7 +226,6 @@ class Peer:
     def counts(self) -> dict[str, int]:
         """How often what happened, by name."""
         return {
-            "refused_by_broker": 0,
             **self.counters,
             "refused": self.server.refused,
             "dropped_expired": self.server.dropped,
@@ -262,7 +270,6 @@ class Peer:
             self._again.later(subject)
 
     def on_doubt(self, subject: str) -> None:
-        self.counters["refused_by_broker"] += 1
         self._again.later(subject)
 
     def _send_again(self, subject: str) -> None:

@@ -1,16 +1,25 @@
 """What is asked of any nats-py client, one that was handed in included."""
 
 import asyncio
+import logging
 import ssl
+from collections.abc import Awaitable
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.transport import TcpTransport
 
 from catga.backends import redact
+from catga.backends.joining import BrokenError
 from catga.backends.nats.direct import NoTlsError
+from catga.errors import ClusterError
 
+logger = logging.getLogger("catga.backends.nats")
+
+OPERATION_TIMEOUT = 5.0
+"""Seconds until a round trip to the broker counts as failed."""
 LOOK_INTERVAL = 0.05
 """Seconds between looks whether the connection is still the same."""
 
@@ -32,6 +41,21 @@ def address(url: str) -> tuple[list[str], dict[str, Any]]:
     if password is None:
         return bare, {"token": unquote(user)}
     return bare, {"user": unquote(user), "password": unquote(password)}
+
+
+async def bounded(
+    operation: Awaitable[Any], url: str, what: str, timeout: float = OPERATION_TIMEOUT, *, quiet: bool = False
+) -> Any:
+    """Return the result of `operation`. Raises `ClusterError` if it fails, or takes too long, unless `quiet`."""
+    try:
+        async with asyncio.timeout(timeout):
+            return await operation
+    except (nats.errors.Error, OSError, TimeoutError, AssertionError) as error:  # nats-py asserts what it expects
+        if quiet:
+            logger.debug("%s failed", what, extra={"catga_error": repr(error)})
+            return None
+        kind = BrokenError if isinstance(error, ConnectionResetError) else ClusterError
+        raise kind(f"{redact(url)}: {what} failed: {error!r}") from error
 
 
 async def flush(client: Any) -> None:

@@ -10,14 +10,13 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
-import nats
-import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from catga.backends import redact
 from catga.backends.complaints import Complaints
-from catga.backends.nats.client import drain, flush, hopeless, is_closing, is_socket
+from catga.backends.joining import BrokenError, persist
+from catga.backends.nats.client import bounded, drain, flush, hopeless, is_closing, is_socket
 from catga.backends.nats.direct import DirectClient, OnPayload
 from catga.backends.nats.listening import Listening, OnMessage, Renewal
 from catga.backends.nats.opening import connect
@@ -27,22 +26,14 @@ from catga.errors import ClusterError
 
 logger = logging.getLogger("catga.backends.nats")
 
-OPERATION_TIMEOUT = 5.0
-"""Seconds until a round trip to the broker counts as failed."""
 REQUEST_TIMEOUT = 2.0
 """Seconds that a JetStream server has to answer."""
 CLOSE_TIMEOUT = 1.0
 """Seconds that the last messages have to reach the server."""
-RETRY = 0.05
-"""Seconds until a step of joining that failed with the link is tried again."""
 POLL_INTERVAL = 0.5
 """Seconds between looks whether the client has closed."""
 
 T = TypeVar("T")
-
-
-class BrokenError(ClusterError):
-    """The link is down, or was lost meanwhile."""
 
 
 class NatsConnection:
@@ -118,7 +109,7 @@ class NatsConnection:
         """
         self._users -= 1
         if self.is_up:
-            await self._bounded(self._end(list(listenings)), "unsubscribe", CLOSE_TIMEOUT, quiet=True)
+            await bounded(self._end(list(listenings)), self._url, "unsubscribe", CLOSE_TIMEOUT, quiet=True)
         if self._users > 0 or self._opening is None:
             return
         self._opening.cancel()
@@ -129,7 +120,7 @@ class NatsConnection:
             if task is not None:
                 task.cancel()
         if self._given is None and self._client is not None and not self._client.is_closed:
-            await self._bounded(self._client.close(), "close", CLOSE_TIMEOUT, quiet=True)
+            await bounded(self._client.close(), self._url, "close", CLOSE_TIMEOUT, quiet=True)
 
     async def _end(self, listenings: list[Listening]) -> None:
         for listening in listenings:
@@ -191,14 +182,7 @@ class NatsConnection:
         Raises:
             ClusterError: of `step`; at the latest when the connect timeout is over.
         """
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                return await step()
-            except ClusterError as error:
-                if loop.time() >= self._joining_until or (self.is_up and not isinstance(error, BrokenError)):
-                    raise
-            await asyncio.sleep(RETRY)
+        return await persist(step, lambda: self.is_up, self._joining_until)
 
     async def caught_up(self) -> None:
         """Return once all that came before the message at hand was handled. nats-py has a task for each subscription:
@@ -209,7 +193,7 @@ class NatsConnection:
         """Unsubscribe, having handled what the server had sent before."""
         try:
             if self._is_current(listening):
-                await self._bounded(drain(self.client, listening.subscription), "unsubscribe", quiet=True)
+                await bounded(drain(self.client, listening.subscription), self._url, "unsubscribe", quiet=True)
         finally:
             self._drop(listening)
 
@@ -276,11 +260,11 @@ class NatsConnection:
     async def request(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> Msg:
         """The answer to a message. Raises `ClusterError` if there is none in time."""
         requesting = self.client.request(subject, data, timeout=REQUEST_TIMEOUT, headers=headers)
-        return cast(Msg, await self._bounded(requesting, f"request to {subject}"))
+        return cast(Msg, await bounded(requesting, self._url, f"request to {subject}"))
 
     async def flush(self) -> None:
         """A round trip to the server, behind everything handed to the client before. Raises `ClusterError`."""
-        await self._bounded(flush(self.client), "flush")
+        await bounded(flush(self.client), self._url, "flush")
 
     async def _connect(self) -> None:
         if self._given is not None:
@@ -307,7 +291,7 @@ class NatsConnection:
         try:
             await connect(client, self._url, options, self._timeout, refused, lambda: self._last_problem)
         except BaseException:
-            await self._bounded(client.close(), "close", quiet=True)
+            await bounded(client.close(), self._url, "close", quiet=True)
             raise
         return client
 
@@ -324,7 +308,7 @@ class NatsConnection:
             except ClusterError as error:
                 logger.debug("still not connected", extra={"catga_error": str(error)})
                 if client is not None:  # connected, and yet of no use: it must not stay
-                    await self._bounded(client.close(), "close", quiet=True)
+                    await bounded(client.close(), self._url, "close", quiet=True)
             else:
                 self.tell(self._renewal.is_whole)
                 return
@@ -333,20 +317,7 @@ class NatsConnection:
         self._hand_over(listening, True)  # before the first can come, or it would be overtaken
         client: Any = self.client  # nats-py's own annotation of `subscribe` is incomplete
         subscribing = client.subscribe(listening.subject, queue=listening.queue, cb=listening.on_message)
-        listening.subscription = await self._bounded(subscribing, "subscribe")
-
-    async def _bounded(
-        self, operation: Awaitable[Any], what: str, timeout: float = OPERATION_TIMEOUT, *, quiet: bool = False
-    ) -> Any:
-        try:
-            async with asyncio.timeout(timeout):
-                return await operation
-        except (nats.errors.Error, OSError, TimeoutError, AssertionError) as error:  # nats-py asserts what it expects
-            if quiet:
-                logger.debug("%s failed", what, extra={"catga_error": repr(error)})
-                return None
-            kind = BrokenError if isinstance(error, ConnectionResetError) else ClusterError
-            raise kind(f"{redact(self._url)}: {what} failed: {error!r}") from error
+        listening.subscription = await bounded(subscribing, self._url, "subscribe")
 
     def tell(self, up: bool) -> None:
         if up != self._up:

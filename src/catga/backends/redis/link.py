@@ -19,6 +19,7 @@ from typing import Any, TypeAlias, TypeVar
 from hiredis import ReplyError
 
 from catga.backends.complaints import Complaints
+from catga.backends.joining import persist
 from catga.backends.redis.connect import Connector, RefusedError, ReplicaError
 from catga.backends.redis.session import LOOK_INTERVAL, OnReply, Session
 from catga.errors import ClusterError
@@ -58,7 +59,6 @@ class RedisLink:
         self._runner: asyncio.Task[None] | None = None
         self._users = 0
         self._joining_until = 0.0  # in the loop's time
-        self._came_up = asyncio.Event()
         self._cause = ""  # of the link's being down
         self.complaints = Complaints(logger)
 
@@ -114,17 +114,7 @@ class RedisLink:
         Raises:
             ClusterError: of `step`; at the latest when the connect timeout is over.
         """
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                return await step()
-            except ClusterError:
-                if self.is_up or loop.time() >= self._joining_until:
-                    raise
-            self._came_up.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(self._joining_until):
-                    await self._came_up.wait()
+        return await persist(step, lambda: self.is_up, self._joining_until)
 
     async def call(self, *command: str | bytes | int) -> Any:
         """The reply to one command. Raises `ClusterError` when the link is lost, or for an error reply."""
@@ -249,7 +239,6 @@ class RedisLink:
             session = await self._reconnect(cause)
             self._session = session
             self.complaints.forget()
-            self._came_up.set()
             self.on_link(True)
 
     async def _reconnect(self, cause: BaseException | None) -> Session:
