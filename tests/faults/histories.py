@@ -163,12 +163,17 @@ class Cluster:
             if process.membership.me.incarnation != node.incarnation or self._is_outgrown(process):
                 continue
             excused = process.was_mute(self._silence(event), now - DETECTION) or self._is_apart(process, event)
+            excused = excused or self._is_slow_to_return(process)
             self.check(excused, "false death", f"{observer} buried {node.node_id}/{node.version}, {event.reason}")
 
     def _silence(self, event: NodeChangeEvent) -> float:
         """Seconds that a node must have been mute for this end."""
         assert event.reason is not None
         return {"crashed": 0.9 * CONFIRM, "unreachable": UNREACHABLE}.get(event.reason.value, self.ttl / 4)
+
+    def _is_slow_to_return(self, process: Process) -> bool:
+        """Whether it has no link, although the broker was back longer ago than the others wait for it."""
+        return not process.link.is_up and self.broker.up and self.world.now - self.broker.up_since > SETTLE
 
     def _is_apart(self, process: Process, event: NodeChangeEvent) -> bool:
         """Whether it is, or was just now, beyond a split from who takes it for dead."""

@@ -218,7 +218,7 @@ def history(seed: int, *, faults: int = 6) -> Cluster:
         delay=chance.choice([0.0005, 0.005]),
         spread=chance.choice([0.001, 0.02]),
     )
-    cluster.is_lossy = cluster.broker.wire.loss > 0
+    cluster.is_lossy = cluster.broker.wire.loss > 0 or cluster.broker.wire.late > 1.0  # a late twin is a sign of life
     cluster.has_queues = chance.random() < 0.1
     cluster.broker.prefers_own = chance.random() < 0.5
     cluster.limits = chance.choice([(512, 1024), (512, 1024), (8, 8), (2, 2), (1, 0)])
