@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import signal
 from pathlib import Path
 
@@ -119,7 +118,7 @@ async def test_a_request_that_kills_its_nodes_is_said_to_have_run_perhaps(nats_u
         with Catga(tmp_path / "send", "send", "cli_shop:DieAgain", "--timeout", "20", *where) as send:
             assert await send.ended() == 1
         assert await run.ended() == 7
-    assert re.search(r"attempts\).*may have been executed|may have been executed.*attempts\)", send.err), send.err
+    assert "the request may have been executed" in send.err
 
 
 async def test_workers_leave_gracefully_when_their_supervisor_is_killed(nats_url: str, tmp_path: Path) -> None:

@@ -423,3 +423,21 @@ async def test_a_long_turn_of_the_senders_loop_counts_against_the_calls_put_befo
     assert first.ttl < 4.85
     assert second.ttl > 4.95
     assert boottime() - clock < 5.0
+
+
+async def test_what_waits_for_its_place_here_does_not_begin_after_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+    app = Mediator()
+
+    @app.handler
+    async def hold(request: Hold) -> int:
+        ran.append(request.number)
+        await asyncio.sleep(0.01)
+        time.sleep(0.3 if request.number == 1 else 0.0)  # as when the process is stopped
+        return request.number
+
+    async with add_cluster(app, "memory://waits", max_concurrency=1, request_timeout=0.2) as node:
+        results = await asyncio.gather(node.send(Hold(1)), node.send(Hold(2)))
+        assert ran == [1]
+        error = results[1].error  # type: ignore[union-attr]
+        assert (type(error), error.execution) == (CatgaTimeoutError, Execution.NO)

@@ -177,7 +177,7 @@ class Delivery:
         to, call_id, end = None, 0, self._known(_expired())
         if job.deadline > now:
             if node.node_id == self._node_id and (endpoint := self._endpoint(codec, job.headers)) is not None:
-                end = self._loop.create_task(self._server.run_local(endpoint, job.message, job.deadline - now))
+                end = self._loop.create_task(self._run_here(endpoint, job))
             else:
                 call = job.call = self._call(job.message, codec, job.headers, job.deadline - now, job.call)
                 to, call_id = self._client.destinations[node.node_id, node.incarnation], call.id
@@ -187,6 +187,10 @@ class Delivery:
         attempt = Attempt(end, node.node_id, to, call_id, stats, stats.started(), is_trial)
         job.open.append(attempt)
         return attempt
+
+    async def _run_here(self, endpoint: Endpoint, job: Job) -> Outcome | CatgaResult[Any]:
+        left = job.deadline - self._loop.time()  # the task may have had to wait for its first step
+        return await self._server.run_local(endpoint, job.message, left) if left > 0 else _expired()
 
     def _begin_queued(self, job: Job) -> Attempt:
         """The broker picks the node."""

@@ -222,17 +222,20 @@ class Server:
             return result
         if self._busy >= self._max_concurrency and len(self._queue) >= self._max_queue:
             return Failure(self._overloaded())
-        has_place = False
+        has_place = has_begun = False
         try:
             async with asyncio.timeout(timeout):
                 await self._place(self._loop.time() + timeout)
                 has_place = True
+                if perf_counter() - started >= timeout:  # the process was stopped while it waited
+                    raise TimeoutError
+                has_begun = True
                 result = await endpoint.run(message)
                 return result
         except TimeoutError as late:
             text = f"{endpoint.codec.name} took longer than {timeout:g} s"
             error = CatgaTimeoutError(text, details=left_out(late.__cause__))
-            error.execution = Execution.MAYBE if has_place else Execution.NO
+            error.execution = Execution.MAYBE if has_begun else Execution.NO
             return Failure(error)
         except ClosedError as error:  # the node stopped while the call waited for its place
             return Failure(error)
