@@ -172,8 +172,9 @@ class Cluster:
         return {"crashed": 0.9 * CONFIRM, "unreachable": UNREACHABLE}.get(event.reason.value, self.ttl / 4)
 
     def _is_slow_to_return(self, process: Process) -> bool:
-        """Whether it has no link, although the broker was back longer ago than the others wait for it."""
-        return not process.link.is_up and self.broker.up and self.world.now - self.broker.up_since > SETTLE
+        """Whether it has no link since a restart of the broker, which is longer ago than the others wait for it."""
+        link, since = process.link, self.broker.up_since
+        return not link.is_up and link.down_since <= since < self.world.now - SETTLE
 
     def _is_apart(self, process: Process, event: NodeChangeEvent) -> bool:
         """Whether it is, or was just now, beyond a split from who takes it for dead."""

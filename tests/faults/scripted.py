@@ -182,3 +182,20 @@ def amnesia() -> Cluster:
         for process in cluster.alive():
             process.loop.kill()
     return cluster
+
+
+def thaw(seed: int) -> Cluster:
+    """The broker stands still until some nodes give up their connections, and these take their time to come back.
+
+    Raises `BrokenRuleError` if the others take them for dead.
+    """
+    cluster = Cluster(seed)
+    with simulated(cluster):
+        started(cluster, 3)
+        for process in cluster.alive():
+            process.link.reconnect = (0.05, 2.5)
+        cluster.broker.freeze()
+        cluster.world.after(5.0, cluster.broker.thaw)
+        cluster.run(40.0)
+        ended(cluster)
+    return cluster

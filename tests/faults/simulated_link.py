@@ -36,6 +36,7 @@ class Link:
         self.cut = False  # refused: both sides know
         self.max_payload = 1024 * 1024
         self.client = self
+        self.down_since = 0.0
         self.refusals = Refusals()
         self.problem = ""
         self.reconnect = reconnect
@@ -219,7 +220,7 @@ class Link:
 
     def _down(self) -> None:
         if self._up:
-            self._up = False
+            self._up, self.down_since = False, self.world.now
             for listener in list(self.on_link):
                 listener(False)
         self._retry(0.0)

@@ -19,6 +19,7 @@ from scripted import (
     resets,
     rush,
     split,
+    thaw,
 )
 from simulated_calls import QuickWork, Work
 
@@ -54,7 +55,7 @@ def test_ages_by_wall_clock_kill_healthy_nodes(monkeypatch: pytest.MonkeyPatch) 
         self._last = time
 
     monkeypatch.setattr(HearingClock, "heard", heard)
-    assert caught_as() == "false death"
+    assert caught_as(thaw) == "false death"
 
 
 def test_without_tombstones_the_dead_rise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ Real nodes in a simulated world (`simulation`, `simulated_broker`), the rules th
 import pytest
 from histories import PROBE, Cluster
 from mishaps import crash, history
-from scripted import amnesia, crash_overheard, crash_under_load, crowd, freeze_under_load, resets, rush, split
+from scripted import amnesia, crash_overheard, crash_under_load, crowd, freeze_under_load, resets, rush, split, thaw
 from simulated_calls import Job, QuickWork, Work
 from simulated_clocks import simulated
 
@@ -42,6 +42,12 @@ def test_a_crowd_too_large_to_hear_of_everybody_stays_together() -> None:
 def test_a_restarted_node_outlives_the_memory_of_its_former_life() -> None:
     """Its clock is an hour behind, the store is empty, and the others still know its former life: it is not fenced."""
     amnesia().check_calm()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_those_who_come_back_late_from_a_thaw_are_waited_for(seed: int) -> None:
+    """Who was deaf begins to judge anew."""
+    thaw(seed)
 
 
 def test_a_crash_is_known_to_all_within_three_probes() -> None:

@@ -433,7 +433,7 @@ async def test_what_waits_for_its_place_here_does_not_begin_after_its_deadline(m
     async def hold(request: Hold) -> int:
         ran.append(request.number)
         await asyncio.sleep(0.01)
-        time.sleep(0.3 if request.number == 1 else 0.0)  # as when the process is stopped
+        time.sleep(0.3 if request.number == 1 else 0.0)  # noqa: ASYNC251 - as when the process is stopped
         return request.number
 
     async with add_cluster(app, "memory://waits", max_concurrency=1, request_timeout=0.2) as node:
