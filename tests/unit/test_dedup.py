@@ -355,7 +355,9 @@ async def test_what_a_batch_waited_on_its_way_is_taken_off_the_time_of_its_calls
     now = boottime()
     desk.say(clock=now)  # its quickest
     desk.say(msgspec.structs.replace(a_call(1, 1), ttl=5.0), oldest=1, clock=now - 6.0)
-    await eventually(lambda: desk.node.counters["dropped_expired"] == 1)
+    [late] = await desk.hear(1)
+    assert isinstance(late, Fault)
+    assert late.execution is Execution.NO  # should its caller still wait
     desk.say(msgspec.structs.replace(a_call(2, 2), ttl=5.0), oldest=1, clock=now - 1.0)
     await desk.hear(1)
     assert desk.ran == [2]

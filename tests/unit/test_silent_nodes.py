@@ -211,5 +211,12 @@ def test_a_refused_retry_is_paid_back_up_to_the_reserve() -> None:
 
 def test_a_pace_lets_a_burst_go_and_spreads_the_rest() -> None:
     pace = Pace(rate=10.0, burst=2)
-    assert [pace.wait(100.0) for _ in range(5)] == pytest.approx([0.0, 0.0, 0.1, 0.2, 0.3])
-    assert pace.wait(200.0) == 0.0
+    assert [pace.wait(100.0, 200.0) for _ in range(5)] == pytest.approx([0.0, 0.0, 0.1, 0.2, 0.3])
+    assert pace.wait(200.0, 300.0) == 0.0
+
+
+def test_what_would_come_too_late_takes_no_turn() -> None:
+    pace = Pace(rate=10.0, burst=1)
+    assert pace.wait(100.0, 200.0) == 0.0
+    assert [pace.wait(100.0, 100.05) for _ in range(3)] == [None, None, None]
+    assert pace.wait(100.0, 200.0) == pytest.approx(0.1)

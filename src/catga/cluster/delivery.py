@@ -33,6 +33,8 @@ QUEUE_ATTEMPTS = 5
 """Times that a request is put into a queue, if nobody takes it or who takes it refuses: a second or so."""
 NOBODY = Candidates()
 NONE: frozenset[str] = frozenset()
+MAX_WAITING = 1000
+"""Messages that wait for a service without a node; more of them fail at once."""
 MAX_PAUSE = 0.5
 """Seconds between two rounds through all candidates, at most."""
 
@@ -64,6 +66,7 @@ class Delivery:
         self._failovers = failovers
         self._budget = RetryBudget()
         self._pace = Pace()
+        self._waiting = 0  # messages for a service that has no node now
         self._loop = asyncio.get_running_loop()
 
     async def deliver(self, message: Any, route: Route, headers: dict[str, str] | None) -> CatgaResult[Any]:
@@ -155,12 +158,20 @@ class Delivery:
             node = self._choose(job, nodes)
             if node is not None:
                 return self._begin_at(job, node)
-            waits = job.route.waits and self._server.refusing is None
-            if waits and not nodes:
-                job.failure = job.failure or Failure(self._why_nobody())
-            if not (nodes or waits) or not await self._pause(job.failure, job.deadline):
+            if not await (self._pause(job.failure, job.deadline) if nodes else self._wait_for_nodes(job)):
                 return job.failure or Failure(self._why_nobody())
             job.tried = NONE
+
+    async def _wait_for_nodes(self, job: Job) -> bool:
+        """Nobody is there: whether it makes sense to look again, after a pause."""
+        if not job.route.waits or self._server.refusing is not None or self._waiting >= MAX_WAITING:
+            return False
+        job.failure = job.failure or Failure(self._why_nobody())
+        self._waiting += 1
+        try:
+            return await self._pause(job.failure, job.deadline)
+        finally:
+            self._waiting -= 1
 
     def _choose(self, job: Job, nodes: Candidates) -> NodeInfo | None:
         outliers = self._outliers
@@ -224,7 +235,7 @@ class Delivery:
                 if attempt.is_hedge and cast(Failure, result).error.execution is Execution.NO:
                     self._budget.refund()
                     if job.open:
-                        self._hedge(job, first)
+                        self._hedge_again(job, first)
         return cast(Failure, job.failure)
 
     def _ended(self, job: Job, attempt: Attempt, outcome: Outcome | CatgaResult[Any]) -> CatgaResult[Any]:
@@ -252,6 +263,13 @@ class Delivery:
         self._failovers[job.route.codec.name] += 1
         self._begin_at(job, node).is_hedge = True
         job.tried |= {node.node_id}
+
+    def _hedge_again(self, job: Job, first: Attempt) -> None:
+        """Begin another second attempt. If nobody is left, all may be asked again at the next news of the silence."""
+        self._hedge(job, first)
+        if len(job.open) == 1:
+            job.tried = frozenset({first.node_id})
+            self._client.double(first.call_id, is_doubled=False)
 
     def _next_alive(self, job: Job) -> NodeInfo | None:
         alive = job.route.pool().only("alive", lambda node: node.state is NodeState.ALIVE)
@@ -282,16 +300,22 @@ class Delivery:
             return False
         if job.route.is_queued and (
             job.attempts >= QUEUE_ATTEMPTS
-            or (type(failure.error) is ClusterError and not await self._pause(failure, job.deadline))
+            or (type(failure.error) is ClusterError and not await self._pause(failure, job.deadline, 0.2))
         ):
             return False
         if verdict is Verdict.ELSEWHERE:
             return True
         if job.at_lost_node and not job.has_moved:
-            job.has_moved = True
-            await asyncio.sleep(self._pace.wait(self._loop.time()))
-            return True
+            return await self._may_move(job)
         return self._budget.withdraw()
+
+    async def _may_move(self, job: Job) -> bool:
+        """Whether the turn of this job to go on from a lost node comes before its deadline; waits for it."""
+        job.has_moved = True
+        wait = self._pace.wait(self._loop.time(), job.deadline)
+        if wait:
+            await asyncio.sleep(wait)
+        return wait is not None
 
     def _count(self, job: Job, attempt: Attempt) -> None:
         """Another attempt follows this one."""
@@ -325,8 +349,8 @@ class Delivery:
         """What runs such a message here."""
         return self._server.endpoint(codec.name, headers)
 
-    async def _pause(self, failure: Failure | None, deadline: float) -> bool:
-        """All candidates were tried: whether another round makes sense, after a pause."""
+    async def _pause(self, failure: Failure | None, deadline: float, least: float = 0.02) -> bool:
+        """All candidates were tried: whether another round makes sense, after a pause of `least` seconds or more."""
         if failure is None or isinstance(failure.error, OverloadedError | HandlerNotFoundError):
             return False
         if self._client.closed:
@@ -334,7 +358,7 @@ class Delivery:
         left = deadline - self._loop.time()
         if left <= 0:
             return False
-        await asyncio.sleep(min(left, random.uniform(0.02, MAX_PAUSE)))
+        await asyncio.sleep(min(left, random.uniform(least, MAX_PAUSE)))
         return self._loop.time() < deadline  # if not, the last failure says more than that
 
     async def _without_link(self, route: "Route", headers: dict[str, str] | None, deadline: float) -> Candidates:

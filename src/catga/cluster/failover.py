@@ -75,7 +75,10 @@ class Pace:
         self._burst = burst * self._interval
         self._due = 0.0
 
-    def wait(self, now: float) -> float:
-        """Seconds until the next event may happen, which is now taken for granted."""
-        self._due = max(self._due, now - self._burst) + self._interval
-        return max(self._due - now, 0.0)
+    def wait(self, now: float, until: float) -> float | None:
+        """Seconds until the next event may happen, which takes its turn; None if that is not before `until`."""
+        due = max(self._due, now - self._burst) + self._interval
+        if due >= until:
+            return None
+        self._due = due
+        return max(due - now, 0.0)

@@ -227,15 +227,16 @@ class Membership:
         self._act_on(self.prober.told(witness, nonce, age, bounces_work=self._host.bounces_work()))
 
     async def _witness(self, reply_to: str, nonce: int, node_id: str, incarnation: int) -> None:
-        """Ping the node, and tell what that shows: 0 if it was heard of."""
-        age = 0.0 if (node_id, incarnation) == (self.me.node_id, self.me.incarnation) else UNKNOWN
+        """Ping the node, and tell what that shows: 0 if it was heard of. Who does not know it has nothing to tell."""
         node = self.view.get(node_id)
-        if age and node is not None and node.incarnation == incarnation:
-            wait = self._settings.probe_interval / 2
+        if node is None or node.incarnation != incarnation:
+            return
+        wait = self._settings.probe_interval / 2
+        if node_id != self.me.node_id:
             self._host.ping(node)
             await asyncio.sleep(wait)
-            heard = self.view.age(node_id) if self.view.is_member(node_id, incarnation) else None
-            age = UNKNOWN if heard is None else min(heard, UNKNOWN) if heard >= wait else 0.0
+        heard = self.view.age(node_id) if self.view.is_member(node_id, incarnation) else UNKNOWN
+        age = heard if heard is not None and heard >= wait and node_id != self.me.node_id else 0.0
         self._host.tell(reply_to, nonce, age)
 
     def _act_on(self, found: Found) -> None:

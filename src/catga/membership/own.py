@@ -189,6 +189,8 @@ class OwnLife:
             self.introduce()
         elif ended >= self.record.sequence and self.joined:
             self._refute(ended)
+        elif ended >= 0:  # it has missed the refutation
+            self.introduce()
 
     def introduce(self, *, later: bool = False) -> None:
         """Announce this node again, as somebody does not know it: once for all who do not, and not too often.
@@ -237,12 +239,16 @@ class OwnLife:
         await self._register(self.record)
 
     async def _rejoin(self, ended: int) -> None:
-        """Live on under an incarnation beyond the one that ended."""
-        if ended < self.record.incarnation or self.fenced:
-            return
-        self._rival = 0
-        incarnation = self._beyond(ended)
-        self.record = msgspec.structs.replace(self.record, incarnation=incarnation, sequence=0)
-        await self._host.on_rejoin(incarnation)
-        self._view.observe(Sighting(self.record))
-        await self._register(self.record)
+        """Live on under an incarnation beyond the one that ended, as soon as that has an inbox."""
+        while ended >= self.record.incarnation and not self.fenced:
+            incarnation = self._beyond(ended)
+            try:
+                await self._host.on_rejoin(incarnation)
+            except ClusterError as error:
+                logger.warning("could not open a new inbox; it is tried again", extra={"catga_error": repr(error)})
+                await asyncio.sleep(self._interval)
+                continue
+            self._rival = 0
+            self.record = msgspec.structs.replace(self.record, incarnation=incarnation, sequence=0)
+            self._view.observe(Sighting(self.record))
+            await self._register(self.record)

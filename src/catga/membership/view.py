@@ -250,12 +250,14 @@ class View:
         node_id = end.node_id
         if end.version <= self._buried(node_id) or end.age > self._horizon:
             return False  # known, or so old that the others forget it: not to be passed round for ever
+        member = self._members.get(node_id)
+        if end.incarnation >= OUTGROWABLE and (member is None or member.record.incarnation != end.incarnation):
+            return False  # nobody could outgrow it
         if end.incarnation < OUTGROWABLE:
             self._tombstones[node_id] = _Tombstone(end.version, end.reason, self._hearing.now - end.age)
             self._tombstones.move_to_end(node_id)
             if len(self._tombstones) > MAX_TOMBSTONES:
                 self._tombstones.popitem(last=False)
-        member = self._members.get(node_id)
         if member is None or member.record.version > end.version:
             return True
         self._remove(member, end.reason)

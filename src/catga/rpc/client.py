@@ -297,11 +297,11 @@ class Client:
                 told, pending.future = pending.future, self._loop.create_future()
                 told.set_result(Silent(pending.future))
 
-    def double(self, call_id: int) -> None:
+    def double(self, call_id: int, *, is_doubled: bool = True) -> None:
         """This call goes to another node as well: it need not be told again that its node is silent."""
         pending = self._pending.get(call_id)
         if pending is not None:
-            pending.is_doubled = True
+            pending.is_doubled = is_doubled
 
     def link_down(self) -> None:
         """The link is lost: until it is back silence means nothing."""

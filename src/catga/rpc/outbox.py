@@ -75,7 +75,6 @@ class Outbox:
         """Counts the turns of the loop in which something could leave."""
         self.since = 0.0
         """When the first frame of this turn was put, by `catga.rpc.clock.boottime`."""
-        self._turn_began = 0.0  # the same in the loop's time, which some loops keep still during a turn
         self._queues: dict[str, list[Frame]] = {}
         self._size = 0
         self._token = 0
@@ -113,7 +112,7 @@ class Outbox:
         it saves a turn."""
         if not self._is_due:
             self._is_due = True
-            self.since, self._turn_began = clock.boottime(), self._loop.time()
+            self.since = clock.boottime()
             self._loop.call_soon(self._flush, context=self._context)
 
     async def drained(self) -> None:
@@ -143,9 +142,8 @@ class Outbox:
         self._is_due = False
         self.turn += 1
         if self._queues and self._draining is None:
-            passed = self._loop.time() - self._turn_began
-            if passed > LONG:
-                self._count_waiting(self.since + passed)
+            if clock.boottime() - self.since > LONG:
+                self._count_waiting()
             queues, self._queues = self._queues, {}
             self._size = 0
             self._send(queues)
@@ -165,12 +163,12 @@ class Outbox:
     def _go_on(self) -> None:
         """There is room again, or no link: what waited leaves, or is told."""
         self._draining = None
-        self._count_waiting(clock.boottime())
+        self._count_waiting()
         self._flush()
 
-    def _count_waiting(self, until: float) -> None:
-        """What waits has waited until then."""
-        self.since, self._turn_began = until, self._loop.time()
+    def _count_waiting(self) -> None:
+        """What waits has waited until now."""
+        self.since = clock.boottime()
         for frames in self._queues.values():
             self._on_waited(frames)
 

@@ -160,11 +160,11 @@ class Peer:
 
     async def open_inbox(self, incarnation: int) -> None:
         """Take calls under `incarnation`, and no longer under the one before."""
-        former, self._inbox = self._inbox, inbox(self._prefix, self.node_id, incarnation)
-        self.incarnation = incarnation
-        if former != self._inbox:
-            self._addresses = (self._inbox, self._reply_box, former)  # what was sent to the former one still counts
-            await self._transport.subscribe(self._inbox)
+        former, subject = self._inbox, inbox(self._prefix, self.node_id, incarnation)
+        if former != subject:
+            self._addresses = (subject, self._reply_box, former)  # what was sent to the former one still counts
+            await self._transport.subscribe(subject)
+            self._inbox, self.incarnation = subject, incarnation
             if former:
                 self._doubtful.pop(former, None)
                 await self._transport.unsubscribe(former)
@@ -261,8 +261,17 @@ class Peer:
         self.counters["undeliverable"] += 1
         destination, stranger = self.client.on_unlistened(subject, token), self.probes.unlistened(subject)
         life = stranger if destination is None else (destination.node_id, destination.incarnation)
-        if life is not None and subject != self._inbox:
+        if subject == self._inbox:
+            self._subscribe_inbox_anew()
+        elif life is not None:
             self._listener.unlistened(*life)
+
+    def _subscribe_inbox_anew(self) -> None:
+        """The broker does not know of this node's own subscription: no link is whole without it."""
+        if self._verifying is None or self._verifying.done():
+            self._doubtful[self._inbox] = False
+            self.on_link(False)
+            self.on_link(True)
 
     def on_refused(self, subject: str, token: int, reason: str, final: bool) -> None:
         self.counters["refused_by_broker"] += 1

@@ -124,14 +124,14 @@ class Runner:
     # -- a task each ----------------------------------------------------------------------------------
 
     def _run_alone(self, call: Admitted) -> None:
-        self._began = perf_counter()
-        if call.begin_by <= self._began:
+        began = perf_counter()
+        if call.begin_by <= began:
             self._on_late(call)
             return
         # A context of its own: that of the call which ended just now, or of the sender, is not this one's.
         call.task = _spawn(self._alone(call), self._loop, self._context.copy())
         if EAGER:
-            step = perf_counter() - self._began
+            step = perf_counter() - began
             call.endpoint.tally.waits = not call.task.done()
             self._loop.call_soon(self._free, step)
         else:

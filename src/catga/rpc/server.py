@@ -19,6 +19,7 @@ from catga.errors import (
     CatgaError,
     CatgaTimeoutError,
     ClosedError,
+    ClusterError,
     Execution,
     HandlerNotFoundError,
     MaybeExecutedError,
@@ -156,6 +157,8 @@ class Server:
         ttl = call.ttl - caller.late
         if not ttl > 0:  # or no number
             self.dropped += 1
+            if call.ttl > 0:  # its caller may be wrongly taken for late, by a clock that was set
+                raise ClusterError("the request was longer on its way than its time-out")
             return
         try:
             endpoint = self._admit(call)
@@ -341,7 +344,7 @@ class Server:
         try:
             await place.granted
         except asyncio.CancelledError:
-            if place.granted.done() and not place.granted.cancelled():
+            if place.granted.done() and not place.granted.cancelled() and place.granted.exception() is None:
                 self._busy -= 1
             else:
                 with suppress(ValueError):  # it was passed over in between

@@ -50,7 +50,7 @@ async def bounded(
     try:
         async with asyncio.timeout(timeout):
             return await operation
-    except (nats.errors.Error, OSError, TimeoutError, AssertionError) as error:  # nats-py asserts what it expects
+    except (nats.errors.Error, OSError, TimeoutError, AssertionError, RuntimeError) as error:  # uvloop, nats-py's asserts
         if quiet:
             logger.debug("%s failed", what, extra={"catga_error": repr(error)})
             return None

@@ -209,6 +209,11 @@ class NatsConnection:
                 write(self._client, [pack_unsubscribe(subscription._id, 0)])
         self._hand_over(listening, False)
 
+    def forget(self, subscription: Any) -> None:
+        """Tell the server that nobody is subscribed so any more, if it knows of it from this client."""
+        if self.is_up and subscription._conn is self._client:
+            write(self._client, [pack_unsubscribe(subscription._id, 0)])
+
     def _is_current(self, listening: Listening) -> bool:
         """Whether the server has it from this client, not from one that has closed: their numbers are the same."""
         subscription: Any = listening.subscription

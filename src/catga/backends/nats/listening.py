@@ -45,6 +45,7 @@ class Renewing(Protocol):
 
     async def listen(self, listening: Listening, /) -> None: ...
     async def flush(self) -> None: ...
+    def forget(self, subscription: Any, /) -> None: ...
     def tell(self, up: bool, /) -> None: ...
 
 
@@ -96,6 +97,7 @@ class Renewal:
             return
         former._stop_processing()
         former._conn._remove_sub(former._id)
+        self._connection.forget(former)  # should the server still have it
         listening.refused = ""
         await self._connection.listen(listening)
         await self._connection.flush()

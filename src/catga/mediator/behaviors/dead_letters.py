@@ -184,7 +184,7 @@ class DeadLetters:
         token = _replay.set(None)  # what the handler itself publishes is no replay
         try:
             value = await call_next(message)
-        except BaseException as error:
+        except (Exception, asyncio.CancelledError) as error:
             await self._put(message, handler, *_reason(error), replay)
             raise
         finally:
@@ -201,10 +201,10 @@ class DeadLetters:
         except CatgaError as reason:
             _not_kept(message, handler, reason)
         else:
+            self._writes += 1
             await settle(self._write(letter, message))
 
     async def _write(self, letter: DeadLetter, message: object) -> None:
-        self._writes += 1
         try:
             async with asyncio.timeout(WRITE_TIMEOUT):
                 await self._store.put(letter)
