@@ -60,6 +60,17 @@ def test_a_forged_clock_makes_its_sender_late_for_some_seconds_only() -> None:
     assert [clock.of("box", sent + OFFSET, came) for sent, came in steady(5, 20, took=0.002)][-1] < 0.001
 
 
+def test_who_is_met_right_after_this_node_was_deaf_may_have_waited_for_as_long() -> None:
+    clock = Lateness()
+    for sent, came in steady(0, 5, took=0.002):
+        clock.of("own", sent + OFFSET, came)
+    assert clock.of("own", 40.0 + OFFSET, 40.0) < 0.01
+    assert clock.of("new", 10.0, 40.0) == pytest.approx(35.1, abs=0.1)
+    assert clock.of("new", 11.0, 40.1) == pytest.approx(35.1, abs=0.1)
+    assert clock.of("new", 43.0, 43.0) < 0.01
+    assert clock.of("newer", 1.0, 43.1) == 0.0
+
+
 def test_who_tells_no_clock_is_never_late() -> None:
     clock = Lateness()
     assert [clock.of("box", 0.0, now) for now in (1.0, 100.0)] == [0.0, 0.0]

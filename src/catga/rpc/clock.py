@@ -30,10 +30,16 @@ def boottime() -> float:
     return time.clock_gettime(_CLOCK)
 
 
-class _Sender:
-    __slots__ = ("ends", "lasts", "least", "window")
+DEAF = 3.0
+"""Seconds without any batch, this node's own included, from which on it was deaf."""
 
-    def __init__(self, took: float, now: float) -> None:
+
+class _Sender:
+    __slots__ = ("doubt", "doubt_ends", "ends", "lasts", "least", "window")
+
+    def __init__(self, took: float, now: float, doubt: float) -> None:
+        self.doubt = doubt  # seconds that its first batches may have waited: there are none to compare them with
+        self.doubt_ends = now + WINDOW
         self.least = self.window = took
         self.lasts: deque[float] = deque(maxlen=WINDOWS)  # the least of each window
         self.ends = now + WINDOW
@@ -56,6 +62,9 @@ class Lateness:
 
     def __init__(self) -> None:
         self._senders: OrderedDict[str, _Sender] = OrderedDict()
+        self._last = 0.0  # when a batch came
+        self._deaf = 0.0  # seconds for which none had come before
+        self._deaf_ends = 0.0  # when nothing of that time comes any more
 
     def of(self, sender: str, sent: float, now: float) -> float:
         """Seconds that a batch was longer on its way than the quickest of its sender's.
@@ -67,13 +76,13 @@ class Lateness:
         """
         if not sent:
             return 0.0
-        took = now - sent
+        took, gap = now - sent, now - self._last
+        self._last = now
+        if gap > DEAF and self._senders:
+            self._deaf, self._deaf_ends = gap, now + WINDOW
         found = self._senders.get(sender)
         if found is None:
-            self._senders[sender] = _Sender(took, now)
-            if len(self._senders) > MAX_SENDERS:
-                self._senders.popitem(last=False)
-            return 0.0
+            return self._meet(sender, took, now)
         if took < found.window:
             found.window = took
             if took < found.least:
@@ -81,4 +90,11 @@ class Lateness:
         late = took - found.least
         if now >= found.ends:
             found.turn(now)
-        return late
+        return late if now >= found.doubt_ends or late > found.doubt else found.doubt
+
+    def _meet(self, sender: str, took: float, now: float) -> float:
+        doubt = self._deaf if now < self._deaf_ends else 0.0
+        self._senders[sender] = _Sender(took, now, doubt)
+        if len(self._senders) > MAX_SENDERS:
+            self._senders.popitem(last=False)
+        return doubt

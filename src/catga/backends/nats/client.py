@@ -50,7 +50,7 @@ async def bounded(
     try:
         async with asyncio.timeout(timeout):
             return await operation
-    except (nats.errors.Error, OSError, TimeoutError, AssertionError, RuntimeError) as error:  # uvloop, nats-py's asserts
+    except (nats.errors.Error, OSError, TimeoutError, AssertionError, RuntimeError) as error:  # of nats-py, and uvloop
         if quiet:
             logger.debug("%s failed", what, extra={"catga_error": repr(error)})
             return None
