@@ -96,6 +96,7 @@ async def test_a_link_that_is_cut_for_seconds_is_nobodys_death(split: Split, sec
     assert (await split.nodes[0].send_to_node(Where(), "leaf-2")).unwrap() == "leaf-2"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("split", [{"ttl": 5.0, "heartbeat_interval": 1.0}], indirect=True)
 async def test_halves_that_have_buried_and_forgotten_each_other_meet_again(split: Split) -> None:
     incarnations = [node.current_node.incarnation for node in split.nodes]

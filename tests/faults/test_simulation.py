@@ -12,9 +12,10 @@ from simulated_calls import Job, QuickWork, Work
 from simulated_clocks import simulated
 
 BATCH = 50
+BATCHES = [pytest.param(start, marks=[pytest.mark.long] if start >= 400 else []) for start in range(0, 1000, BATCH)]
 
 
-@pytest.mark.parametrize("start", range(0, 1000, BATCH))
+@pytest.mark.parametrize("start", BATCHES)
 def test_no_false_death_nothing_runs_twice_and_one_view_in_the_end(start: int) -> None:
     """Through loss, repetition, crashes, restarts, stalls, cuts, resets, twins, splits, busy nodes, broker outages."""
     for seed in range(start, start + BATCH):
