@@ -12,7 +12,7 @@ from simulated_calls import Job, QuickWork, Work
 from simulated_clocks import simulated
 
 BATCH = 50
-BATCHES = [pytest.param(start, marks=[pytest.mark.long] if start >= 400 else []) for start in range(0, 1000, BATCH)]
+BATCHES = [pytest.param(start, marks=[pytest.mark.long] if start >= 200 else []) for start in range(0, 1000, BATCH)]
 
 
 @pytest.mark.parametrize("start", BATCHES)

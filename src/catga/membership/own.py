@@ -240,15 +240,19 @@ class OwnLife:
 
     async def _rejoin(self, ended: int) -> None:
         """Live on under an incarnation beyond the one that ended, as soon as that has an inbox."""
-        while ended >= self.record.incarnation and not self.fenced:
-            incarnation = self._beyond(ended)
+        if ended < self.record.incarnation or self.fenced:
+            return
+        incarnation = self._beyond(ended)
+        await self._open_inbox(incarnation)
+        self._rival = 0
+        self.record = msgspec.structs.replace(self.record, incarnation=incarnation, sequence=0)
+        self._view.observe(Sighting(self.record))
+        await self._register(self.record)
+
+    async def _open_inbox(self, incarnation: int) -> None:
+        while True:
             try:
-                await self._host.on_rejoin(incarnation)
+                return await self._host.on_rejoin(incarnation)
             except ClusterError as error:
                 logger.warning("could not open a new inbox; it is tried again", extra={"catga_error": repr(error)})
                 await asyncio.sleep(self._interval)
-                continue
-            self._rival = 0
-            self.record = msgspec.structs.replace(self.record, incarnation=incarnation, sequence=0)
-            self._view.observe(Sighting(self.record))
-            await self._register(self.record)
