@@ -27,6 +27,11 @@ SUBSCRIBED = ["reply.>", "bounce.>", "inbox.>", "nodes.>", "sync", "sync.*", "qu
 PUBLISHED = ["reply.>", "inbox.>", "nodes.>", "sync", "sync.*", "queue.>"]
 
 
+def one_and_long(subjects: list[str]) -> list[object]:
+    """The first of `subjects`, and the others where there is time."""
+    return [subjects[0], *(pytest.param(subject, marks=pytest.mark.long) for subject in subjects[1:])]
+
+
 @message(idempotent=True)
 @dataclass(frozen=True)
 class Ask(Request[int]):
@@ -156,7 +161,7 @@ async def is_whole(own: Shop) -> bool:
     return all(each.not_ready is None and members(each) == ["a", "b", "caller"] for each in own.nodes)
 
 
-@pytest.mark.parametrize("subject", SUBSCRIBED)
+@pytest.mark.parametrize("subject", one_and_long(SUBSCRIBED))
 async def test_a_subscription_that_the_server_ended_is_renewed_and_nothing_fails(subject: str, server: Guarded) -> None:
     async with shop(server.url) as own:
         server.forbid(subscribe=subject)
@@ -172,7 +177,7 @@ async def test_a_subscription_that_the_server_ended_is_renewed_and_nothing_fails
     assert set(own.ran.values()) == {1}
 
 
-@pytest.mark.parametrize("subject", PUBLISHED)
+@pytest.mark.parametrize("subject", one_and_long(PUBLISHED))
 async def test_what_could_not_be_published_for_a_moment_goes_out_later(subject: str, server: Guarded) -> None:
     async with shop(server.url) as own:
         server.forbid(publish=subject)
@@ -188,7 +193,7 @@ async def test_what_could_not_be_published_for_a_moment_goes_out_later(subject: 
     assert set(own.ran.values()) == {1}
 
 
-@pytest.mark.parametrize("subject", ["reply.>", "bounce.>", "inbox.>", "nodes.>", "sync", "sync.*"])
+@pytest.mark.parametrize("subject", one_and_long(["reply.>", "bounce.>", "inbox.>", "nodes.>", "sync", "sync.*"]))
 async def test_a_start_fails_with_the_subject_that_may_not_be_subscribed_to(
     subject: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -201,7 +206,7 @@ async def test_a_start_fails_with_the_subject_that_may_not_be_subscribed_to(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-@pytest.mark.parametrize("subject", ["reply.>", "inbox.>", "nodes.>", "sync"])
+@pytest.mark.parametrize("subject", one_and_long(["reply.>", "inbox.>", "nodes.>", "sync"]))
 async def test_a_start_fails_with_the_subject_that_may_not_be_published_to(subject: str, tmp_path: Path) -> None:
     server = Guarded(tmp_path)
     server.forbid(publish=subject)

@@ -18,7 +18,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield own
 
 
-@pytest.mark.parametrize("step", range(0, 24, 2))
+@pytest.mark.parametrize("step", range(0, 24, 6))
 async def test_a_connection_that_is_lost_at_any_step_of_joining_is_made_again(step: int, server: Server) -> None:
     async with node(server.url, "old") as old, Proxy(server.url) as proxy:
         proxy.delay = 0.01

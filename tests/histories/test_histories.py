@@ -14,6 +14,7 @@ pytestmark = pytest.mark.timeout(240)
 SEEDS = range(20)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("on", BROKERS)
 async def test_a_short_history_keeps_the_promises(on: str) -> None:
     verdict = await run_history(100, 8.0, on)
