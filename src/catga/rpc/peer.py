@@ -98,7 +98,7 @@ class Peer:
         self._loop = asyncio.get_running_loop()
         self.node_id = node.node_id
         self.incarnation = node.incarnation
-        self.counters = Counter(dict.fromkeys(COUNTED, 0))
+        self.counters: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
         """How often what happened, by name."""
         self._transport = transport
         self._prefix = prefix
