@@ -1,6 +1,7 @@
 """A node that is silent may be busy: calls that may run twice go to another node beside it, and none is ended."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 
 import msgspec
@@ -8,13 +9,18 @@ import pytest
 
 from catga import Failure, Mediator, NodeInfo, Request, Success, add_cluster, message
 from catga.cluster.failover import Pace, RetryBudget
-from catga.errors import CatgaTimeoutError, MaybeExecutedError
+from catga.errors import CatgaTimeoutError, Execution, MaybeExecutedError
 from catga.testing import eventually
 from catga.testing.faults import Faults, inject
 
 
 @message(idempotent=True, timeout=20.0)
 class Look(msgspec.Struct, Request[str], frozen=True):
+    number: int
+
+
+@message(idempotent=True, timeout=3.0)
+class Hasty(msgspec.Struct, Request[str], frozen=True):
     number: int
 
 
@@ -56,6 +62,10 @@ class Stage:
 
         @app.handler
         async def look(request: Look) -> str:
+            return await run(request.number)
+
+        @app.handler
+        async def hasty(request: Hasty) -> str:
             return await run(request.number)
 
         @app.handler
@@ -149,6 +159,19 @@ async def test_a_refused_second_call_is_paid_back_and_goes_to_the_next_node(stag
     budget._balance = 1.0
     assert (await (await begun(stage, Look(1)))).unwrap() == "c"
     assert ("b", 1) not in stage.ran
+
+
+async def test_a_second_call_that_comes_too_late_does_not_hide_that_the_first_ran(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = stage.caller._node.peer.client  # type: ignore[union-attr]
+    monkeypatch.setattr(client, "double", lambda _: time.sleep(3.0))  # as when the process is stopped
+    sending = asyncio.ensure_future(stage.caller.send(Hasty(1)))
+    await eventually(lambda: ("a", 1) in stage.ran)
+    stage.silence("a")
+    result = await sending
+    assert isinstance(result, Failure)
+    assert result.error.execution is Execution.MAYBE
 
 
 async def test_what_may_not_run_twice_waits_for_its_node(stage: Stage) -> None:

@@ -231,6 +231,7 @@ class Delivery:
                     continue
                 result = self._ended(job, attempt, outcome)
                 if _is_last_word(result):
+                    job.in_doubt = job.in_doubt or bool(job.open)  # the other attempt may have been executed
                     return result
                 if attempt.is_hedge and cast(Failure, result).error.execution is Execution.NO:
                     self._budget.refund()
