@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -27,9 +27,10 @@ class Life:
         self.moved_to: list[int] = []
         self.pinged: list[int] = []
         self.told_who_listens = True
+        self.opens: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0)
         chance = random.Random(1)
         self.chores = Chores("me", chance)
-        hearing = HearingClock(self.clock, 3.0)
+        self.hearing = hearing = HearingClock(self.clock, 3.0)
         view = View(ttl=120.0, clock=self.clock, hearing=hearing, on_change=lambda _: None)
         self.own = OwnLife(
             ME,
@@ -57,6 +58,11 @@ class Life:
 
     async def on_rejoin(self, incarnation: int, /) -> None:
         self.moved_to.append(incarnation)
+        await self.opens()
+
+    async def settled(self) -> None:
+        """Return when nothing is under way any more."""
+        await eventually(lambda: not self.chores._tasks)
 
 
 @pytest.fixture
@@ -125,12 +131,45 @@ async def test_a_rival_that_says_nothing_fences_a_node_only_if_the_broker_tells_
     life.told_who_listens = bounces
     life.own.outgrown(9)
     for _ in range(RIVAL_PINGS):
+        life.hearing.heard()
         life.own.ask_rival()
     assert life.pinged == [9] * RIVAL_PINGS
     assert life.own.fenced == bounces
     if not bounces:
         await eventually(lambda: life.announced)
         assert life.own.record.incarnation > 9
+
+
+async def test_a_rival_is_not_taken_for_a_live_one_while_nothing_is_heard(life: Life) -> None:
+    """The broker is frozen: neither an answer nor a bounce can come."""
+    life.own.outgrown(9)
+    for _ in range(10 * RIVAL_PINGS):
+        life.own.ask_rival()
+    assert not life.own.fenced
+
+
+async def test_a_node_goes_beyond_its_former_lives_once_at_a_time(life: Life) -> None:
+    """Two inboxes would be opened, and the one that is left open looks like another process."""
+    is_open = asyncio.Event()
+    life.opens = is_open.wait
+    for _ in range(2):
+        life.own.rival_unlistened(NEWEST - 1, certain=True)
+        await asyncio.sleep(0)
+    is_open.set()
+    await eventually(lambda: life.announced)
+    assert life.moved_to == [life.own.record.incarnation]
+
+
+async def test_a_node_that_is_fenced_while_it_rejoins_does_not_come_back(life: Life) -> None:
+    is_open = asyncio.Event()
+    life.opens = is_open.wait
+    life.own.rival_unlistened(9, certain=True)
+    await asyncio.sleep(0)
+    life.own.replaced(11)
+    is_open.set()
+    await life.settled()
+    assert life.own.fenced
+    assert life.announced == []
 
 
 async def test_a_life_that_could_not_be_outgrown_is_left_behind(life: Life) -> None:

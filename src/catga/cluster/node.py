@@ -257,6 +257,8 @@ class Node:
 
     async def on_rejoin(self, incarnation: int) -> None:
         await self.peer.open_inbox(incarnation)
+        if self.membership.fenced:  # since: `on_fenced` closed the one before
+            await self.peer.close_inbox()
 
     # -- catga.rpc.peer.Listener ----------------------------------------------------------------------
 

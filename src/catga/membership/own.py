@@ -73,11 +73,13 @@ class OwnLife:
         self._random = random
         self._rival = 0  # a newer incarnation of this node's id
         self._rival_record: Sighting | None = None
-        self._rival_asked = 0
+        self._unanswered = 0  # pings to the rival
+        self._heard: int | None = None  # how much was heard when the rival was pinged, if that is to be judged
         self._introducing = False
         self._introduced_at = clock() - INTRODUCTION
         self._refuting = False
         self._refuted_at = clock() - interval
+        self._rejoining = False
 
     def update(self, **fields: object) -> None:
         """Change the record, which others learn when it is registered."""
@@ -109,7 +111,7 @@ class OwnLife:
         if not self.joined:
             self.record = msgspec.structs.replace(self.record, incarnation=self._beyond(incarnation))
         elif incarnation > self._rival:
-            self._rival, self._rival_asked = incarnation, 0
+            self._rival, self._unanswered, self._heard = incarnation, 0, None
             self.ask_rival()
 
     def replaced(self, incarnation: int) -> None:
@@ -119,7 +121,7 @@ class OwnLife:
 
     def rival_unlistened(self, incarnation: int, *, certain: bool) -> None:
         """Nobody listens on the inbox of another life of this id; if that is certain, it is a former one."""
-        self._rival_asked = 0
+        self._unanswered, self._heard = 0, None
         if certain:
             self._chores.spawn(lambda: self._rejoin(incarnation), "rejoin")
 
@@ -127,14 +129,15 @@ class OwnLife:
         """Find out whether the newer life of this id lives, once an interval."""
         if self._rival <= self.record.incarnation or self.fenced:
             return
-        if self._rival_asked == RIVAL_PINGS and self._host.bounces_work():  # somebody listens there
-            self._fence(self._rival)
-        elif self._rival_asked == RIVAL_PINGS:  # no more is to be found out: should it wake up, it is the older one
-            self.rival_unlistened(self._rival, certain=True)
-        else:
-            if self._hearing.silence < 2 * self._interval:  # a deaf node cannot tell
-                self._rival_asked += 1
+        if self._heard is not None and self._hearing.count > self._heard:  # else it is this node that was deaf
+            self._unanswered += 1
+        if self._unanswered < RIVAL_PINGS:
+            self._heard = self._hearing.count
             self._host.ping(msgspec.structs.replace(self.record, incarnation=self._rival))
+        elif self._host.bounces_work():  # somebody listens there
+            self._fence(self._rival)
+        else:  # no more is to be found out: should it wake up, it is the older one
+            self.rival_unlistened(self._rival, certain=True)
 
     def _fence(self, incarnation: int) -> None:
         if self.fenced:
@@ -239,11 +242,20 @@ class OwnLife:
         await self._register(self.record)
 
     async def _rejoin(self, ended: int) -> None:
-        """Live on under an incarnation beyond the one that ended, as soon as that has an inbox."""
-        if ended < self.record.incarnation or self.fenced:
+        """Live on under an incarnation beyond the one that ended, as soon as that has an inbox.
+
+        One at a time: of two, the later might end below the earlier, and take it for another process.
+        """
+        if ended < self.record.incarnation or self.fenced or self._rejoining:
             return
-        incarnation = self._beyond(ended)
-        await self._open_inbox(incarnation)
+        self._rejoining = True
+        try:
+            incarnation = self._beyond(ended)
+            await self._open_inbox(incarnation)
+        finally:
+            self._rejoining = False
+        if self.fenced:
+            return
         self._rival = 0
         self.record = msgspec.structs.replace(self.record, incarnation=incarnation, sequence=0)
         self._view.observe(Sighting(self.record))
