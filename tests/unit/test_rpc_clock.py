@@ -21,6 +21,13 @@ def steady(start: float, end: float, took: float) -> list[tuple[float, float]]:
     return [(start + i / 10, start + i / 10 + took) for i in range(int((end - start) * 10))]
 
 
+def test_a_quiet_bus_is_no_deafness_where_probes_are_rare() -> None:
+    clock = Lateness(deaf=30.0)
+    for sent, came in [(0.0, 0.002), (10.0, 10.002), (20.0, 20.002)]:
+        clock.of("box", sent, came)
+    assert clock.of("new", 20.1, 20.102) == 0.0
+
+
 def test_the_way_itself_and_the_offset_of_the_clocks_are_no_delay() -> None:
     assert max(lateness(steady(0, 5, took=0.002))) == pytest.approx(0, abs=1e-6)
 

@@ -84,6 +84,7 @@ class Node:
             max_queue=options.max_queue,
             signer=options.signer,
             trusts_bounces=not forgeable,
+            deaf=max(3.0, 3 * options.probe_interval),  # it pings itself when nothing else is heard
         )
         stats = CallStats(self._load_of)
         self._outliers = Outliers(options.outliers, stats, deaf=self._deaf)

@@ -122,8 +122,10 @@ class Prober:
         self._pinged.pop(node_id, None)
         self._overdue.discard(node_id)
         self._asked.pop(node_id, None)
-        self.reports.heard(node_id)
-        self._witnesses.heard(node_id)
+        if self.reports.open:
+            self.reports.heard(node_id)
+        if self._witnesses.asked:
+            self._witnesses.heard(node_id)
 
     def overdue(self, node_id: str) -> None:
         """A reply of the node is overdue: it is in doubt, and pinged at the next tick."""

@@ -48,34 +48,35 @@ class Reports:
         self._confirm = confirm
         self._stale = stale
         self._random = random
-        self._open: dict[str, Report] = {}
+        self.open: dict[str, Report] = {}
+        """By id."""
         self._heard: set[str] = set()  # members that gave a sign of life since there are open reports
         self._gone: OrderedDict[str, float] = OrderedDict()  # buried as crashed → when
         self._restarted_at = 0.0
 
     def __contains__(self, node_id: str) -> bool:
-        return node_id in self._open
+        return node_id in self.open
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self.open)
 
     @property
     def is_mass(self) -> bool:
         """Whether a third or more of the nodes that were asked, and at least two, are absent at one time."""
         while self._gone and next(iter(self._gone.values())) < self._hearing.now - RECENT:
             self._gone.popitem(last=False)
-        absent = len(self._open) + len(self._gone)
+        absent = len(self.open) + len(self._gone)
         return absent >= 2 and 3 * absent >= absent + len(self._heard) + 1  # this node itself is there, too
 
     def add(self, node_id: str, incarnation: int) -> None:
         """Nobody listened on this inbox."""
         now = self._hearing.now
-        if not self._open:
+        if not self.open:
             self._heard.clear()
         self._heard.discard(node_id)
-        report = self._open.get(node_id)
+        report = self.open.get(node_id)
         if report is None or report.incarnation != incarnation or now - report.last > self._staleness:
-            report = self._open[node_id] = Report(incarnation, now, now, now, self._random.random())
+            report = self.open[node_id] = Report(incarnation, now, now, now, self._random.random())
         report.last = now
         patient = report.since + PATIENCE
         if self.is_mass and now >= patient > self._first(report):
@@ -83,24 +84,24 @@ class Reports:
 
     def is_certain(self, node_id: str, incarnation: int) -> bool:
         """Whether the reports about this node prove its death."""
-        report = self._open.get(node_id)
+        report = self.open.get(node_id)
         if report is None or report.incarnation != incarnation or self._is_held(report):
             return False
         return report.last - self._first(report) >= 0.9 * self._confirm
 
     def since(self, node_id: str) -> float:
         """When the first of the two reports that may be the last word came; infinite if there is none."""
-        report = self._open.get(node_id)
+        report = self.open.get(node_id)
         return float("inf") if report is None else self._first(report)
 
     def told(self, node_id: str, incarnation: int) -> bool:
         """Another member says that this one crashed. Returns whether that is to be believed; else it is a report."""
         self.add(node_id, incarnation)
-        return not self._is_held(self._open[node_id])
+        return not self._is_held(self.open[node_id])
 
     def buried(self, node_id: str) -> None:
         """The node counts as crashed."""
-        self._open.pop(node_id, None)
+        self.open.pop(node_id, None)
         self._gone[node_id] = self._hearing.now
         self._gone.move_to_end(node_id)
 
@@ -110,27 +111,25 @@ class Reports:
 
     def heard(self, node_id: str) -> None:
         """A sign of life. If one of many comes back, the others may be about to: they are asked twice anew."""
-        if not self._open:
-            return
-        if node_id in self._open:
+        if node_id in self.open:
             if self.is_mass:
                 self._restarted_at = self._hearing.now
-            del self._open[node_id]
+            del self.open[node_id]
         self._heard.add(node_id)
 
     def forget(self) -> None:
         """Drop what is stale."""
         oldest = self._hearing.now - self._staleness
-        self._open = {i: each for i, each in self._open.items() if each.last >= oldest}
+        self.open = {i: each for i, each in self.open.items() if each.last >= oldest}
 
     def clear(self) -> None:
         """Everything is void."""
-        self._open.clear()
+        self.open.clear()
         self._gone.clear()
 
     def drop(self, node_id: str) -> None:
         """The node is no member any more."""
-        self._open.pop(node_id, None)
+        self.open.pop(node_id, None)
 
     def in_order(self) -> list[str]:
         """Who is to be asked, the most urgent first: about whom two more reports are the last word; then whoever was
@@ -138,15 +137,15 @@ class Reports:
         now = self._hearing.now
 
         def urgency(node_id: str) -> tuple[bool, float]:
-            report = self._open[node_id]
+            report = self.open[node_id]
             waits = now < report.since + PATIENCE
             return waits, report.last if waits else report.order
 
-        return sorted(self._open, key=urgency)
+        return sorted(self.open, key=urgency)
 
     @property
     def _staleness(self) -> float:
-        return self._stale * (1 + len(self._open) // CROWD)
+        return self._stale * (1 + len(self.open) // CROWD)
 
     def _first(self, report: Report) -> float:
         return max(report.first, self._restarted_at)

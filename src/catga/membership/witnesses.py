@@ -64,7 +64,8 @@ class Witnesses:
         self._random = random
         self._questions: dict[int, _Asked] = {}
         self._words: dict[str, dict[str, _Word]] = {}  # target → witness → what it said last
-        self._asked: dict[str, int] = {}  # target → how often, since its last sign of life
+        self.asked: dict[str, int] = {}
+        """How often about whom, since its last sign of life."""
 
     def ask(self, target: NodeInfo) -> list[Question]:
         """The questions to send about `target`."""
@@ -75,7 +76,7 @@ class Witnesses:
             asked.append(Question(witness, nonce, target))
         while len(self._questions) > MAX_QUESTIONS:
             del self._questions[next(iter(self._questions))]
-        self._asked[target.node_id] = self._asked.get(target.node_id, 0) + 1
+        self.asked[target.node_id] = self.asked.get(target.node_id, 0) + 1
         return asked
 
     def due(self, reported: Container[str], *, insisting: bool) -> list[Question]:
@@ -103,7 +104,7 @@ class Witnesses:
 
     def heard(self, node_id: str) -> None:
         """A sign of life: what was said about its silence is void."""
-        if self._asked.pop(node_id, None) is not None:
+        if self.asked.pop(node_id, None) is not None:
             self._words.pop(node_id, None)
 
     def agree(self, target: NodeInfo, age: float, *, since: float = 0.0, count: int = 1) -> bool:
@@ -120,7 +121,7 @@ class Witnesses:
 
     def _is_due(self, node_id: str, *, insisting: bool) -> bool:
         age = self._view.age(node_id) or 0.0
-        asked = self._asked.get(node_id, 0)
+        asked = self.asked.get(node_id, 0)
         return age >= SILENT and (asked < FIRST_QUESTIONS or (insisting and age >= UNREACHABLE))
 
     def _witnesses(self, target: str) -> list[NodeInfo]:

@@ -95,6 +95,9 @@ class Client:
     def ended_before(self) -> int:
         """An id: the calls before it have ended."""
         pending, oldest = self._pending, self._oldest
+        if not pending:
+            self._oldest = self._newest + 1
+            return self._oldest
         newest = min(self._newest, oldest + MAX_STEPS)
         while oldest <= newest and oldest not in pending:  # a dictionary's front is slow to find after many removals
             oldest += 1
@@ -218,7 +221,7 @@ class Client:
         newest = destination.newest
         first = _first_call(frames, newest)
         if first is not None:
-            last = _first_call(reversed(frames), newest) or first
+            last = first if len(frames) == 1 else _first_call(reversed(frames), newest) or first
             destination.sent.append((token, first.id, last.id))
             destination.newest = last.id
 

@@ -8,6 +8,8 @@ was frozen, in a link that stalled, or in front of a node that was stopped. That
 
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 MAX_SENDERS = 16_384
@@ -25,21 +27,15 @@ SPREAD = 0.25
 _CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
-def boottime() -> float:
-    """Seconds since the machine was started, those included for which it was suspended, where the system tells."""
-    return time.clock_gettime(_CLOCK)
-
-
-DEAF = 3.0
-"""Seconds without any batch, this node's own included, from which on it was deaf."""
+boottime: Callable[[], float] = partial(time.clock_gettime, _CLOCK)
+"""Seconds since the machine was started, those included for which it was suspended, where the system tells."""
 
 
 class _Sender:
-    __slots__ = ("doubt", "doubt_ends", "ends", "lasts", "least", "window")
+    __slots__ = ("doubt", "ends", "lasts", "least", "window")
 
     def __init__(self, took: float, now: float, doubt: float) -> None:
         self.doubt = doubt  # seconds that its first batches may have waited: there are none to compare them with
-        self.doubt_ends = now + WINDOW
         self.least = self.window = took
         self.lasts: deque[float] = deque(maxlen=WINDOWS)  # the least of each window
         self.ends = now + WINDOW
@@ -54,13 +50,19 @@ class _Sender:
             lasts.append(median(recent))
         self.least = min(lasts)
         self.window = float("inf")
+        self.doubt = 0.0
         self.ends = now + WINDOW
 
 
 class Lateness:
-    """Tells how late batches are, by sender."""
+    """Tells how late batches are, by sender.
 
-    def __init__(self) -> None:
+    Args:
+        deaf: seconds without any batch, this node's own pings included, from which on it was deaf.
+    """
+
+    def __init__(self, deaf: float = 3.0) -> None:
+        self._deaf_after = deaf
         self._senders: OrderedDict[str, _Sender] = OrderedDict()
         self._last = 0.0  # when a batch came
         self._deaf = 0.0  # seconds for which none had come before
@@ -76,10 +78,10 @@ class Lateness:
         """
         if not sent:
             return 0.0
-        took, gap = now - sent, now - self._last
+        if now - self._last > self._deaf_after and self._senders:
+            self._deaf, self._deaf_ends = now - self._last, now + WINDOW
         self._last = now
-        if gap > DEAF and self._senders:
-            self._deaf, self._deaf_ends = gap, now + WINDOW
+        took = now - sent
         found = self._senders.get(sender)
         if found is None:
             return self._meet(sender, took, now)
@@ -90,7 +92,7 @@ class Lateness:
         late = took - found.least
         if now >= found.ends:
             found.turn(now)
-        return late if now >= found.doubt_ends or late > found.doubt else found.doubt
+        return late if late > found.doubt else found.doubt
 
     def _meet(self, sender: str, took: float, now: float) -> float:
         doubt = self._deaf if now < self._deaf_ends else 0.0

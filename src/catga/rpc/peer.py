@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -79,6 +80,7 @@ class Peer:
         load: this node's load, for the header of each batch.
         signer: signs what leaves; what comes in without a valid signature is dropped and counted.
         trusts_bounces: as `Client` takes it.
+        deaf: seconds without any batch from which on this node was deaf.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Peer:
         max_queue: int,
         signer: Signer | None = None,
         trusts_bounces: bool = True,
+        deaf: float = 3.0,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.node_id = node.node_id
@@ -111,7 +114,7 @@ class Peer:
         self._queues: set[str] = set()
         self._doubtful: dict[str, bool] = {}  # subscriptions that may be gone: subject → whether it is shared
         self._signer = signer
-        self._lateness = Lateness()
+        self._lateness = Lateness(deaf)
         self._outbox = Outbox(
             transport,
             self._wrap,
@@ -339,13 +342,14 @@ class Peer:
     # -- inside ---------------------------------------------------------------------------------------
 
     def _sort(self, batch: Batch) -> None:
-        node_id, reply_to, now = batch.node_id, batch.reply_to, self._loop.time()
-        late = self._lateness.of(reply_to, batch.clock, clock.boottime())
-        if batch.oldest:
-            self.server.answers.ended(reply_to, batch.oldest, is_late=late > LATE or not batch.clock)
+        node_id, reply_to, now, late = batch.node_id, batch.reply_to, self._loop.time(), math.inf
         self._listener.heard(node_id, batch.incarnation, batch.load)
         calls, rest = self.client.on_replies(batch.frames, node_id)  # first: what is answered is not repeated
         self.client.on_alive(node_id, batch.incarnation, batch.epoch, now)
+        if calls or rest:  # how late replies are is nobody's business
+            late = self._lateness.of(reply_to, batch.clock, clock.boottime())
+        if batch.oldest:
+            self.server.answers.ended(reply_to, batch.oldest, is_late=late > LATE or not batch.clock)
         for frame in rest:
             self.probes.take(batch, frame)
         if calls:

@@ -98,28 +98,25 @@ class Runner:
         self._on_share = on_share
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
-        self._ready: deque[Admitted] = deque()
+        self.ready: deque[Admitted] = deque()
+        """Calls that had no turn yet."""
         self._shared: asyncio.Task[None] | None = None  # the task that runs what is ready
         self._current: Admitted | None = None  # what it runs now
         self._booked = 0.0  # seconds that first steps of tasks take of this turn
         self._began = 0.0  # when the first step under way did, without eager tasks
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether calls are ready that had no turn yet."""
-        return bool(self._ready)
-
     def start(self, call: Admitted) -> None:
         """Run `call`, in this turn or a later one, behind what is ready."""
-        if call.endpoint.tally.waits and not self._ready and self._booked < SLICE:
+        if call.endpoint.tally.waits and not self.ready and self._booked < SLICE:
             self._run_alone(call)
             return
-        self._ready.append(call)
-        self._go_on()
+        self.ready.append(call)
+        if self._shared is None and self._booked < SLICE:
+            self._share()
 
     def withdraw(self, call: Admitted) -> None:
         """Do not run `call`, which has no task yet."""
-        self._ready.remove(call)
+        self.ready.remove(call)
 
     # -- a task each ----------------------------------------------------------------------------------
 
@@ -166,7 +163,7 @@ class Runner:
     # -- one task for several -------------------------------------------------------------------------
 
     def _go_on(self) -> None:
-        if self._ready and self._shared is None and self._booked < SLICE:
+        if self.ready and self._shared is None and self._booked < SLICE:
             self._share()
 
     def _share(self) -> None:
@@ -179,7 +176,7 @@ class Runner:
     async def _run_ready(self) -> None:
         me, untouched = self._shared, contextvars.copy_context()
         assert me is not None  # noqa: S101
-        ready, on_end, cancelling = self._ready, self._on_end, me.cancelling
+        ready, on_end, cancelling = self.ready, self._on_end, me.cancelling
         now = perf_counter()
         ends = now + SLICE
         result: CatgaResult[Any] | None
@@ -205,7 +202,8 @@ class Runner:
             if now > ends or cancelling() or contextvars.copy_context() != untouched:
                 break
         self._shared = self._current = None
-        self._go_on()
+        if ready:
+            self._go_on()
 
     def _relieve(self, task: "asyncio.Task[None]") -> None:
         if self._shared is not task:

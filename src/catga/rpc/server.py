@@ -135,8 +135,10 @@ class Server:
             started: the same by `perf_counter`.
             late: seconds that it waited on its way.
         """
-        if self._turn != self._outbox.turn:  # calls that are ready go first
-            self._turn, self._turn_ends, self._turn_is_over = self._outbox.turn, started + SLICE, self._runner.is_behind
+        turn = self._outbox.turn
+        if turn != self._turn:
+            self._turn, self._turn_ends = turn, started + SLICE
+            self._turn_is_over = bool(self._runner.ready)  # calls that are ready go first
         caller = self.answers.caller(reply_to, now)
         caller.late = late
         return caller

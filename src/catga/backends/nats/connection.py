@@ -8,6 +8,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from nats.aio.client import Client
@@ -205,14 +206,14 @@ class NatsConnection:
         if subscription is not None:
             subscription._stop_processing()
             subscription._conn._remove_sub(subscription._id)
-            if self._is_current(listening):  # or it would count as a listener for as long as the client is connected
-                write(self._client, [pack_unsubscribe(subscription._id, 0)])
+            self.forget(subscription)  # or it would count as a listener for as long as the client is connected
         self._hand_over(listening, False)
 
     def forget(self, subscription: Any) -> None:
         """Tell the server that nobody is subscribed so any more, if it knows of it from this client."""
         if self.is_up and subscription._conn is self._client:
-            write(self._client, [pack_unsubscribe(subscription._id, 0)])
+            with suppress(BrokenError):  # then it is forgotten with the connection
+                write(self._client, [pack_unsubscribe(subscription._id, 0)])
 
     def _is_current(self, listening: Listening) -> bool:
         """Whether the server has it from this client, not from one that has closed: their numbers are the same."""
@@ -234,10 +235,12 @@ class NatsConnection:
         Raises:
             ClusterError: the link is down, or a message is larger than the server takes; nothing was written.
         """
-        client: Any = self._client
-        if not self.is_up or is_closing(client):
-            raise BrokenError(f"the link to {redact(self._url)} is down")
-        return write(client, pack(client, messages))
+        if self.is_up:
+            try:
+                return write(self._client, pack(self._client, messages))
+            except BrokenError:
+                pass
+        raise BrokenError(f"the link to {redact(self._url)} is down")
 
     async def confirm(self, messages: Sequence[Publication]) -> None:
         """Publish, and return when the server has taken the messages. Raises `ClusterError`, also if it forbids one."""

@@ -10,6 +10,7 @@ import re
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
+from operator import attrgetter
 from typing import NamedTuple
 
 from catga.abc import Outgoing, TransportListener
@@ -17,6 +18,7 @@ from catga.abc import Outgoing, TransportListener
 MAX_SENT = 8_192
 """Messages that are remembered; if more leave between two answers, refusals among them leave all in doubt."""
 
+_address = attrgetter("subject", "token")
 _VIOLATION = re.compile(r'Permissions Violation for (Publish|Subscription) to ("(?:[^"\\]|\\.)*")')
 
 
@@ -56,8 +58,7 @@ class Refusals:
 
     def sent(self, messages: Sequence[Outgoing]) -> None:
         """These messages leave now."""
-        for each in messages:  # mostly one
-            self._sent.append((each.subject, each.token))
+        self._sent.extend(map(_address, messages))
         self._count += len(messages)
 
     def asked(self) -> int:

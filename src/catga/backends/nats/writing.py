@@ -6,6 +6,7 @@ from typing import Any, TypeAlias, cast
 
 from nats.protocol import command
 
+from catga.backends.joining import BrokenError
 from catga.backends.nats.client import is_socket
 from catga.errors import ClusterError
 
@@ -35,16 +36,19 @@ def pack(client: Any, messages: Sequence[Publication]) -> list[bytes]:
 
 def write(client: Any, commands: list[bytes]) -> bool:
     """Write `commands`. Returns whether there is room for more. nats-py's flusher does the same, but as a task, in a
-    later turn of the event loop."""
-    if client._pending or not is_socket(client):  # what was handed to the client itself goes first
+    later turn of the event loop. Raises `BrokenError` if the socket is being closed, or is lost."""
+    if not is_socket(client):
         client._pending += commands
         client._pending_data_size += sum(map(len, commands))
-        if not is_socket(client):
-            if client._flush_queue.empty():
-                client._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
-            return bool(client._pending_data_size <= BUFFER)
-        commands, client._pending = client._pending, []
+        if client._flush_queue.empty():
+            client._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+        return bool(client._pending_data_size <= BUFFER)
+    writer = client._transport._io_writer
+    if writer is None or writer.is_closing():
+        raise BrokenError("the link is down")
+    if client._pending:  # what was handed to the client itself goes first
+        commands, client._pending = [*client._pending, *commands], []
         client._pending_data_size = 0
-    socket = client._transport._io_writer.transport
+    socket = writer.transport
     socket.write(b"".join(commands))  # `writelines` of Python 3.12.0 to 3.12.8 ignores a full buffer
     return bool(socket.get_write_buffer_size() <= BUFFER)
