@@ -3,6 +3,7 @@
 from asyncio import CancelledError
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from itertools import islice
+from operator import length_hint
 from types import ModuleType
 from typing import TypeVar
 
@@ -82,11 +83,12 @@ class Mediator(Router):
                 return Failure(no_message(event, "event"))
             return await self._runners[type(event)](event)
         errors: tuple[CatgaError, ...] = ()
-        for call in calls:
+        steps = iter(calls)
+        for call in steps:
             try:
                 await call(event)
             except (Exception, CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
-                errors = (*errors, await calls.failed(event, call, error))
+                errors = (*errors, await calls.failed(event, length_hint(steps), error))
         return Failure(combined(errors)) if errors else _DONE
 
     async def send_batch(

@@ -8,8 +8,9 @@ import asyncio
 import functools
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
+from operator import length_hint
 from types import FunctionType, MethodType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
@@ -46,12 +47,15 @@ class EventCalls(tuple[Call, ...]):
     @classmethod
     def of(cls, calls: Iterable[Call], names: Sequence[str], told: Sequence[_Told]) -> "EventCalls":
         """Put them together; all three have an item for each handler."""
-        made = cls(_distinct(calls))
+        made = cls(calls)
         made.names, made.told = names, told
         return made
 
-    async def failed(self, event: Any, call: Call, error: BaseException) -> CatgaError:
-        """Return what `call` raised as an error of ours.
+    async def failed(self, event: Any, left: int, error: BaseException) -> CatgaError:
+        """Return what a call raised as an error of ours.
+
+        Args:
+            left: the number of calls behind it.
 
         Raises:
             asyncio.CancelledError: this task was cancelled, so that the calls behind it are not reached: `left_out`
@@ -60,19 +64,11 @@ class EventCalls(tuple[Call, ...]):
         try:
             return failed(error)
         except asyncio.CancelledError as cancelled:
-            behind = 1 + next(i for i, known in enumerate(self) if known is call)
+            behind = len(self) - left
             setattr(cancelled, _NOT_REACHED, tuple(self.names[behind:]))
             if any(self.told[behind:]):
                 await settle(_tell(event, [pair for told in self.told[behind:] for pair in told]))
             raise
-
-
-def _distinct(calls: Iterable[Call]) -> Iterator[Call]:
-    """`calls`, of which one that came before is wrapped, so that each has a place of its own."""
-    seen: set[int] = set()
-    for call in calls:
-        yield call if id(call) not in seen else functools.partial(call)
-        seen.add(id(call))
 
 
 def left_out(cancelled: BaseException | None) -> dict[str, Any]:
@@ -144,13 +140,14 @@ def compile_event(
 
     async def run(event: Any) -> CatgaResult[None]:
         errors: list[CatgaError] | None = None
-        for call in calls:
+        steps = iter(calls)
+        for call in steps:
             try:
                 await call(event)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
                 if errors is None:
                     errors = []
-                errors.append(await calls.failed(event, call, error))
+                errors.append(await calls.failed(event, length_hint(steps), error))
         return done if errors is None else Failure(combined(errors), metadata)
 
     return Pipeline(run, event=calls)
