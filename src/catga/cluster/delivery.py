@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 from catga.cluster.attempts import Attempt, Job, Route
+from catga.cluster.changes import Changes
 from catga.cluster.failover import Pace, RetryBudget, Verdict, judge
 from catga.cluster.outliers import Outliers
 from catga.codec import Codec, encode
@@ -44,6 +45,7 @@ class Delivery:
 
     Args:
         link: set while the link to the bus is up.
+        changes: told whenever a message that waits may go on: of the members, the link, and this node's end.
         outliers: told of each call's end; leaves out the nodes that fail.
         failovers: counts, by wire name, the attempts that are made again elsewhere.
     """
@@ -53,6 +55,7 @@ class Delivery:
         peer: Peer,
         prefix: str,
         link: asyncio.Event,
+        changes: Changes,
         outliers: Outliers,
         failovers: Counter[str],
     ) -> None:
@@ -62,6 +65,7 @@ class Delivery:
         self._node_id = peer.node_id
         self._prefix = prefix
         self._link = link
+        self._changes = changes
         self._outliers = outliers
         self._failovers = failovers
         self._budget = RetryBudget()
@@ -163,13 +167,15 @@ class Delivery:
             job.tried = NONE
 
     async def _wait_for_nodes(self, job: Job) -> bool:
-        """Nobody is there: whether it makes sense to look again, after a pause."""
-        if not job.route.waits or self._server.refusing is not None or self._waiting >= MAX_WAITING:
+        """Nobody is there: whether it makes sense to look again, after the next change."""
+        if not job.route.waits or self._server.refusing is not None or self._client.closed:
+            return False
+        if self._waiting >= MAX_WAITING:
             return False
         job.failure = job.failure or Failure(self._why_nobody())
         self._waiting += 1
         try:
-            return await self._pause(job.failure, job.deadline)
+            return await self._changes.next(job.deadline)
         finally:
             self._waiting -= 1
 
@@ -372,9 +378,9 @@ class Delivery:
 
     async def _linked(self, deadline: float) -> bool:
         """Wait for the link; whether it came up in time."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                await self._link.wait()
+        while not self._link.is_set() and not self._client.closed:
+            if not await self._changes.next(deadline):
+                break
         return self._link.is_set()
 
     def _why_nobody(self) -> CatgaError:
