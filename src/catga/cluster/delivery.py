@@ -307,7 +307,7 @@ class Delivery:
             return False
         if job.route.is_queued and (
             job.attempts >= QUEUE_ATTEMPTS
-            or (type(failure.error) is ClusterError and not await self._pause(failure, job.deadline, 0.2))
+            or (failure.error.code == ClusterError.code and not await self._pause(failure, job.deadline, 0.2))
         ):
             return False
         if verdict is Verdict.ELSEWHERE:
