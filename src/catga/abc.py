@@ -191,13 +191,8 @@ class TransportListener(Protocol):
         """Nobody listened on `subject` when the message with `token` reached the broker."""
         ...
 
-    def on_refused(self, subject: str, token: int, reason: str, final: bool, /) -> None:
-        """The broker refused the message with `token`, so that nobody got it.
-
-        Args:
-            reason: what the broker said.
-            final: whether it would be refused again, as it is too large.
-        """
+    def on_refused(self, subject: str, token: int, reason: str, /) -> None:
+        """The broker refused the message with `token`, so that nobody got it; `reason` is what it said."""
         ...
 
     def on_doubt(self, subject: str, /) -> None:

@@ -22,8 +22,8 @@ class Told:
     def on_undeliverable(self, subject: str, token: int) -> None: ...
     def on_link(self, up: bool) -> None: ...
 
-    def on_refused(self, subject: str, token: int, reason: str, final: bool) -> None:
-        assert (reason, final) == (f"no {subject}", False)
+    def on_refused(self, subject: str, token: int, reason: str) -> None:
+        assert reason == f"no {subject}"
         self.refused.append((subject, token))
 
     def on_doubt(self, subject: str) -> None:

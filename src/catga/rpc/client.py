@@ -233,17 +233,16 @@ class Client:
         self._unlistened(destination, _calls_in(destination, token))
         return destination
 
-    def on_refused(self, subject: str, token: int, reason: str, final: bool) -> bool:
-        """The broker refused that batch: its calls never ran. A repeat ends only if it would be refused for ever.
+    def on_refused(self, subject: str, token: int, reason: str) -> bool:
+        """The broker refused that batch: its calls never ran. Repeats wait for their turn.
 
         Returns whether something in it has to be sent again: repeats, or the answers to others' calls."""
         destination = self._by_subject.get(subject)
         if destination is None:
-            return not final
+            return True
         for call_id in _calls_in(destination, token):
-            if final or not self._repeated(call_id):
-                text = f"the broker refuses the message: {reason}"
-                self._end([call_id], InvalidMessageError(text) if final else ClusterError(text))
+            if not self._repeated(call_id):
+                self._end([call_id], ClusterError(f"the broker refuses the message: {reason}"))
         return any(pending.repeated for pending in destination.pending.values())
 
     def repeat(self, subject: str) -> None:

@@ -273,16 +273,16 @@ class Peer:
             self.on_link(False)
             self.on_link(True)
 
-    def on_refused(self, subject: str, token: int, reason: str, final: bool) -> None:
+    def on_refused(self, subject: str, token: int, reason: str) -> None:
         self.counters["refused_by_broker"] += 1
-        if self.client.on_refused(subject, token, reason, final):
+        if self.client.on_refused(subject, token, reason):
             self._again.later(subject)
 
     def on_doubt(self, subject: str) -> None:
         self._again.later(subject)
 
     def _send_again(self, subject: str) -> None:
-        """Calls in doubt, and answers for which their callers still wait."""
+        """Calls in doubt, and answers and refusals for which their callers still wait."""
         self.client.repeat(subject)
         for answer in self.server.answers.wanted_by(subject):
             with suppress(OverloadedError):

@@ -150,9 +150,9 @@ class _Listener:
         if not self._faults.is_cut_off:
             self._inner.on_undeliverable(subject, token)
 
-    def on_refused(self, subject: str, token: int, reason: str, final: bool, /) -> None:
+    def on_refused(self, subject: str, token: int, reason: str, /) -> None:
         if not self._faults.is_cut_off:
-            self._inner.on_refused(subject, token, reason, final)
+            self._inner.on_refused(subject, token, reason)
 
     def on_doubt(self, subject: str, /) -> None:
         self._inner.on_doubt(subject)

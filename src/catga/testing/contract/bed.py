@@ -126,7 +126,7 @@ class Ear(TransportListener):
         self.transport = backend.transport
         self.messages: list[bytes] = []
         self.undeliverable: list[tuple[str, int]] = []
-        self.refused: list[tuple[str, int, str, bool]] = []
+        self.refused: list[tuple[str, int, str]] = []
         self.doubts: list[str] = []
         self.links: list[bool] = []
 
@@ -136,8 +136,8 @@ class Ear(TransportListener):
     def on_undeliverable(self, subject: str, token: int, /) -> None:
         self.undeliverable.append((subject, token))
 
-    def on_refused(self, subject: str, token: int, reason: str, final: bool, /) -> None:
-        self.refused.append((subject, token, reason, final))
+    def on_refused(self, subject: str, token: int, reason: str, /) -> None:
+        self.refused.append((subject, token, reason))
 
     def on_doubt(self, subject: str, /) -> None:
         self.doubts.append(subject)
