@@ -70,6 +70,8 @@ class Ear:
     def on_link(self, up: bool) -> None:
         self.links.append(up)
 
+    def on_closed(self, reason: str) -> None: ...
+
 
 def outgoing(subject: str, *payloads: bytes) -> list[Outgoing]:
     """Messages with tokens 0, 1, 2 …"""

@@ -14,6 +14,7 @@ from catga.codec import Codec, encode
 from catga.errors import (
     CatgaError,
     CatgaTimeoutError,
+    ClosedError,
     ClusterError,
     Execution,
     HandlerNotFoundError,
@@ -154,7 +155,7 @@ class Delivery:
         """The next attempt, under way; or why there is none."""
         if job.route.is_queued:
             if not await self._linked(job.deadline):
-                return Failure(_no_link(), ResultMetadata("", job.attempts))
+                return Failure(self._why_nobody(), ResultMetadata("", job.attempts))
             return self._begin_queued(job)
         while True:
             linked = self._link.is_set()
@@ -384,6 +385,8 @@ class Delivery:
         return self._link.is_set()
 
     def _why_nobody(self) -> CatgaError:
+        if self._client.closed:
+            return ClosedError(self._client.closed)
         return ClusterError("no node can take this message") if self._link.is_set() else _no_link()
 
     def _check_size(self, message: object, size: int) -> None:

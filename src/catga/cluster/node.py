@@ -108,6 +108,8 @@ class Node:
     def not_ready(self) -> str | None:
         """Why this node should get no traffic now; None while it is well."""
         problem = self._problem()
+        if self.peer.client.closed:
+            return self.peer.client.closed
         if not self._link.is_set():
             return f"the link to the broker is down: {problem}" if problem else "the link to the broker is down"
         refusing = self.peer.server.refusing
@@ -315,6 +317,10 @@ class Node:
             self._link.clear()
             self.membership.link_down()
             logger.warning("the link to the broker is down: %s", where["catga_url"], extra=where)
+
+    def closed(self, why: str) -> None:
+        logger.error("%s", why, extra={"catga_url": redact(self._options.url)})
+        self._changes.tell()
 
     def _problem(self) -> str:
         """What the transport has to complain of, or "" if it is well or cannot tell."""

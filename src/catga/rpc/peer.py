@@ -69,6 +69,7 @@ class Listener(Knowledge, Protocol):
     def silent(self, node_id: str, incarnation: int, /) -> None: ...
     def members(self) -> Sequence[NodeInfo]: ...
     def link(self, up: bool, /) -> None: ...
+    def closed(self, why: str, /) -> None: ...
 
 
 class Peer:
@@ -298,6 +299,11 @@ class Peer:
         else:
             self.client.link_down()
             self._listener.link(False)
+
+    def on_closed(self, reason: str) -> None:
+        why = f"the link to the broker is down for good: {reason}"
+        self.client.close(why)
+        self._listener.closed(why)
 
     async def _verify(self) -> None:
         """The link is up again: believe in it once a ping to this node's own inbox has come back.

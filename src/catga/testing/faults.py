@@ -160,6 +160,9 @@ class _Listener:
     def on_link(self, up: bool, /) -> None:
         self._inner.on_link(up)
 
+    def on_closed(self, reason: str, /) -> None:
+        self._inner.on_closed(reason)
+
 
 class _Discovery:
     def __init__(self, inner: NodeDiscovery, faults: Faults) -> None:

@@ -16,6 +16,7 @@ from nats.aio.msg import Msg
 from catga.backends import redact
 from catga.backends.complaints import Complaints
 from catga.backends.joining import BrokenError, persist
+from catga.backends.nats import given
 from catga.backends.nats.client import bounded, drain, flush, hopeless, is_closing, is_socket
 from catga.backends.nats.direct import DirectClient, OnPayload
 from catga.backends.nats.listening import Listening, OnMessage, Renewal
@@ -65,6 +66,7 @@ class NatsConnection:
         self.listenings: list[Listening] = []
         self._up = False
         self.on_link: list[Callable[[bool], None]] = []
+        self.on_closed: list[Callable[[str], None]] = []
         self.problems = 0
         """Errors that the client reported."""
 
@@ -114,6 +116,7 @@ class NatsConnection:
             return
         self._opening.cancel()
         self.on_link.clear()
+        self.on_closed.clear()
         self._closing = True
         self._renewal.close()
         for task in (self._poll, self._reopening):
@@ -333,18 +336,18 @@ class NatsConnection:
                 listener(up)
 
     async def _poll_given(self, client: Client) -> None:
-        """A client that was handed in has its owner's callbacks: look at its state instead."""
-        reconnects = client.stats["reconnects"]
-        while True:
-            if client.stats["reconnects"] != reconnects:  # between two looks
-                reconnects = client.stats["reconnects"]
-                self.tell(False)
-            self.tell(client.is_connected)
-            if client.is_closed:
-                why = client.last_error or "by its owner"
-                self._last_problem = f"the NATS client that was handed in has closed: {why}"
-                self._complaints.tell(self._last_problem, logging.ERROR)
-            await asyncio.sleep(0.1)
+        why = self._last_problem = await given.closed(client, self.tell, self._complain)
+        self.tell(False)
+        for listener in self.on_closed:
+            listener(why)
+
+    def _complain(self, text: str) -> None:
+        self.problems += 1
+        if self.is_up:
+            self._complaints.refused(f"{redact(self._url)}: {text}")
+            return
+        self._last_problem = text
+        self._complaints.tell(f"{redact(self._url)}: no connection yet: {text}")
 
     async def _poll_closed(self) -> None:
         """nats-py may close for ever without a word: its closing fails on a socket that is gone already."""

@@ -145,6 +145,8 @@ class Ear(TransportListener):
     def on_link(self, up: bool, /) -> None:
         self.links.append(up)
 
+    def on_closed(self, reason: str, /) -> None: ...
+
     async def publish(self, subject: str, *payloads: bytes) -> None:
         """Publish with the tokens 1, 2, 3 …"""
         self.transport.publish([Outgoing(subject, data, index + 1) for index, data in enumerate(payloads)])
