@@ -240,11 +240,21 @@ class Node:
                 self.on_unreachable(node)
                 loop.call_later(IDLE_GRACE, self._has_left_idle, node)
             else:
+                self._ask_to_refute(event)
                 loop.call_later(LEFT_GRACE, self._has_left, node)
             return
         self._changes.tell()
         if node.state is NodeState.SUSPECT:
             self.peer.client.node_silent(node.node_id, node.incarnation)
+
+    def _ask_to_refute(self, event: NodeChangeEvent) -> None:
+        """Calls wait for a node that is said to be dead. If it lives, after a split that has healed, it should know
+        that before they are ended, and not with the next probe."""
+        life = event.node.node_id, event.node.incarnation
+        destination = self.peer.client.destinations.get(life)
+        is_doubtful = event.reason in (LeftReason.CRASHED, LeftReason.EXPIRED)
+        if is_doubtful and destination is not None and destination.pending:
+            self.introduce(*life)
 
     def _has_left(self, node: NodeInfo) -> None:
         if not self.membership.view.is_member(node.node_id, node.incarnation):  # else it has refuted that since
