@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nodes import node
 
 from catga import CatgaError, DistributedMediator, Event, Mediator, Request, add_cluster, message
-from catga.errors import ClosedError, Execution
+from catga.errors import ClosedError, ClusterError, Execution
 from catga.testing.servers import NatsServer
 from catga.testing.waiting import eventually
 
@@ -135,11 +135,31 @@ async def test_a_client_that_its_owner_closes_is_told_as_such() -> None:
             await eventually(lambda: (a.not_ready or "").endswith("has closed: by its owner"))
 
 
+def forbidding(subject: str) -> str:
+    permissions = f'permissions: {{publish: {{deny: ["{subject}"]}}}}'
+    return f"authorization {{ users = [{{user: u, password: s, {permissions}}}] }}"
+
+
 async def test_what_the_server_refuses_is_shown(caplog: pytest.LogCaptureFixture) -> None:
-    users = "authorization {{ users = [{{user: u, password: s, permissions: {{publish: {{deny: [{0}]}}}}}}] }}"
-    with NatsServer(config=users.format('"none"')) as server:
-        user = given(server.url, user="u", password="s")
-        async with user as client, node(server.url, "a", client=client, heartbeat_interval=0.2) as a:
-            server.reload(users.format('"catga.nodes.>"'))
-            await eventually(lambda: "permissions violation" in (a.not_ready or "").lower())
+    with NatsServer(config=forbidding("none")) as server:
+        async with given(server.url, user="u", password="s") as client, node(server.url, "a", client=client) as a:
+            server.reload(forbidding("catga.nodes.>"))
+            await eventually(lambda: update_is_refused(a))
             assert [r for r in caplog.records if "ermissions" in r.message and r.levelno == logging.ERROR]
+
+
+async def update_is_refused(node: DistributedMediator) -> bool:
+    with suppress(ClusterError):
+        await node.update(endpoint="elsewhere")
+    await asyncio.sleep(0.2)
+    return "permissions violation" in (node.not_ready or "").lower()
+
+
+async def test_what_the_server_refuses_to_the_owner_of_the_client_is_not_the_nodes_trouble(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with NatsServer(config=forbidding("orders.>")) as server:
+        async with given(server.url, user="u", password="s") as client, node(server.url, "a", client=client) as a:
+            await client.publish("orders.new", b"")
+            await eventually(lambda: any("orders.new" in record.message for record in caplog.records))
+            assert a.not_ready is None

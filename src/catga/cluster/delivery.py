@@ -171,7 +171,7 @@ class Delivery:
         """Nobody is there: whether it makes sense to look again, after the next change."""
         if not job.route.waits or self._server.refusing is not None or self._client.closed:
             return False
-        if self._waiting >= MAX_WAITING:
+        if self._waiting >= MAX_WAITING or _is_an_answer(job.failure):
             return False
         job.failure = job.failure or Failure(self._why_nobody())
         self._waiting += 1
@@ -359,9 +359,7 @@ class Delivery:
 
     async def _pause(self, failure: Failure | None, deadline: float, least: float = 0.02) -> bool:
         """All candidates were tried: whether another round makes sense, after a pause of `least` seconds or more."""
-        if failure is None or isinstance(failure.error, OverloadedError | HandlerNotFoundError):
-            return False
-        if self._client.closed:
+        if failure is None or _is_an_answer(failure) or self._client.closed:
             return False
         left = deadline - self._loop.time()
         if left <= 0:
@@ -396,6 +394,11 @@ class Delivery:
                 f"{type(message).__qualname__} has {size} bytes, the broker's limit is {limit}",
                 details={"bytes": size, "limit": limit},
             )
+
+
+def _is_an_answer(failure: Failure | None) -> bool:
+    """Whether a refusal is what the sender should get, as the last candidate was full, or does not handle it."""
+    return failure is not None and isinstance(failure.error, OverloadedError | HandlerNotFoundError)
 
 
 def _is_last_word(result: CatgaResult[Any]) -> bool:

@@ -43,10 +43,12 @@ class NatsConnection:
     Args:
         client: a connected client to use instead; it is not closed here.
         options: passed on to ``nats.connect``.
+        prefix: of the subjects; what is refused to the owner of a client on others is only logged.
     """
 
-    def __init__(self, url: str, connect_timeout: float, options: dict[str, Any]) -> None:
+    def __init__(self, url: str, connect_timeout: float, options: dict[str, Any], prefix: str = "") -> None:
         self._url = url
+        self._prefix = prefix
         self._timeout = connect_timeout
         self._given: Client | None = options.pop("client", None)
         self._options = options
@@ -343,11 +345,13 @@ class NatsConnection:
 
     def _complain(self, text: str) -> None:
         self.problems += 1
-        if self.is_up:
+        if not self.is_up:
+            self._last_problem = text
+            self._complaints.tell(f"{redact(self._url)}: no connection yet: {text}")
+        elif f'"{self._prefix}.'.lower() in text.lower():  # nats-py has made it lower case
             self._complaints.refused(f"{redact(self._url)}: {text}")
-            return
-        self._last_problem = text
-        self._complaints.tell(f"{redact(self._url)}: no connection yet: {text}")
+        else:
+            self._complaints.tell(f"{redact(self._url)}: {text}")
 
     async def _poll_closed(self) -> None:
         """nats-py may close for ever without a word: its closing fails on a socket that is gone already."""
