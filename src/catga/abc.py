@@ -191,13 +191,8 @@ class TransportListener(Protocol):
         """Nobody listened on `subject` when the message with `token` reached the broker."""
         ...
 
-    def on_refused(self, subject: str, token: int, reason: str, final: bool, /) -> None:
-        """The broker refused the message with `token`, so that nobody got it.
-
-        Args:
-            reason: what the broker said.
-            final: whether it would be refused again, as it is too large.
-        """
+    def on_refused(self, subject: str, token: int, reason: str, /) -> None:
+        """The broker refused the message with `token`, so that nobody got it; `reason` is what it said."""
         ...
 
     def on_doubt(self, subject: str, /) -> None:
@@ -208,12 +203,17 @@ class TransportListener(Protocol):
         """The connection to the broker went down, or is up again with all subscriptions in place."""
         ...
 
+    def on_closed(self, reason: str, /) -> None:
+        """The connection is down and never comes back: it was given to the transport, and has been closed since."""
+        ...
+
 
 class Transport(Protocol):
     """Moves bytes to subjects. Requests, replies, batches, deadlines and failover are built above it.
 
     Delivery is at most once and in order between two nodes while the link is up. A transport reconnects by
-    itself, for ever, with jitter, and puts its subscriptions back before it reports the link as up.
+    itself, for ever, with jitter, and puts its subscriptions back before it reports the link as up. Only one that was
+    given its connection may lose it for good (`TransportListener.on_closed`).
     """
 
     @property

@@ -1,16 +1,23 @@
 """A node that another one has buried alive."""
 
+import asyncio
 import uuid
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 import pytest
 
-from catga import DistributedMediator, Mediator, NodeChangeType, add_cluster
+from catga import DistributedMediator, Mediator, NodeChangeType, Request, add_cluster
 from catga.abc import Departure
 from catga.membership import Membership
 from catga.node import LeftReason
 from catga.testing.faults import inject
 from catga.testing.waiting import eventually
+
+
+@dataclass(frozen=True)
+class Once(Request[str]):
+    pass
 
 
 @pytest.mark.parametrize("kind", ["memory", "nats", "redis"])
@@ -38,6 +45,36 @@ async def test_a_node_buried_alive_is_soon_back_in_the_same_incarnation(
                 break
         assert (change.type, change.node.incarnation) == (NodeChangeType.JOINED, me.incarnation)
         assert buried.current_node.sequence > me.sequence
+
+
+@pytest.mark.parametrize("kind", ["memory", "nats", "redis"])
+async def test_a_call_at_a_node_that_is_wrongly_said_to_be_dead_is_answered(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is after a split, when the other side tells of its dead. No probe comes in time to clear it up."""
+    url = f"memory://{uuid.uuid4().hex}" if kind == "memory" else request.getfixturevalue(f"{kind}_url")
+    monkeypatch.setattr("catga.cluster.node.LEFT_GRACE", 30.0)  # a slow machine is no reason to lose the call
+    app, begun, go_on = Mediator(), asyncio.Event(), asyncio.Event()
+
+    @app.handler
+    async def once(request: Once) -> str:
+        begun.set()
+        await go_on.wait()
+        return "answer"
+
+    prefix = f"buried-{uuid.uuid4().hex[:8]}"
+    buried = add_cluster(app, url, node_id="buried", prefix=prefix, probe_interval=60.0)
+    caller = add_cluster(Mediator(), url, node_id="caller", prefix=prefix, probe_interval=60.0)
+    async with buried, caller:
+        await eventually(lambda: len(caller.get_nodes()) == 2)
+        call = asyncio.create_task(caller.send(Once()))
+        await begun.wait()
+        me = buried.current_node
+        membership(caller)._bury(Departure("buried", me.incarnation, LeftReason.CRASHED, sequence=me.sequence))
+        assert len(caller.get_nodes()) == 1
+        await eventually(lambda: len(caller.get_nodes()) == 2)
+        go_on.set()
+        assert (await call).is_success
 
 
 def membership(node: DistributedMediator) -> Membership:

@@ -106,6 +106,32 @@ async def test_an_answer_that_was_refused_is_given_later(server: RedisServer, ad
         assert (await call).is_success
 
 
+async def test_a_refusal_that_the_broker_refused_is_given_later(server: RedisServer, admin: Redis) -> None:
+    app, begun, go_on = Mediator(), asyncio.Event(), asyncio.Event()
+
+    @app.handler
+    async def once(request: Once) -> str:
+        begun.set()
+        await go_on.wait()
+        return "answer"
+
+    full = add_cluster(app, as_user(server), node_id="a", max_concurrency=1, max_queue=0)
+    async with full as a, node(server.url, "c", request_timeout=20.0) as c:
+        running = asyncio.create_task(c.send(Once()))
+        await begun.wait()
+        await admin.execute_command(*USER, "-publish")
+        refused = asyncio.create_task(c.send(Once()))
+        await eventually(lambda: a.counters["refused"] == 1)
+        before = a.counters["refused_by_broker"]
+        await eventually(lambda: a.counters["refused_by_broker"] > before + 1)
+        await admin.execute_command(*USER)
+        result = await refused
+        assert not result.is_success
+        assert (result.error.code, result.error.execution) == ("overloaded", Execution.NO)
+        go_on.set()
+        assert (await running).is_success
+
+
 async def test_a_busy_server_refuses_at_once_and_nothing_runs_twice(server: RedisServer, admin: Redis) -> None:
     ran = Counter[int]()
     a = add_cluster(worker(ran), server.url, node_id="a")

@@ -31,6 +31,7 @@ class Link:
         self.world = broker.world
         self.loop = loop
         self.on_link: list[Callable[[bool], None]] = []
+        self.on_closed: list[Callable[[str], None]] = []
         self.session: Session | None = None
         self.deaf = False  # half-open: nothing passes, and neither side knows
         self.cut = False  # refused: both sides know

@@ -117,12 +117,6 @@ def test_one_bounce_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught_as() == "false death"
 
 
-def test_without_refuting_its_end_a_node_buried_alive_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node does not mind what is said about its end."""
-    monkeypatch.setattr(OwnLife, "_refute", lambda *_: None)
-    assert caught_as() in ("views differ", "not whole")
-
-
 def test_unheard_of_is_no_reason_to_expire(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lease runs out without a question."""
 
@@ -217,6 +211,13 @@ MUTANTS = [
         ("catga.membership.lost.Lost.next",),
         lambda _: None,
         once(functools.partial(split, 60.0, ttl=10.0)),
+        ("not whole",),
+    ),
+    Mutant(
+        "who is buried alive refutes it",
+        ("catga.membership.own.OwnLife._refute",),
+        _nothing,
+        once(functools.partial(split, 30.0)),
         ("not whole",),
     ),
     Mutant(

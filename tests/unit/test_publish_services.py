@@ -5,13 +5,14 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from catga import CatgaError, DistributedMediator, Event, Failure, Mediator, Request, Success, add_cluster, message
+from catga.cluster.table import Pool, RoutingTable
 from catga.errors import (
     CatgaTimeoutError,
     Execution,
@@ -21,6 +22,7 @@ from catga.errors import (
     OverloadedError,
 )
 from catga.result import CatgaResult, joint_failure
+from catga.routing import Candidates
 from catga.testing import eventually
 from catga.testing.contract import Bed
 
@@ -300,6 +302,44 @@ async def test_a_publication_that_waits_ends_with_its_node(world: World, publish
     assert not publishing.done()
     await publisher.stop()
     assert error_of(await publishing).execution is Execution.NO
+
+
+async def test_a_publication_that_waits_looks_again_only_after_a_change(
+    world: World, publisher: DistributedMediator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await (await world.start("billing")).stop()
+    await eventually(lambda: len(publisher.get_nodes()) == 1)
+    changes, watcher = 0, publisher.watch()
+    looks, pool_of = 0, RoutingTable.pool_of
+
+    def counted(self: RoutingTable, service: str, name: str) -> Pool:
+        pool = pool_of(self, service, name)
+
+        def nodes() -> Candidates:
+            nonlocal looks
+            looks += 1
+            return pool()
+
+        return nodes
+
+    monkeypatch.setattr(RoutingTable, "pool_of", counted)
+    assert error_of(await publisher.publish(Hurried(1))).execution is Execution.NO
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0):
+            async for _ in watcher:
+                changes += 1
+    assert looks <= 1 + changes  # the first of which is the snapshot
+
+
+async def test_a_publication_that_waits_ends_when_its_node_begins_to_drain(
+    world: World, publisher: DistributedMediator
+) -> None:
+    await (await world.start("billing")).stop()
+    await eventually(lambda: len(publisher.get_nodes()) == 1)
+    publishing = asyncio.create_task(publisher.publish(Paid(1)))
+    await asyncio.sleep(0)
+    await publisher.drain()
+    assert error_of(await asyncio.wait_for(publishing, 20.0)).execution is Execution.NO
 
 
 @pytest.mark.parametrize("verb", ["send", "send_to_all"])

@@ -9,7 +9,7 @@ import msgspec
 from catga.abc import RoutingStrategy
 from catga.cluster.table import Pool
 from catga.codec import Codec
-from catga.errors import CatgaError, ClusterError, Execution, NoNodeAvailableError
+from catga.errors import CatgaError, ClusterError, Execution, MaybeExecutedError, NoNodeAvailableError
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 from catga.routing import NodeStats
 from catga.rpc.destinations import Destination, Outcome
@@ -110,14 +110,20 @@ class Job(msgspec.Struct, eq=False):
         self.in_doubt = self.in_doubt or failure.error.execution is Execution.MAYBE
 
     def final(self, failure: Failure) -> Failure:
-        """The failure that the caller gets: in doubt if any attempt was. A bare `ClusterError` told of one node's
-        trouble; in the end, it is that no node was available."""
-        error = failure.error
-        if type(error) is ClusterError:
-            error = NoNodeAvailableError(str(failure.error))
-            error.__cause__ = failure.error
-            error.execution = failure.error.execution
+        """The failure that the caller gets: in doubt if any attempt was."""
+        error = _named(failure.error)
         if self.in_doubt and error.execution is Execution.NO:
             error.args = (f"{error.message}; an earlier attempt may have been executed",)
             error.execution = Execution.MAYBE
         return Failure(error, failure.metadata)
+
+
+def _named(error: CatgaError) -> CatgaError:
+    """A `ClusterError` without a code of its own told of the trouble of one node, or of the link. Return what that
+    comes to for the caller, with it as the cause. What a handler raised stays as it is."""
+    if error.code != ClusterError.code or error.execution is Execution.ANSWERED:
+        return error
+    cls = NoNodeAvailableError if error.execution is Execution.NO else MaybeExecutedError
+    named = cls(error.message, details=dict(error.details))
+    named.__cause__ = error
+    return named

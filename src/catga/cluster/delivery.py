@@ -7,12 +7,14 @@ from contextlib import suppress
 from typing import Any, cast
 
 from catga.cluster.attempts import Attempt, Job, Route
+from catga.cluster.changes import Changes
 from catga.cluster.failover import Pace, RetryBudget, Verdict, judge
 from catga.cluster.outliers import Outliers
 from catga.codec import Codec, encode
 from catga.errors import (
     CatgaError,
     CatgaTimeoutError,
+    ClosedError,
     ClusterError,
     Execution,
     HandlerNotFoundError,
@@ -44,6 +46,7 @@ class Delivery:
 
     Args:
         link: set while the link to the bus is up.
+        changes: told whenever a message that waits may go on: of the members, the link, and this node's end.
         outliers: told of each call's end; leaves out the nodes that fail.
         failovers: counts, by wire name, the attempts that are made again elsewhere.
     """
@@ -53,6 +56,7 @@ class Delivery:
         peer: Peer,
         prefix: str,
         link: asyncio.Event,
+        changes: Changes,
         outliers: Outliers,
         failovers: Counter[str],
     ) -> None:
@@ -62,6 +66,7 @@ class Delivery:
         self._node_id = peer.node_id
         self._prefix = prefix
         self._link = link
+        self._changes = changes
         self._outliers = outliers
         self._failovers = failovers
         self._budget = RetryBudget()
@@ -150,7 +155,7 @@ class Delivery:
         """The next attempt, under way; or why there is none."""
         if job.route.is_queued:
             if not await self._linked(job.deadline):
-                return Failure(_no_link(), ResultMetadata("", job.attempts))
+                return Failure(self._why_nobody(), ResultMetadata("", job.attempts))
             return self._begin_queued(job)
         while True:
             linked = self._link.is_set()
@@ -163,13 +168,15 @@ class Delivery:
             job.tried = NONE
 
     async def _wait_for_nodes(self, job: Job) -> bool:
-        """Nobody is there: whether it makes sense to look again, after a pause."""
-        if not job.route.waits or self._server.refusing is not None or self._waiting >= MAX_WAITING:
+        """Nobody is there: whether it makes sense to look again, after the next change."""
+        if not job.route.waits or self._server.refusing is not None or self._client.closed:
+            return False
+        if self._waiting >= MAX_WAITING or _is_an_answer(job.failure):
             return False
         job.failure = job.failure or Failure(self._why_nobody())
         self._waiting += 1
         try:
-            return await self._pause(job.failure, job.deadline)
+            return await self._changes.next(job.deadline)
         finally:
             self._waiting -= 1
 
@@ -301,7 +308,7 @@ class Delivery:
             return False
         if job.route.is_queued and (
             job.attempts >= QUEUE_ATTEMPTS
-            or (type(failure.error) is ClusterError and not await self._pause(failure, job.deadline, 0.2))
+            or (failure.error.code == ClusterError.code and not await self._pause(failure, job.deadline, 0.2))
         ):
             return False
         if verdict is Verdict.ELSEWHERE:
@@ -352,9 +359,7 @@ class Delivery:
 
     async def _pause(self, failure: Failure | None, deadline: float, least: float = 0.02) -> bool:
         """All candidates were tried: whether another round makes sense, after a pause of `least` seconds or more."""
-        if failure is None or isinstance(failure.error, OverloadedError | HandlerNotFoundError):
-            return False
-        if self._client.closed:
+        if failure is None or _is_an_answer(failure) or self._client.closed:
             return False
         left = deadline - self._loop.time()
         if left <= 0:
@@ -372,12 +377,14 @@ class Delivery:
 
     async def _linked(self, deadline: float) -> bool:
         """Wait for the link; whether it came up in time."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                await self._link.wait()
+        while not self._link.is_set() and not self._client.closed:
+            if not await self._changes.next(deadline):
+                break
         return self._link.is_set()
 
     def _why_nobody(self) -> CatgaError:
+        if self._client.closed:
+            return ClosedError(self._client.closed)
         return ClusterError("no node can take this message") if self._link.is_set() else _no_link()
 
     def _check_size(self, message: object, size: int) -> None:
@@ -387,6 +394,11 @@ class Delivery:
                 f"{type(message).__qualname__} has {size} bytes, the broker's limit is {limit}",
                 details={"bytes": size, "limit": limit},
             )
+
+
+def _is_an_answer(failure: Failure | None) -> bool:
+    """Whether a refusal is what the sender should get, as the last candidate was full, or does not handle it."""
+    return failure is not None and isinstance(failure.error, OverloadedError | HandlerNotFoundError)
 
 
 def _is_last_word(result: CatgaResult[Any]) -> bool:

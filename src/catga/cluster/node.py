@@ -9,6 +9,7 @@ from typing import Any
 
 from catga.abc import Backend, Diagnosing, ForgeableBounces
 from catga.backends import redact
+from catga.cluster.changes import Changes
 from catga.cluster.delivery import Delivery
 from catga.cluster.dispatch import Dispatch, Routing
 from catga.cluster.handlers import Codecs, LocalHandlers
@@ -50,6 +51,7 @@ class Node:
         self._options = options
         self._backend = backend
         self._link = asyncio.Event()
+        self._changes = Changes()
         self._alive = False
         self._ending: asyncio.Task[None] | None = None
         self._updates: set[asyncio.Future[None]] = set()
@@ -92,7 +94,7 @@ class Node:
         self.dispatch = Dispatch(
             self.membership.view,
             self._table,
-            Delivery(self.peer, options.prefix, self._link, self._outliers, self._recorder.failovers),
+            Delivery(self.peer, options.prefix, self._link, self._changes, self._outliers, self._recorder.failovers),
             self._outliers,
             codecs,
             routing,
@@ -107,6 +109,8 @@ class Node:
     def not_ready(self) -> str | None:
         """Why this node should get no traffic now; None while it is well."""
         problem = self._problem()
+        if self.peer.client.closed:
+            return self.peer.client.closed
         if not self._link.is_set():
             return f"the link to the broker is down: {problem}" if problem else "the link to the broker is down"
         refusing = self.peer.server.refusing
@@ -156,7 +160,7 @@ class Node:
         except ClusterError as error:
             logger.warning("could not announce draining", extra={"catga_error": str(error)})
         await self._quietly(self.peer.close_queues())  # before it refuses: the broker would go on choosing it
-        self.peer.server.refuse(ClosedError(f"node {self._options.node_id} is draining"))
+        self._refuse("is draining")
         try:
             async with asyncio.timeout(self._options.drain_timeout):
                 await self.peer.server.idle()
@@ -198,7 +202,8 @@ class Node:
         await self._quietly(self.membership.leave())
         await self._quietly(self.peer.close())
         self._alive = False
-        self._link.set()  # who waits for it finds the client closed
+        self._link.set()
+        self._changes.tell()  # who waits finds the client closed
 
     async def _quietly(self, step: Coroutine[Any, Any, object]) -> None:
         try:
@@ -236,9 +241,21 @@ class Node:
                 self.on_unreachable(node)
                 loop.call_later(IDLE_GRACE, self._has_left_idle, node)
             else:
+                self._ask_to_refute(event)
                 loop.call_later(LEFT_GRACE, self._has_left, node)
-        elif node.state is NodeState.SUSPECT:
+            return
+        self._changes.tell()
+        if node.state is NodeState.SUSPECT:
             self.peer.client.node_silent(node.node_id, node.incarnation)
+
+    def _ask_to_refute(self, event: NodeChangeEvent) -> None:
+        """Calls wait for a node that is said to be dead. If it lives, after a split that has healed, it should know
+        that before they are ended, and not with the next probe."""
+        life = event.node.node_id, event.node.incarnation
+        destination = self.peer.client.destinations.get(life)
+        is_doubtful = event.reason in (LeftReason.CRASHED, LeftReason.EXPIRED)
+        if is_doubtful and destination is not None and destination.pending:
+            self.introduce(*life)
 
     def _has_left(self, node: NodeInfo) -> None:
         if not self.membership.view.is_member(node.node_id, node.incarnation):  # else it has refuted that since
@@ -253,7 +270,7 @@ class Node:
             self._has_left(node)
 
     def on_fenced(self, incarnation: int) -> None:
-        self.peer.server.refuse(ClosedError(f"node {self._options.node_id} was replaced by incarnation {incarnation}"))
+        self._refuse(f"was replaced by incarnation {incarnation}")
         self._spawn(self.peer.close_inbox())  # or whoever missed the news would go on taking it for a member
 
     async def on_rejoin(self, incarnation: int) -> None:
@@ -303,6 +320,7 @@ class Node:
         where = {"catga_url": redact(self._options.url)}
         if up:
             self._link.set()
+            self._changes.tell()
             logger.warning("the link to the broker is up: %s", where["catga_url"], extra=where)
             self.membership.link_up()
             self._spawn(self._open_queues())
@@ -311,12 +329,20 @@ class Node:
             self.membership.link_down()
             logger.warning("the link to the broker is down: %s", where["catga_url"], extra=where)
 
+    def closed(self, why: str) -> None:
+        logger.error("%s", why, extra={"catga_url": redact(self._options.url)})
+        self._changes.tell()
+
     def _problem(self) -> str:
         """What the transport has to complain of, or "" if it is well or cannot tell."""
         transport = self._backend.transport
         return transport.problem if isinstance(transport, Diagnosing) else ""
 
     # -- inside ---------------------------------------------------------------------------------------
+
+    def _refuse(self, why: str) -> None:
+        self.peer.server.refuse(ClosedError(f"node {self._options.node_id} {why}"))
+        self._changes.tell()
 
     def _handlers_changed(self) -> None:
         if self._alive:  # without a link the record changes all the same, and is told when the link is back

@@ -42,7 +42,7 @@ class Seen(Enum):
 class Caller:
     """What a node remembers of one that calls it."""
 
-    __slots__ = ("called_at", "forgotten", "late", "newest", "oldest", "refused", "reply_to")
+    __slots__ = ("called_at", "forgotten", "late", "newest", "oldest", "refusals", "refused", "reply_to")
 
     def __init__(self, reply_to: str, *, in_doubt: bool) -> None:
         self.reply_to = reply_to
@@ -53,6 +53,8 @@ class Caller:
         """Its calls with smaller ids have ended."""
         self.forgotten: float = inf if in_doubt else 0
         """The greatest key whose answer left the window although the caller might ask for it."""
+        self.refusals: dict[int, Fault] = {}
+        """Its refused attempts that are remembered, by their ids."""
         self.refused: float = 0
         """The greatest id of an attempt whose refusal was forgotten although the caller might ask for it."""
         self.late = 0.0
@@ -134,11 +136,13 @@ class Answers:
         return Seen.FORGOTTEN if caller is not None and key[1] <= caller.forgotten else Seen.NEVER
 
     def wanted_by(self, reply_to: str) -> list[Answer]:
-        """The answers that this caller may still wait for."""
+        """The answers that this caller may still wait for. Refusals are among them: a refused attempt never runs, so
+        it does no harm to say so twice."""
         caller = self._callers.get(reply_to)
         oldest = 0 if caller is None else caller.oldest
         held = [answers.items() for answers in (self._kept, self._old, self._young)]
-        return [answer for items in held for key, answer in items if key[0] == reply_to and answer.id >= oldest]
+        wanted = [answer for items in held for key, answer in items if key[0] == reply_to and answer.id >= oldest]
+        return wanted if caller is None else wanted + [each for i, each in caller.refusals.items() if i >= oldest]
 
     def keep(self, key: CallKey, answer: Answer) -> None:
         """The request `key` has its answer, which is addressed to the newest of its attempts."""

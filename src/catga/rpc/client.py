@@ -81,7 +81,7 @@ class Client:
         self._newest = 0  # the last that a call took
         self._oldest = 1  # where `ended_before` looked last
         self._watch: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._closed = ""
         self.late = 0
         """Replies to calls that had ended before."""
         self.foreign = 0
@@ -105,8 +105,8 @@ class Client:
         return oldest
 
     @property
-    def closed(self) -> bool:
-        """Whether no call can be made any more."""
+    def closed(self) -> str:
+        """Why no call can be made any more; empty while calls can be made."""
         return self._closed
 
     def queue(self, subject: str) -> Destination:
@@ -132,7 +132,7 @@ class Client:
         """
         future: asyncio.Future[Outcome] = self._loop.create_future()
         if self._closed:
-            future.set_result(ClosedError("the node has left the cluster"))
+            future.set_result(ClosedError(self._closed))
             return future
         if len(self._pending) >= self._max_pending:
             text = f"{len(self._pending)} calls wait for replies, the limit is {self._max_pending}"
@@ -236,17 +236,16 @@ class Client:
         self._unlistened(destination, _calls_in(destination, token))
         return destination
 
-    def on_refused(self, subject: str, token: int, reason: str, final: bool) -> bool:
-        """The broker refused that batch: its calls never ran. A repeat ends only if it would be refused for ever.
+    def on_refused(self, subject: str, token: int, reason: str) -> bool:
+        """The broker refused that batch: its calls never ran. Repeats wait for their turn.
 
         Returns whether something in it has to be sent again: repeats, or the answers to others' calls."""
         destination = self._by_subject.get(subject)
         if destination is None:
-            return not final
+            return True
         for call_id in _calls_in(destination, token):
-            if final or not self._repeated(call_id):
-                text = f"the broker refuses the message: {reason}"
-                self._end([call_id], InvalidMessageError(text) if final else ClusterError(text))
+            if not self._repeated(call_id):
+                self._end([call_id], ClusterError(f"the broker refuses the message: {reason}"))
         return any(pending.repeated for pending in destination.pending.values())
 
     def repeat(self, subject: str) -> None:
@@ -321,12 +320,12 @@ class Client:
             destination.heard_at = self._loop.time()
             self._repeat(destination)
 
-    def close(self) -> None:
-        """End all calls."""
-        self._closed = True
+    def close(self, why: str = "the node has left the cluster") -> None:
+        """End all calls, those of the future included."""
+        self._closed = self._closed or why
         for call_id, pending in list(self._pending.items()):
-            execution = Execution.MAYBE if pending.sent else Execution.NO
-            self._end([call_id], _with(ClosedError("the node left the cluster during the call"), execution))
+            text = f"{why}: the request may have been executed" if pending.sent else why
+            self._end([call_id], _with(ClosedError(text), Execution.MAYBE if pending.sent else Execution.NO))
         self._deadlines.close()
         if self._watch is not None:
             self._watch.cancel()

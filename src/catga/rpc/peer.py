@@ -70,6 +70,7 @@ class Listener(Knowledge, Protocol):
     def silent(self, node_id: str, incarnation: int, /) -> None: ...
     def members(self) -> Sequence[NodeInfo]: ...
     def link(self, up: bool, /) -> None: ...
+    def closed(self, why: str, /) -> None: ...
 
 
 class Peer:
@@ -276,16 +277,16 @@ class Peer:
             self.on_link(False)
             self.on_link(True)
 
-    def on_refused(self, subject: str, token: int, reason: str, final: bool) -> None:
+    def on_refused(self, subject: str, token: int, reason: str) -> None:
         self.counters["refused_by_broker"] += 1
-        if self.client.on_refused(subject, token, reason, final):
+        if self.client.on_refused(subject, token, reason):
             self._again.later(subject)
 
     def on_doubt(self, subject: str) -> None:
         self._again.later(subject)
 
     def _send_again(self, subject: str) -> None:
-        """Calls in doubt, and answers for which their callers still wait."""
+        """Calls in doubt, and answers and refusals for which their callers still wait."""
         self.client.repeat(subject)
         for answer in self.server.answers.wanted_by(subject):
             with suppress(OverloadedError):
@@ -301,6 +302,11 @@ class Peer:
         else:
             self.client.link_down()
             self._listener.link(False)
+
+    def on_closed(self, reason: str) -> None:
+        why = f"the link to the broker is down for good: {reason}"
+        self.client.close(why)
+        self._listener.closed(why)
 
     async def _verify(self) -> None:
         """The link is up again: believe in it once a ping to this node's own inbox has come back.

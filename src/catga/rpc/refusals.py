@@ -14,20 +14,22 @@ MAX_REFUSALS = 16_384
 
 
 class Refusals:
-    """The refused attempts, by reply box and the attempt's id."""
+    """Bounds the refused attempts that are remembered, each with its caller, by the attempt's id."""
 
     def __init__(self) -> None:
-        self._faults: OrderedDict[CallKey, tuple[Fault, Caller]] = OrderedDict()
+        self._callers: OrderedDict[CallKey, Caller] = OrderedDict()
 
     def remember(self, caller: Caller, fault: Fault) -> None:
         """An attempt of this caller was refused."""
-        self._faults[caller.reply_to, fault.id] = fault, caller
-        if len(self._faults) > MAX_REFUSALS:
-            (_, call_id), (_, owner) = self._faults.popitem(last=False)
+        caller.refusals[fault.id] = fault
+        self._callers[caller.reply_to, fault.id] = caller
+        if len(self._callers) > MAX_REFUSALS:
+            (_, call_id), owner = self._callers.popitem(last=False)
+            del owner.refusals[call_id]
             if call_id >= owner.oldest:  # else nobody asks again
                 owner.refused = max(owner.refused, call_id)
 
     def look_up(self, reply_to: str, call_id: int) -> Fault | None:
         """The refusal of this attempt."""
-        found = self._faults.get((reply_to, call_id))
-        return None if found is None else found[0]
+        caller = self._callers.get((reply_to, call_id))
+        return None if caller is None else caller.refusals[call_id]

@@ -150,15 +150,18 @@ class _Listener:
         if not self._faults.is_cut_off:
             self._inner.on_undeliverable(subject, token)
 
-    def on_refused(self, subject: str, token: int, reason: str, final: bool, /) -> None:
+    def on_refused(self, subject: str, token: int, reason: str, /) -> None:
         if not self._faults.is_cut_off:
-            self._inner.on_refused(subject, token, reason, final)
+            self._inner.on_refused(subject, token, reason)
 
     def on_doubt(self, subject: str, /) -> None:
         self._inner.on_doubt(subject)
 
     def on_link(self, up: bool, /) -> None:
         self._inner.on_link(up)
+
+    def on_closed(self, reason: str, /) -> None:
+        self._inner.on_closed(reason)
 
 
 class _Discovery:

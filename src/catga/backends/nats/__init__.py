@@ -18,7 +18,7 @@ def open_backend(settings: BackendSettings) -> Backend:
     options = dict(settings.options)
     discovery = options.pop("discovery", "pubsub")
     address(settings.url)  # what is no address is told before the start
-    connection = NatsConnection(settings.url, settings.connect_timeout, options)
+    connection = NatsConnection(settings.url, settings.connect_timeout, options, settings.prefix)
     transport = NatsTransport(connection, settings.prefix)
     if discovery == "kv":
         from catga.backends.nats.kv import NatsKvNodeDiscovery

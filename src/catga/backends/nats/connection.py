@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 from catga.backends import redact
 from catga.backends.complaints import Complaints
 from catga.backends.joining import BrokenError, persist
+from catga.backends.nats import given
 from catga.backends.nats.client import bounded, drain, flush, hopeless, is_closing, is_socket
 from catga.backends.nats.direct import DirectClient, OnPayload
 from catga.backends.nats.listening import Listening, OnMessage, Renewal
@@ -43,10 +44,12 @@ class NatsConnection:
     Args:
         client: a connected client to use instead; it is not closed here.
         options: passed on to ``nats.connect``.
+        prefix: of the subjects; what is refused to the owner of a client on others is only logged.
     """
 
-    def __init__(self, url: str, connect_timeout: float, options: dict[str, Any]) -> None:
+    def __init__(self, url: str, connect_timeout: float, options: dict[str, Any], prefix: str = "") -> None:
         self._url = url
+        self._prefix = prefix
         self._timeout = connect_timeout
         self._given: Client | None = options.pop("client", None)
         self._options = options
@@ -66,6 +69,7 @@ class NatsConnection:
         self.listenings: list[Listening] = []
         self._up = False
         self.on_link: list[Callable[[bool], None]] = []
+        self.on_closed: list[Callable[[str], None]] = []
         self.problems = 0
         """Errors that the client reported."""
 
@@ -115,6 +119,7 @@ class NatsConnection:
             return
         self._opening.cancel()
         self.on_link.clear()
+        self.on_closed.clear()
         self._closing = True
         self._renewal.close()
         for task in (self._poll, self._reopening):
@@ -336,18 +341,20 @@ class NatsConnection:
                 listener(up)
 
     async def _poll_given(self, client: Client) -> None:
-        """A client that was handed in has its owner's callbacks: look at its state instead."""
-        reconnects = client.stats["reconnects"]
-        while True:
-            if client.stats["reconnects"] != reconnects:  # between two looks
-                reconnects = client.stats["reconnects"]
-                self.tell(False)
-            self.tell(client.is_connected)
-            if client.is_closed:
-                why = client.last_error or "by its owner"
-                self._last_problem = f"the NATS client that was handed in has closed: {why}"
-                self._complaints.tell(self._last_problem, logging.ERROR)
-            await asyncio.sleep(0.1)
+        why = self._last_problem = await given.closed(client, self.tell, self._complain)
+        self.tell(False)
+        for listener in self.on_closed:
+            listener(why)
+
+    def _complain(self, text: str) -> None:
+        self.problems += 1
+        if not self.is_up:
+            self._last_problem = text
+            self._complaints.tell(f"{redact(self._url)}: no connection yet: {text}")
+        elif f'"{self._prefix}.'.lower() in text.lower():  # nats-py has made it lower case
+            self._complaints.refused(f"{redact(self._url)}: {text}")
+        else:
+            self._complaints.tell(f"{redact(self._url)}: {text}")
 
     async def _poll_closed(self) -> None:
         """nats-py may close for ever without a word: its closing fails on a socket that is gone already."""

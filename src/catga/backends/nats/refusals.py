@@ -85,7 +85,7 @@ class Refusals:
             tokens = [token for to, token in between if to == subject]
             if whole and len(tokens) == count:
                 for token in tokens:
-                    listener.on_refused(subject, token, text, False)
+                    listener.on_refused(subject, token, text)
             else:
                 listener.on_doubt(subject)
 

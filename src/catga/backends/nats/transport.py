@@ -46,6 +46,7 @@ class NatsTransport:
         await self._connection.open()
         self._listener = listener
         self._connection.on_link.append(listener.on_link)
+        self._connection.on_closed.append(listener.on_closed)
         self._connection.refusals.listener = listener
         self._subscriptions[""] = await self._connection.persist(self._subscribe_to_bounces)
         # Nobody is there: it shows whether this node may answer at all.

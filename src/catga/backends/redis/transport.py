@@ -136,6 +136,6 @@ class RedisTransport:
             self.refused += 1
             self._link.complaints.refused(f"the server refuses messages: {reply}")
             if listener is not None:
-                listener.on_refused(message.subject, message.token, str(reply), False)
+                listener.on_refused(message.subject, message.token, str(reply))
         elif reply == 0 and listener is not None:
             listener.on_undeliverable(message.subject, message.token)
