@@ -3,15 +3,18 @@
 import asyncio
 import logging
 import random
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import nats
 import pytest
 from nats.aio.msg import Msg
 from nodes import Ear, outgoing
 
+from catga import Mediator, Request, add_cluster
 from catga.abc import BackendSettings, NodeDiscovery, Observation, Sighting
 from catga.backends.nats import open_backend
 from catga.errors import ClusterError
@@ -21,6 +24,10 @@ from catga.node import NodeInfo
 from catga.testing.proxy import Proxy
 from catga.testing.servers import NatsServer
 from catga.testing.waiting import eventually
+
+
+class Greet(msgspec.Struct, Request[str], frozen=True):
+    name: str
 
 
 async def test_a_frozen_server_with_a_full_buffer_is_noticed_and_blocks_nobody_for_ever() -> None:
@@ -286,3 +293,25 @@ async def discovering(url: str, prefix: str) -> AsyncIterator[NodeDiscovery]:
     await discovery.get_nodes()
     yield discovery
     await discovery.aclose()
+
+
+async def test_a_node_whose_inbox_the_server_has_lost_subscribes_anew(nats_url: str) -> None:
+    """The broker tells it that nobody listens on its own inbox."""
+    app, prefix = Mediator(), f"lost-{uuid.uuid4().hex[:8]}"
+    app.handles(Greet)(lambda request: f"Hello {request.name}")
+    options: Any = {"prefix": prefix, "probe_interval": 0.2}
+    async with (
+        add_cluster(app, nats_url, node_id="worker", **options) as worker,
+        add_cluster(Mediator(), nats_url, node_id="caller", **options) as caller,
+    ):
+        connection: Any = worker._node.membership._discovery._connection  # type: ignore[union-attr]
+        (inbox,) = [each for each in connection.listenings if each.subject.startswith(f"{prefix}.inbox.")]
+        connection.forget(inbox.subscription)
+        await connection.flush()
+        await eventually(lambda: inbox not in connection.listenings)
+
+        async def is_served() -> bool:
+            return (await caller.send(Greet("you"))).is_success
+
+        await eventually(is_served)
+        assert worker.health == "healthy"
