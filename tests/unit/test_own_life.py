@@ -12,7 +12,7 @@ from catga.membership import View
 from catga.membership.chores import Chores
 from catga.membership.hearing import HearingClock
 from catga.membership.own import INTRODUCTION, RIVAL_PINGS, OwnLife
-from catga.node import NEWEST, WHOLE_LIFE, LeftReason, NodeInfo
+from catga.node import NEWEST, OUTGROWABLE, WHOLE_LIFE, LeftReason, NodeInfo
 from catga.testing import ManualClock
 from catga.testing.waiting import eventually
 
@@ -116,6 +116,16 @@ async def test_a_node_that_others_do_not_know_introduces_itself_once_for_all_of_
     await asyncio.sleep(0)
     assert life.announced == [ME]
     life.clock.advance(INTRODUCTION)
+
+
+@pytest.mark.parametrize("joined", [True, False])
+async def test_an_end_in_a_life_that_could_not_be_outgrown_is_believed_by_nobody(life: Life, joined: bool) -> None:
+    life.own.joined = joined
+    for incarnation in (OUTGROWABLE, NEWEST - 1):
+        life.own.heard_end(Departure("me", incarnation, LeftReason.CRASHED))
+    assert (life.own.record, life.pinged) == (ME, [])
+    life.own.heard_end(Departure("me", OUTGROWABLE - 1, LeftReason.CRASHED))
+    assert (life.pinged == [OUTGROWABLE - 1]) if joined else (life.own.record.incarnation >= OUTGROWABLE)
 
 
 async def test_a_member_that_missed_a_refutation_is_told_again(life: Life) -> None:
