@@ -93,6 +93,41 @@ async def test_payloads_are_handed_over_where_they_are_read(choosy: tuple[Choosy
     assert ear.tasks == {None}
 
 
+def end(transport: Any, subject: str) -> "asyncio.Task[None]":
+    """Have a subscription taken for one that the server has ended. Returns the task that renews what was."""
+    listening = transport._subscriptions[subject]
+    listening.refused = "taken away"
+    transport._connection._renewal.lost(listening)
+    mending: asyncio.Task[None] = transport._connection._renewal._mending
+    return mending
+
+
+async def test_a_renewed_subscription_takes_the_place_of_the_former_one(choosy: tuple[Choosy, Any]) -> None:
+    """Should the server still have that, it would count as a listener when nobody listens any more."""
+    ear, transport = choosy
+    await transport.subscribe("renewed.s")
+    await end(transport, "renewed.s")
+    assert ear.links == [False, True]
+    transport.publish(outgoing("renewed.s", b"a"))
+    await eventually(lambda: ear.messages == [b"a"])
+    await transport.unsubscribe("renewed.s")
+    transport.publish(outgoing("renewed.s", b"b"))
+    await eventually(lambda: ear.undeliverable == [("renewed.s", 0)])
+
+
+async def test_a_subscription_given_up_while_its_renewal_waits_is_not_renewed(choosy: tuple[Choosy, Any]) -> None:
+    ear, transport = choosy
+    await transport.subscribe("given-up.s")
+    mending = end(transport, "given-up.s")
+    await asyncio.sleep(0)  # it waits
+    await transport.unsubscribe("given-up.s")
+    await mending
+    transport.publish(outgoing("given-up.s", b"a"))
+    await eventually(lambda: ear.undeliverable == [("given-up.s", 0)])
+    assert ear.messages == []
+    assert ear.links == [False, True]
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
 async def test_messages_that_come_in_pieces_are_put_together(chunk: int, nats_url: str) -> None:
     ear, plain, dice = Ear(), list[bytes](), random.Random(chunk)
