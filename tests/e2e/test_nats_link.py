@@ -330,11 +330,12 @@ async def discovering(url: str, prefix: str) -> AsyncIterator[NodeDiscovery]:
     await discovery.aclose()
 
 
-async def test_a_node_whose_inbox_the_server_has_lost_subscribes_anew(nats_url: str) -> None:
-    """The broker tells it that nobody listens on its own inbox."""
+@pytest.mark.parametrize("keys", [None, [b"the signing key of this test"]], ids=["unsigned", "signed"])
+async def test_a_node_whose_inbox_the_server_has_lost_subscribes_anew(nats_url: str, keys: list[bytes] | None) -> None:
+    """The broker tells it that nobody listens on its own inbox. With keys that may be forged: it looks itself."""
     app, prefix = Mediator(), f"lost-{uuid.uuid4().hex[:8]}"
     app.handles(Greet)(lambda request: f"Hello {request.name}")
-    options: Any = {"prefix": prefix, "probe_interval": 0.2}
+    options: Any = {"prefix": prefix, "probe_interval": 0.2, "signing_keys": keys}
     async with (
         add_cluster(app, nats_url, node_id="worker", **options) as worker,
         add_cluster(Mediator(), nats_url, node_id="caller", **options) as caller,

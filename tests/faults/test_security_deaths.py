@@ -199,3 +199,16 @@ async def test_forged_bounces_at_a_busy_node_of_a_signed_cluster_make_nothing_ru
         assert isinstance(result.error, MaybeExecutedError)
         assert [a.error for a in report.failed if not isinstance(a.error, MaybeExecutedError) or a.id % 2 == 0] == []
         assert len(bounces) >= 12
+
+
+async def test_forged_bounces_of_its_own_pings_do_not_part_a_signed_node_from_the_bus(
+    nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    bed = Bed(nats_server.url, "nats")
+    async with bed.stack:
+        worker = await bed.node("worker", signing_keys=KEYS[:1])
+        async with forging_bounces(bed.url, bed.inbox_of(worker)) as bounces:
+            counted = worker.counters["undeliverable"]
+            await eventually(lambda: worker.counters["undeliverable"] >= counted + 5)
+            assert len(bounces) >= 5
+        assert "the link to the broker is down" not in caplog.text
