@@ -350,4 +350,4 @@ async def test_a_node_whose_inbox_the_server_has_lost_subscribes_anew(nats_url: 
             return (await caller.send(Greet("you"))).is_success
 
         await eventually(is_served)
-        assert worker.health == "healthy"
+        await eventually(lambda: worker.health == "healthy")
