@@ -173,7 +173,7 @@ async def test_forged_bounces_at_a_busy_node_of_a_signed_cluster_make_nothing_ru
 ) -> None:
     """It keeps the CPU for longer than two bounces take to be a death, and for less than the other one waits for it."""
     prefix, ids, once = f"security-{uuid.uuid4().hex[:8]}", itertools.count(1), list[int]()
-    options = {"prefix": prefix, "signing_keys": KEYS[:1], "probe_interval": 4.0}
+    options = {"prefix": prefix, "signing_keys": KEYS[:1], "probe_interval": 6.0}
 
     def toil(seconds: float = 0.004) -> Toil:
         once.append(-next(ids))
