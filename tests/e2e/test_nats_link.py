@@ -3,15 +3,18 @@
 import asyncio
 import logging
 import random
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import nats
 import pytest
 from nats.aio.msg import Msg
 from nodes import Ear, outgoing
 
+from catga import Mediator, Request, add_cluster
 from catga.abc import BackendSettings, NodeDiscovery, Observation, Sighting
 from catga.backends.nats import open_backend
 from catga.errors import ClusterError
@@ -21,6 +24,10 @@ from catga.node import NodeInfo
 from catga.testing.proxy import Proxy
 from catga.testing.servers import NatsServer
 from catga.testing.waiting import eventually
+
+
+class Greet(msgspec.Struct, Request[str], frozen=True):
+    name: str
 
 
 async def test_a_frozen_server_with_a_full_buffer_is_noticed_and_blocks_nobody_for_ever() -> None:
@@ -84,6 +91,41 @@ async def test_payloads_are_handed_over_where_they_are_read(choosy: tuple[Choosy
     transport.publish(outgoing("direct.s", b"b"))
     await eventually(lambda: ear.messages == [b"a", b"b"])
     assert ear.tasks == {None}
+
+
+def end(transport: Any, subject: str) -> "asyncio.Task[None]":
+    """Have a subscription taken for one that the server has ended. Returns the task that renews what was."""
+    listening = transport._subscriptions[subject]
+    listening.refused = "taken away"
+    transport._connection._renewal.lost(listening)
+    mending: asyncio.Task[None] = transport._connection._renewal._mending
+    return mending
+
+
+async def test_a_renewed_subscription_takes_the_place_of_the_former_one(choosy: tuple[Choosy, Any]) -> None:
+    """Should the server still have that, it would count as a listener when nobody listens any more."""
+    ear, transport = choosy
+    await transport.subscribe("renewed.s")
+    await end(transport, "renewed.s")
+    assert ear.links == [False, True]
+    transport.publish(outgoing("renewed.s", b"a"))
+    await eventually(lambda: ear.messages == [b"a"])
+    await transport.unsubscribe("renewed.s")
+    transport.publish(outgoing("renewed.s", b"b"))
+    await eventually(lambda: ear.undeliverable == [("renewed.s", 0)])
+
+
+async def test_a_subscription_given_up_while_its_renewal_waits_is_not_renewed(choosy: tuple[Choosy, Any]) -> None:
+    ear, transport = choosy
+    await transport.subscribe("given-up.s")
+    mending = end(transport, "given-up.s")
+    await asyncio.sleep(0)  # it waits
+    await transport.unsubscribe("given-up.s")
+    await mending
+    transport.publish(outgoing("given-up.s", b"a"))
+    await eventually(lambda: ear.undeliverable == [("given-up.s", 0)])
+    assert ear.messages == []
+    assert ear.links == [False, True]
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
@@ -286,3 +328,26 @@ async def discovering(url: str, prefix: str) -> AsyncIterator[NodeDiscovery]:
     await discovery.get_nodes()
     yield discovery
     await discovery.aclose()
+
+
+@pytest.mark.parametrize("keys", [None, [b"the signing key of this test"]], ids=["unsigned", "signed"])
+async def test_a_node_whose_inbox_the_server_has_lost_subscribes_anew(nats_url: str, keys: list[bytes] | None) -> None:
+    """The broker tells it that nobody listens on its own inbox. With keys that may be forged: it looks itself."""
+    app, prefix = Mediator(), f"lost-{uuid.uuid4().hex[:8]}"
+    app.handles(Greet)(lambda request: f"Hello {request.name}")
+    options: Any = {"prefix": prefix, "probe_interval": 0.2, "signing_keys": keys}
+    async with (
+        add_cluster(app, nats_url, node_id="worker", **options) as worker,
+        add_cluster(Mediator(), nats_url, node_id="caller", **options) as caller,
+    ):
+        connection: Any = worker._node.membership._discovery._connection  # type: ignore[union-attr]
+        (inbox,) = [each for each in connection.listenings if each.subject.startswith(f"{prefix}.inbox.")]
+        connection.forget(inbox.subscription)
+        await connection.flush()
+        await eventually(lambda: inbox not in connection.listenings)
+
+        async def is_served() -> bool:
+            return (await caller.send(Greet("you"))).is_success
+
+        await eventually(is_served)
+        await eventually(lambda: worker.health == "healthy")

@@ -72,6 +72,14 @@ class CrunchPlain(msgspec.Struct, Request[Done], frozen=True):
     seconds: float = 0.004
 
 
+@message(timeout=30.0, name="faults.Toil")
+class Toil(msgspec.Struct, Request[Done], frozen=True):
+    """Must not run twice; costs CPU time."""
+
+    id: int
+    seconds: float = 0.004
+
+
 @message(timeout=2.0, name="faults.Members")
 class Members(msgspec.Struct, Request[list[str]], frozen=True):
     """Whom the node that is asked sees alive."""

@@ -1,20 +1,29 @@
 """Deaths: forged ones, true ones on a signed bus, and true ones beside a client that listens to everything."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import itertools
+import uuid
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import nats
 import pytest
+from harness import FaultCluster
+from messages import Crunch, Toil
+from nats.aio.msg import Msg
 from redis.asyncio import Redis
 from test_security import KEYS, Bed, Echo, batch, bed_on, known
 
 from catga import DistributedMediator, Mediator, add_cluster
 from catga.abc import Departure
+from catga.errors import MaybeExecutedError
 from catga.membership.records import encode_departure, encode_record
 from catga.node import NEWEST, OUTGROWABLE, LeftReason, NodeChangeType, NodeInfo
+from catga.result import Failure
+from catga.rpc.subjects import inbox
 from catga.rpc.wire import Ping
 from catga.testing.faults import Faults, inject
+from catga.testing.servers import NatsServer
 from catga.testing.waiting import eventually
 
 
@@ -131,3 +140,75 @@ async def test_a_crash_beside_a_client_that_listens_to_everything_is_known_to_al
     assert set(reasons) <= {LeftReason.UNREACHABLE, LeftReason.CRASHED}
     assert "the broker does not tell when nobody listens" in caplog.text
     assert first.counters["missing_bounces"] + second.counters["missing_bounces"] > 0
+
+
+class FirstOfAll:
+    """Picks the node whose id comes first."""
+
+    def select(self, nodes: Sequence[NodeInfo], message: object) -> NodeInfo:
+        return nodes[0]
+
+
+@asynccontextmanager
+async def forging_bounces(url: str, subject: str) -> AsyncIterator[list[str]]:
+    """A client that answers whatever comes to `subject` as the server does when nobody listens; yields where it did."""
+    told: list[str] = []
+    status = b"NATS/1.0 503\r\n\r\n"
+    client = await nats.connect(url)
+
+    async def forge(message: Msg) -> None:
+        told.append(message.reply)
+        await client._send_command(f"HPUB {message.reply} {len(status)} {len(status)}\r\n".encode() + status + b"\r\n")
+        await client.flush()
+
+    listening = await client.subscribe(subject, cb=forge)
+    await client.flush()
+    yield told
+    await listening.unsubscribe()
+    await client.close()
+
+
+async def test_forged_bounces_at_a_busy_node_of_a_signed_cluster_make_nothing_run_twice_and_nobody_dead(
+    nats_server: NatsServer,
+) -> None:
+    """It keeps the CPU for longer than two bounces take to be a death, and for less than the other one waits for it."""
+    prefix, ids, once = f"security-{uuid.uuid4().hex[:8]}", itertools.count(1), list[int]()
+    options = {"prefix": prefix, "signing_keys": KEYS[:1], "probe_interval": 6.0}
+
+    def toil(seconds: float = 0.004) -> Toil:
+        once.append(-next(ids))
+        return Toil(once[-1], seconds)
+
+    async with FaultCluster(nats_server, callers=1, caller_options={"routing": FirstOfAll()}, **options) as cluster:
+        await cluster.start(("busy", "other"))
+        (caller,) = cluster.callers
+        caller._node.membership.prober._settled_at = 0.0  # type: ignore[union-attr]  # it may declare deaths by now
+        busy = next(node for node in caller.get_nodes() if node.node_id == "busy")
+        async with forging_bounces(nats_server.url, inbox(prefix, "busy", busy.incarnation)) as bounces:
+            result = await caller.send(toil(1.2))
+            for _ in range(11):
+                await caller.send_to_node(toil(), "busy")
+                await asyncio.sleep(0.1)
+            report = await cluster.load(lambda i: toil(0.3) if i % 2 else Crunch(i, 0.3), 1.0, rate=8.0)
+        for node_id in ("busy", "other"):  # behind all that came before
+            (await caller.send_to_node(toil(), node_id)).unwrap()
+        assert cluster.departures(0.0) == []
+        assert [i for i, times in cluster.executions().items() if i < 0 and times > 1] == []
+        assert set(once) == {i for i in cluster.executions() if i < 0}  # each was sent, and nobody was told otherwise
+        assert isinstance(result, Failure)
+        assert isinstance(result.error, MaybeExecutedError)
+        assert [a.error for a in report.failed if not isinstance(a.error, MaybeExecutedError) or a.id % 2 == 0] == []
+        assert len(bounces) >= 12
+
+
+async def test_forged_bounces_of_its_own_pings_do_not_part_a_signed_node_from_the_bus(
+    nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    bed = Bed(nats_server.url, "nats")
+    async with bed.stack:
+        worker = await bed.node("worker", signing_keys=KEYS[:1])
+        async with forging_bounces(bed.url, bed.inbox_of(worker)) as bounces:
+            counted = worker.counters["undeliverable"]
+            await eventually(lambda: worker.counters["undeliverable"] >= counted + 5)
+            assert len(bounces) >= 5
+        assert "the link to the broker is down" not in caplog.text

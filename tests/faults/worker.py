@@ -14,7 +14,21 @@ import sys
 import time
 from typing import Any
 
-from messages import Block, Crunch, CrunchPlain, Done, Long, Members, Order, Prompt, PromptPlain, Raise, Slow, Work
+from messages import (
+    Block,
+    Crunch,
+    CrunchPlain,
+    Done,
+    Long,
+    Members,
+    Order,
+    Prompt,
+    PromptPlain,
+    Raise,
+    Slow,
+    Toil,
+    Work,
+)
 
 from catga import DistributedMediator, Mediator, NodeChangeType, add_cluster
 from catga.errors import OverloadedError
@@ -71,7 +85,8 @@ def handlers(node_id: str, log: Lines) -> Mediator:
 
     for kind in (Work, Order, Long, Slow):
         app.handles(kind)(wait)
-    for kind, handler in ((Crunch, crunch), (CrunchPlain, crunch_plain), (Prompt, prompt), (PromptPlain, ran)):
+    others = {Crunch: crunch, Toil: crunch, CrunchPlain: crunch_plain, Prompt: prompt, PromptPlain: ran}
+    for kind, handler in others.items():
         app.handles(kind)(handler)
     app.handles(Raise)(refuse)
     app.handles(Block)(block)

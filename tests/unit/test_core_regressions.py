@@ -146,6 +146,35 @@ async def test_calls_cancelled_before_their_first_step_leave_nothing_behind() ->
         await eventually(lambda: not server.inflight and not server._calls)
 
 
+async def test_a_call_cancelled_in_the_turn_in_which_its_node_stops_gives_back_no_place_that_it_never_had() -> None:
+    async with worker("places", max_concurrency=1) as node:
+        server = node._node.peer.server  # type: ignore[union-attr]
+        running, waiting = [asyncio.create_task(node.send(Slow(30.0))) for _ in range(2)]
+        await eventually(lambda: server.inflight == 2)
+        stopping = asyncio.create_task(server.close())
+        await asyncio.sleep(0)  # what waits was refused by now, and was not told yet
+        waiting.cancel()
+        await stopping
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert server.inflight == 1
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert server.inflight == 0
+
+
+async def test_a_call_cancelled_in_the_turn_in_which_it_gets_its_place_gives_it_back() -> None:
+    async with worker("given", max_concurrency=1) as node:
+        server = node._node.peer.server  # type: ignore[union-attr]
+        running, waiting = [asyncio.create_task(node.send(Slow(30.0))) for _ in range(2)]
+        await eventually(lambda: server.inflight == 2)
+        running.cancel()
+        await asyncio.sleep(0)  # it has ended, and what waits was not told yet
+        assert server.inflight == 1
+        waiting.cancel()
+        await asyncio.gather(running, waiting, return_exceptions=True)
+        assert server.inflight == 0
+
+
 async def test_the_wrong_verb_or_no_message_is_refused_with_the_likely_mistake() -> None:
     app = Mediator()
     app.handles(Quick)(lambda request: "ran")

@@ -8,9 +8,11 @@ import pytest
 
 from catga.abc import Departure, Observation, Sighting
 from catga.membership import Membership, MembershipSettings
+from catga.membership.membership import UNKNOWN
 from catga.membership.witnesses import Question
 from catga.node import LeftReason, NodeChangeEvent, NodeInfo
 from catga.testing import ManualClock
+from catga.testing.waiting import eventually
 
 ME = NodeInfo(node_id="me", incarnation=5)
 
@@ -43,13 +45,19 @@ class Bus:
 
 
 class Nobody:
-    """A `Host` that does nothing."""
+    """A `Host` that does nothing, and notes whom it was to ping, and what it was to answer."""
 
-    def ping(self, node: NodeInfo, /) -> None: ...
+    def __init__(self) -> None:
+        self.pinged: list[str] = []
+        self.told: dict[int, float] = {}
+
+    def ping(self, node: NodeInfo, /) -> None:
+        self.pinged.append(node.node_id)
 
     def ask(self, question: Question, /) -> None: ...
 
-    def tell(self, reply_to: str, nonce: int, age: float, /) -> None: ...
+    def tell(self, reply_to: str, nonce: int, age: float, /) -> None:
+        self.told[nonce] = age
 
     def introduce(self, node_id: str, incarnation: int, /) -> None: ...
 
@@ -71,11 +79,14 @@ async def bus() -> Bus:
 
 
 @pytest.fixture
-async def member(bus: Bus) -> Membership:
+async def host() -> Nobody:
+    return Nobody()
+
+
+@pytest.fixture
+async def member(bus: Bus, host: Nobody) -> Membership:
     """One that has joined."""
-    member = Membership(
-        bus, ME, Nobody(), MembershipSettings(), load=float, clock=ManualClock(), random=random.Random(1)
-    )
+    member = Membership(bus, ME, host, MembershipSettings(), load=float, clock=ManualClock(), random=random.Random(1))
     await member.sync()
     await member.join()
     return member
@@ -95,4 +106,20 @@ async def test_who_is_fenced_tells_joiners_who_lives_though_it_heard_of_itself_s
     bus.observe(Sighting(ME))
     member.own.replaced(9)
     assert Sighting(rival) in list(bus.recall())
+    await member.leave()
+
+
+async def test_a_witness_tells_of_whom_it_knows_and_else_nothing_or_that_it_does_not_know(
+    bus: Bus, host: Nobody, member: Membership
+) -> None:
+    """Its word counts for a death: that it does not know a node yet must not be taken for the node's silence."""
+    for node_id, age in (("lives", 0.0), ("is silent", 2.0), ("leaves", 2.0)):
+        bus.observe(Sighting(NodeInfo(node_id=node_id, incarnation=7), age))
+    about = [("stranger", 7), ("lives", 6), ("lives", 8), ("me", 5), ("lives", 7), ("is silent", 7), ("leaves", 7)]
+    for nonce, (node_id, incarnation) in enumerate(about):
+        member.asked("reply", nonce, node_id, incarnation)
+    await eventually(lambda: "leaves" in host.pinged)
+    bus.observe(Departure("leaves", 7, LeftReason.DRAINED))
+    await eventually(lambda: len(host.told) == 4)
+    assert host.told == {3: 0.0, 4: 0.0, 5: 2.0, 6: UNKNOWN}
     await member.leave()

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from catga.abc import Departure
+from catga.errors import ClusterError
 from catga.membership import View
 from catga.membership.chores import Chores
 from catga.membership.hearing import HearingClock
 from catga.membership.own import INTRODUCTION, RIVAL_PINGS, OwnLife
-from catga.node import NEWEST, WHOLE_LIFE, LeftReason, NodeInfo
+from catga.node import NEWEST, OUTGROWABLE, WHOLE_LIFE, LeftReason, NodeInfo
 from catga.testing import ManualClock
 from catga.testing.waiting import eventually
 
@@ -117,6 +118,22 @@ async def test_a_node_that_others_do_not_know_introduces_itself_once_for_all_of_
     life.clock.advance(INTRODUCTION)
 
 
+@pytest.mark.parametrize("joined", [True, False])
+async def test_an_end_in_a_life_that_could_not_be_outgrown_is_believed_by_nobody(life: Life, joined: bool) -> None:
+    life.own.joined = joined
+    for incarnation in (OUTGROWABLE, NEWEST - 1):
+        life.own.heard_end(Departure("me", incarnation, LeftReason.CRASHED))
+    assert (life.own.record, life.pinged) == (ME, [])
+    life.own.heard_end(Departure("me", OUTGROWABLE - 1, LeftReason.CRASHED))
+    assert (life.pinged == [OUTGROWABLE - 1]) if joined else (life.own.record.incarnation >= OUTGROWABLE)
+
+
+async def test_a_member_that_missed_a_refutation_is_told_again(life: Life) -> None:
+    """It has buried an older record of this life, and goes on doing so until it hears of the newer one."""
+    life.own.heard_of_itself(5, 2)
+    await eventually(lambda: life.announced == [ME])
+
+
 async def test_a_joiner_announces_itself_once_more(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first time may have been lost: a subscription of others that is not back yet, a split."""
     monkeypatch.setattr("catga.membership.own.INTRODUCED_AGAIN", (0.0, 0.0))
@@ -158,6 +175,20 @@ async def test_a_node_goes_beyond_its_former_lives_once_at_a_time(life: Life) ->
     is_open.set()
     await eventually(lambda: life.announced)
     assert life.moved_to == [life.own.record.incarnation]
+
+
+async def test_an_inbox_that_cannot_be_opened_is_tried_again(life: Life) -> None:
+    """Else the node would live on without the others: its old life has ended."""
+    failures = [ClusterError("no link"), ClusterError("no link")]
+
+    async def fail_twice() -> None:
+        if failures:
+            raise failures.pop()
+
+    life.opens = fail_twice
+    life.own.rival_unlistened(9, certain=True)
+    await eventually(lambda: life.announced)
+    assert life.moved_to == [life.own.record.incarnation] * 3
 
 
 async def test_a_node_that_is_fenced_while_it_rejoins_does_not_come_back(life: Life) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from catga import CatgaError, DistributedMediator, Event, Failure, Mediator, Request, Success, add_cluster, message
+from catga.cluster.delivery import MAX_WAITING
 from catga.cluster.table import Pool, RoutingTable
 from catga.errors import (
     CatgaTimeoutError,
@@ -279,6 +280,22 @@ async def test_a_service_that_does_not_come_back_in_time_is_a_no(world: World, p
     assert error.details["services"]["audit"] == {"ok": True}
     assert error.details["services"]["billing"]["execution"] == "no"
     assert world.runs == ["audit"]
+
+
+async def test_so_many_events_wait_for_a_service_and_those_beyond_are_a_no_at_once(
+    world: World, publisher: DistributedMediator
+) -> None:
+    await (await world.start("billing")).stop()
+    await eventually(lambda: len(publisher.get_nodes()) == 1)
+    waiting = [asyncio.create_task(publisher.publish(Paid(number))) for number in range(MAX_WAITING)]
+    await asyncio.sleep(0)
+    for number in range(3):
+        error = error_of(await publisher.publish(Paid(MAX_WAITING + number)))
+        assert (type(error), error.execution, error.is_retryable) == (NoNodeAvailableError, Execution.NO, True)
+    assert not any(publishing.done() for publishing in waiting)
+    await world.start("billing", max_queue=MAX_WAITING)
+    assert all(result.is_success for result in await asyncio.gather(*waiting))
+    assert world.runs == ["billing"] * MAX_WAITING
 
 
 async def test_an_event_that_nobody_ever_handled_succeeds_at_once(world: World, publisher: DistributedMediator) -> None:

@@ -78,6 +78,13 @@ class Stage:
         """Nothing passes to or from the node."""
         self.faults[node_id].is_partitioned = on
 
+    async def fill(self, node_id: str) -> None:
+        """Take both places of the node, until its gate is open: it refuses what comes."""
+        for _ in range(2):
+            filling = asyncio.ensure_future(self.nodes[node_id].send_to_node(Book(0), node_id))
+            filling.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await eventually(lambda: self.ran.count((node_id, 0)) == 2)
+
     def spend_the_budget(self) -> RetryBudget:
         """No retry is affordable any more, whatever the traffic."""
         budget = self.caller._node.dispatch._delivery._budget  # type: ignore[union-attr]
@@ -151,14 +158,24 @@ async def test_a_call_that_could_not_afford_it_goes_elsewhere_as_soon_as_it_can(
 
 async def test_a_refused_second_call_is_paid_back_and_goes_to_the_next_node(stage: Stage) -> None:
     stage.gates["c"].set()
-    for _ in range(2):
-        filling = asyncio.ensure_future(stage.nodes["b"].send_to_node(Book(0), "b"))
-        filling.add_done_callback(lambda task: task.cancelled() or task.exception())
-    await eventually(lambda: stage.ran.count(("b", 0)) == 2)
+    await stage.fill("b")
     budget = stage.spend_the_budget()
     budget._balance = 1.0
     assert (await (await begun(stage, Look(1)))).unwrap() == "c"
     assert ("b", 1) not in stage.ran
+
+
+async def test_a_second_call_that_all_refuse_is_made_again_once_there_is_room(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = stage.caller._node.peer.client  # type: ignore[union-attr]
+    monkeypatch.setattr(client, "node_unreachable", lambda *_: None)  # as when others do hear of it
+    for node_id in "bc":
+        await stage.fill(node_id)
+    sending = await begun(stage, Look(1))
+    await eventually(lambda: all(stage.nodes[i].counters["refused"] for i in "bc"))
+    stage.gates["b"].set()
+    assert (await sending).unwrap() == "b"
 
 
 async def test_a_second_call_that_comes_too_late_does_not_hide_that_the_first_ran(

@@ -271,6 +271,16 @@ def test_a_death_in_a_life_that_could_not_be_outgrown_is_not_remembered() -> Non
     assert observer.view.observe(Sighting(NodeInfo(node_id="a", incarnation=5)))
 
 
+def test_a_death_in_a_life_that_could_not_be_outgrown_ends_that_life_alone() -> None:
+    observer = Observer()
+    for node_id, incarnation in (("a", 5), ("b", OUTGROWABLE)):
+        observer.view.observe(Sighting(NodeInfo(node_id=node_id, incarnation=incarnation)))
+    ends = [Departure(node_id, OUTGROWABLE, LeftReason.CRASHED) for node_id in "abc"]
+    assert [observer.view.observe(end) for end in ends] == [False, True, False]
+    assert (set(observer.members()), observer.view.buried("b")) == ({"a"}, None)
+    assert observer.view.observe(Sighting(NodeInfo(node_id="b", incarnation=5)))
+
+
 def hear_for(observer: Observer, seconds: float) -> None:
     """Time passes and the observer hears all the while."""
     for _ in range(int(seconds)):

@@ -24,17 +24,7 @@ from catga.rpc.runner import Endpoint
 from catga.rpc.server import Server
 from catga.rpc.signing import Signer
 from catga.rpc.subjects import check_reply_box, inbox, queue, reply_box
-from catga.rpc.wire import (
-    OVERHEAD,
-    VERSION,
-    Batch,
-    Call,
-    Cancel,
-    Fault,
-    Frame,
-    Reply,
-    decode_batch,
-)
+from catga.rpc.wire import OVERHEAD, VERSION, Batch, Call, Cancel, Fault, Frame, Reply, decode_batch
 
 logger = logging.getLogger("catga.rpc")
 
@@ -115,6 +105,7 @@ class Peer:
         self._queues: set[str] = set()
         self._doubtful: dict[str, bool] = {}  # subscriptions that may be gone: subject → whether it is shared
         self._signer = signer
+        self._trusts_bounces = trusts_bounces
         self._lateness = Lateness(deaf)
         self._outbox = Outbox(
             transport,
@@ -207,6 +198,13 @@ class Peer:
         if self._inbox:  # else it is closed for good, and there is nothing to prove
             await self.probes.echo()
 
+    async def _hears_itself(self) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ECHO_TIMEOUT):
+                await self.echo()
+                return True
+        return False
+
     async def flush(self) -> None:
         """Return once everything put so far was handed to the broker."""
         await self._outbox.drained()
@@ -266,14 +264,20 @@ class Peer:
         destination, stranger = self.client.on_unlistened(subject, token), self.probes.unlistened(subject)
         life = stranger if destination is None else (destination.node_id, destination.incarnation)
         if subject == self._inbox:
-            self._subscribe_inbox_anew()
+            self._doubt_inbox()
         elif life is not None:
             self._listener.unlistened(*life)
 
-    def _subscribe_inbox_anew(self) -> None:
+    def _doubt_inbox(self) -> None:
         """The broker does not know of this node's own subscription: no link is whole without it."""
         if self._verifying is None or self._verifying.done():
-            self._doubtful[self._inbox] = False
+            self._verifying = asyncio.create_task(self._renew_inbox(), name=f"catga-inbox-{self.node_id}")
+
+    async def _renew_inbox(self) -> None:
+        if not self._trusts_bounces and await self._hears_itself():
+            return  # somebody else said so
+        if self._inbox:  # not closed meanwhile
+            self._doubtful[self._inbox], self._verifying = False, None
             self.on_link(False)
             self.on_link(True)
 
@@ -315,17 +319,14 @@ class Peer:
         """
         while True:
             await self._subscribe_again()
-            try:
-                async with asyncio.timeout(ECHO_TIMEOUT):
-                    await self.echo()
-            except TimeoutError:
+            if not await self._hears_itself():
                 self.counters["deaf"] += 1
                 self._doubtful = {each: False for each in (self._inbox, self._reply_box) if each}
                 self._doubtful |= dict.fromkeys(self._queues, True)
-            else:
-                if not self._doubtful:
-                    break
+            elif self._doubtful:
                 await asyncio.sleep(AGAIN)
+            else:
+                break
         self._epoch += 1
         await self.probes.greet(self._listener.members(), GREET_TIMEOUT)  # they lost the link too, and may not be back
         self._listener.link(True)
