@@ -50,13 +50,17 @@ async def _refused(run: Run, refuse: Step, allow: Step, url: str = "") -> tuple[
 
 
 def _told_as_no(run: Run, report: Report, began: float, returned: float) -> None:
-    """What was refused is known not to have run, and is tried again while there is time."""
+    """What was refused is known not to have run, and is tried again while there is time.
+
+    A round of three attempts, some milliseconds each, follows each pause of 20 to 500 ms. So the deadline of a few
+    requests comes while an attempt has left and is not refused yet, and then nobody can know.
+    """
     patient = [a for a in report.failed if a.id % 2]
     run.must(not patient, f"requests that outlast the refusal succeed, {len(patient)} did not")
     refused = [a for a in report.failed if began + 0.3 < a.sent < returned - PROMPT - 0.1]
-    told = [a for a in refused if a.error is not None and a.error.code != "timeout"]  # else the word was on its way
+    told = [a for a in refused if a.error is not None and a.error.code != "timeout"]
     doubtful = [a for a in told if a.error is not None and a.error.execution != Execution.NO]
-    run.must(bool(told), "some are told")
+    run.must(2 * len(told) > len(refused), f"most are told, {len(told)} of {len(refused)} were")
     run.must(not doubtful, f"refused requests are known not to have run, {len(doubtful)} are not")
 
 
