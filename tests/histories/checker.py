@@ -201,7 +201,7 @@ def _is_excused(history: History, call: Call, failure: Outcome | Part) -> bool:
         or not history.is_load_usual(since, call.ended)
         or any(history.stalled(node, since, call.ended) > STALLED for node in calm)
     )
-    return failure.code == "timeout" and is_pressed
+    return (failure.code == "timeout" or failure.execution == "no") and is_pressed  # full, and then another reason
 
 
 def _words(failure: Outcome | Part) -> str:

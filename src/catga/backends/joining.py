@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class BrokenError(ClusterError):
-    """The link is down, or was lost meanwhile."""
+    """The link is down, was lost meanwhile, or the server did not answer in time."""
 
 
 async def persist(step: Callable[[], Awaitable[T]], is_up: Callable[[], bool], until: float) -> T:

@@ -54,7 +54,7 @@ async def bounded(
         if quiet:
             logger.debug("%s failed", what, extra={"catga_error": repr(error)})
             return None
-        kind = BrokenError if isinstance(error, ConnectionResetError) else ClusterError
+        kind = BrokenError if isinstance(error, ConnectionResetError | TimeoutError) else ClusterError
         raise kind(f"{redact(url)}: {what} failed: {error!r}") from error
 
 
