@@ -171,9 +171,9 @@ async def forging_bounces(url: str, subject: str) -> AsyncIterator[list[str]]:
 async def test_forged_bounces_at_a_busy_node_of_a_signed_cluster_make_nothing_run_twice_and_nobody_dead(
     nats_server: NatsServer,
 ) -> None:
-    """It keeps the CPU for longer than two bounces take to be a death, and for less than the other one waits for it."""
+    """It keeps the CPU for longer than two bounces take to be a death, and for less than the other one believes in."""
     prefix, ids, once = f"security-{uuid.uuid4().hex[:8]}", itertools.count(1), list[int]()
-    options = {"prefix": prefix, "signing_keys": KEYS[:1], "probe_interval": 6.0}
+    options = {"prefix": prefix, "signing_keys": KEYS[:1]}
 
     def toil(seconds: float = 0.004) -> Toil:
         once.append(-next(ids))

@@ -214,7 +214,9 @@ class Prober:
         return Departure(node.node_id, node.incarnation, reason, sequence=node.sequence)
 
     def _is_witnessed(self, node: NodeInfo) -> bool:
-        return self._witnesses.agree(node, 0.1 * self._confirm, since=self.reports.since(node.node_id))
+        """Whether another member has not heard of it either, since the first report and for longer than a busy node is
+        silent."""
+        return self._witnesses.agree(node, UNHEARD, since=self.reports.since(node.node_id) + UNHEARD)
 
     def link_down(self) -> None:
         """The link is lost, or not yet known to be back: nobody is declared dead."""
