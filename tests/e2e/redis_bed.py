@@ -25,7 +25,8 @@ async def plain(url: str) -> AsyncIterator[Redis]:
 
 @asynccontextmanager
 async def opened(url: str, ear: Ear | None = None, prefix: str = "catga", ttl: float = 120.0) -> AsyncIterator[Backend]:
-    backend = open_backend(BackendSettings(url=url, prefix=prefix, ttl=ttl))
+    # For so long after it was opened, what finds no link is tried again.
+    backend = open_backend(BackendSettings(url=url, prefix=prefix, ttl=ttl, connect_timeout=2.0))
     await backend.transport.start(ear or Ear())
     try:
         yield backend

@@ -81,6 +81,7 @@ async def test_a_plain_client_finds_the_record_its_lease_and_the_news(server: Re
         assert await client.exists("catga:nodes:alpha", "catga:nodes") == 0
 
 
+@pytest.mark.usefixtures("settled_soon")
 async def test_a_killed_process_is_left_once_for_every_watcher_without_notifications(server: RedisServer) -> None:
     """With ``notify-keyspace-events ""`` and 10,000 unrelated keys with TTLs."""
     async with plain(server.url) as client:

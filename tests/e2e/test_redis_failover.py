@@ -38,7 +38,8 @@ class Pair(NamedTuple):
 
 @pytest.fixture
 async def pair() -> AsyncIterator[Pair]:
-    with RedisServer() as first, RedisServer() as second:
+    at_once = ["--repl-diskless-sync-delay", "0"]  # a replica that comes alone
+    with RedisServer(args=at_once) as first, RedisServer(args=at_once) as second:
         await replicate(second.url, first.url)
         async with Name(first.url) as name:
             yield Pair(first.url, second.url, name)

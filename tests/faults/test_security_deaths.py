@@ -17,6 +17,8 @@ from catga.rpc.wire import Ping
 from catga.testing.faults import Faults, inject
 from catga.testing.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("settled_soon")
+
 
 @pytest.fixture(params=["nats", "redis"])
 async def brokered(request: pytest.FixtureRequest) -> AsyncIterator[Bed]:
