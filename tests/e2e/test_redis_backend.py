@@ -123,6 +123,7 @@ async def test_after_a_restart_of_an_empty_server_every_node_is_back_and_nobody_
         assert [log.of(i) for log in logs for i in ("alpha", "beta")] == [["joined"]] * 4
 
 
+@pytest.mark.usefixtures("quick_looks")
 async def test_a_frozen_server_is_noticed_blocks_nobody_for_ever_and_kills_nobody(server: RedisServer) -> None:
     ear = Ear()
     async with opened(server.url, ear) as backend, node(server.url, "alpha") as alpha, node(server.url, "beta"):

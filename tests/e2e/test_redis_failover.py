@@ -37,7 +37,7 @@ class Pair(NamedTuple):
 
 
 @pytest.fixture
-async def pair() -> AsyncIterator[Pair]:
+async def pair(quick_looks: None) -> AsyncIterator[Pair]:
     at_once = ["--repl-diskless-sync-delay", "0"]  # a replica that comes alone
     with RedisServer(args=at_once) as first, RedisServer(args=at_once) as second:
         await replicate(second.url, first.url)

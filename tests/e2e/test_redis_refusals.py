@@ -139,6 +139,7 @@ async def test_a_server_that_takes_no_writes_carries_calls_and_lets_nodes_join(
     assert set(ran.values()) == {1}
 
 
+@pytest.mark.usefixtures("quick_looks")
 async def test_the_link_stays_up_though_the_server_refuses_its_pings(server: RedisServer, admin: Redis) -> None:
     async with node(server.url, "a") as a:
         await _take_no_writes(admin, server, "MISCONF")
