@@ -13,6 +13,9 @@ from catga.backends.redis import RedisNodeDiscovery, open_backend
 from catga.testing.proxy import Proxy
 from catga.testing.waiting import eventually
 
+SYNC_AT_ONCE = ["--repl-diskless-sync-delay", "0"]
+"""Arguments of a primary: it does not wait for a second replica before it gives its data to the first."""
+
 
 @asynccontextmanager
 async def plain(url: str) -> AsyncIterator[Redis]:

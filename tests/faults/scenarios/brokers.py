@@ -141,7 +141,7 @@ async def bucket_deleted(run: Run) -> None:
         await client.close()
 
 
-@scenario(on=("redis",))
+@scenario(on=("redis",), long=("redis",))
 async def unrelated_keys(run: Run) -> None:
     """100,000 unrelated keys with TTLs; SIGKILL of a node"""
     import redis.asyncio
