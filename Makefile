@@ -23,8 +23,8 @@ demo: $(READY) ## a cluster of four processes over NATS, with a crash
 test: $(READY) ## the tests, without the long ones; ARGS="-k name" is passed on
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-test-long: $(READY) ## the long tests: splits, failovers, mass deaths, refusals, histories
-	$(BIN)/python -m pytest -n 2 -m long $(ARGS)
+test-long: $(READY) ## the long tests: splits, failovers, mass deaths, refusals, histories; the properties with many examples
+	$(BIN)/python -m pytest -n 2 -m "long or hypothesis" --hypothesis-profile=many $(ARGS)
 
 check: $(READY) ## lint, format, types, layers
 	$(BIN)/ruff check .

@@ -13,6 +13,9 @@ from catga.backends.redis import RedisNodeDiscovery, open_backend
 from catga.testing.proxy import Proxy
 from catga.testing.waiting import eventually
 
+SYNC_AT_ONCE = ["--repl-diskless-sync-delay", "0"]
+"""Arguments of a primary: it does not wait for a second replica before it gives its data to the first."""
+
 
 @asynccontextmanager
 async def plain(url: str) -> AsyncIterator[Redis]:
@@ -25,7 +28,8 @@ async def plain(url: str) -> AsyncIterator[Redis]:
 
 @asynccontextmanager
 async def opened(url: str, ear: Ear | None = None, prefix: str = "catga", ttl: float = 120.0) -> AsyncIterator[Backend]:
-    backend = open_backend(BackendSettings(url=url, prefix=prefix, ttl=ttl))
+    # For so long after it was opened, what finds no link is tried again.
+    backend = open_backend(BackendSettings(url=url, prefix=prefix, ttl=ttl, connect_timeout=2.0))
     await backend.transport.start(ear or Ear())
     try:
         yield backend

@@ -307,7 +307,7 @@ def test_a_broadcast_to_no_node_says_so(shop: str) -> None:
     assert "no nodes (prefix 'nobody'): nothing happened" in result.stderr
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("latin-1", marks=pytest.mark.long)])
 def test_a_stdout_that_lacks_characters_gets_all_else(shop: str, encoding: str) -> None:
     def told(*args: str) -> str:
         done = subprocess.run(

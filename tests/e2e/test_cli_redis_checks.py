@@ -1,7 +1,7 @@
 """What `catga doctor` finds out about a Redis server."""
 
 import pytest
-from redis_bed import plain, replicate
+from redis_bed import SYNC_AT_ONCE, plain, replicate
 
 from catga.cli.checks import Finding, Level
 from catga.cli.checks.redis import examine
@@ -54,7 +54,7 @@ async def test_a_server_that_forbids_info_is_reachable() -> None:
 
 
 async def test_a_replica_is_a_problem() -> None:
-    with RedisServer() as primary, RedisServer() as server:
+    with RedisServer(args=SYNC_AT_ONCE) as primary, RedisServer() as server:
         await replicate(server.url, primary.url)
         found = [finding async for finding in examine(Where(server.url, "catga", 5.0))]
     assert (found[-1].check, found[-1].level) == ("role", Level.PROBLEM)

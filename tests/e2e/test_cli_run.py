@@ -78,7 +78,8 @@ async def test_a_drain_that_takes_too_long_has_exit_status_1(nats_url: str, tmp_
 
 
 async def test_a_stop_that_cannot_unregister_has_exit_status_1(tmp_path: Path) -> None:
-    with NatsServer() as nats, Catga(tmp_path, *RUN, "--url", nats.url) as run:
+    options = ("--connect-timeout", "3")  # for so long after the start, leaving is tried again and again
+    with NatsServer() as nats, Catga(tmp_path, *RUN, *options, "--url", nats.url) as run:
         await eventually(lambda: "joined as shop" in run.err)
         nats.stop()
         await eventually(lambda: "the link to the broker is down" in run.err)

@@ -63,8 +63,8 @@ ALL: dict[str, tuple[str, ...]] = {
 
 
 async def test_every_command_works_with_the_keys(url: str, prefix: str) -> None:
-    for command, args in ALL.items():
-        status, out, err = await catga(url, prefix, command, *args, "--json", keys=KEYS)
+    running = [catga(url, prefix, command, *args, "--json", keys=KEYS) for command, args in ALL.items()]
+    for command, (status, out, err) in zip(ALL, await asyncio.gather(*running), strict=True):
         assert (status, err) == (0, ""), (command, err)
         assert json.loads(out), command
 
@@ -72,9 +72,9 @@ async def test_every_command_works_with_the_keys(url: str, prefix: str) -> None:
 @pytest.mark.parametrize("keys", ["", OTHERS])
 async def test_without_the_keys_a_command_says_so_and_does_not_wait(url: str, prefix: str, keys: str) -> None:
     told = "this cluster is signed with other keys: set CATGA_SIGNING_KEYS to its own" if keys else SIGNED
-    for command in ("nodes", "ping", "send", "watch"):
-        args = ALL.get(command, ())
-        assert await catga(url, prefix, command, *args, keys=keys) == (2, "", f"Error: {told}\n")
+    commands = ("nodes", "ping", "send", "watch")
+    running = [catga(url, prefix, command, *ALL.get(command, ()), keys=keys) for command in commands]
+    assert await asyncio.gather(*running) == [(2, "", f"Error: {told}\n")] * len(commands)
 
 
 async def test_the_help_names_the_variable(nats_url: str) -> None:
@@ -93,11 +93,11 @@ async def test_doctor_blames_no_node_for_keys_that_it_lacks(url: str, prefix: st
         assert ended == status, out + err
         return {f["check"]: f for f in json.loads(out) if f["level"] in ("warning", "problem")}
 
-    for keys in ("", OTHERS):
-        (found,) = (await findings(keys, 1)).values()
+    *lacking, fitting = await asyncio.gather(findings("", 1), findings(OTHERS, 1), findings(KEYS, 0))
+    for (found,) in (each.values() for each in lacking):
         assert found["check"] == "signatures"
         assert found["fix"].startswith("set CATGA_SIGNING_KEYS")
-    assert await findings(KEYS, 0) == {}
+    assert fitting == {}
 
 
 async def test_run_signs_with_the_first_key_and_its_workers_do(url: str, tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ async def test_a_plain_client_finds_the_record_its_lease_and_the_end(nats_url: s
             await values.get("be=20ta")
 
 
+@pytest.mark.usefixtures("settled_soon")
 async def test_a_killed_process_is_left_once_for_every_watcher(nats_url: str) -> None:
     async with kv(nats_url, "alpha", prefix="killed") as alpha, kv(nats_url, "beta", prefix="killed") as beta:
         async with lone_node(nats_url, "gamma", "discovery=kv", "prefix=killed") as gamma:

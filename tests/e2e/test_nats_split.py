@@ -82,7 +82,7 @@ async def split(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
         await asyncio.gather(*watching, return_exceptions=True)
 
 
-@pytest.mark.parametrize("seconds", [3.0, 8.0])
+@pytest.mark.parametrize("seconds", [3.0, pytest.param(8.0, marks=pytest.mark.long)])
 async def test_a_link_that_is_cut_for_seconds_is_nobodys_death(split: Split, seconds: float) -> None:
     incarnations = [node.current_node.incarnation for node in split.nodes]
     split.link.cut()

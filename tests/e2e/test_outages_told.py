@@ -11,6 +11,8 @@ from nodes import lines_of, node
 from catga.testing.servers import NatsServer, RedisServer
 from catga.testing.waiting import eventually
 
+JOINING = 2.0
+"""The connect timeout: for so long after its start, a node whose link is down tries again to say its farewell."""
 FORKED = Path(__file__).parent / "forked.py"
 
 
@@ -20,7 +22,7 @@ async def test_a_client_that_was_handed_in_and_gave_up_is_told_once(caplog: pyte
     with NatsServer() as server:
         settings = {"max_reconnect_attempts": 1, "reconnect_time_wait": 0, "error_cb": say_nothing}
         client = await nats.connect(server.url, **settings)  # type: ignore[arg-type]
-        async with node(server.url, "a", client=client) as a:
+        async with node(server.url, "a", client=client, connect_timeout=JOINING) as a:
             server.kill()
             text = "the link to the broker is down for good: the NATS client that was handed in has closed: "
             await eventually(lambda: (a.not_ready or "").startswith(text))
@@ -30,7 +32,7 @@ async def test_a_client_that_was_handed_in_and_gave_up_is_told_once(caplog: pyte
 
 async def test_a_password_that_was_changed_is_told_as_the_cause(caplog: pytest.LogCaptureFixture) -> None:
     with NatsServer(user="u", password="old") as server:
-        async with node(server.url, "a") as a:
+        async with node(server.url, "a", connect_timeout=JOINING) as a:
             port = server.port
             server.kill()
             with NatsServer(user="u", password="new", port=port):
@@ -42,7 +44,7 @@ async def test_a_password_that_was_changed_is_told_as_the_cause(caplog: pytest.L
 
 async def test_a_redis_password_that_was_changed_is_told_as_the_cause() -> None:
     with RedisServer(password="old") as server:
-        async with node(server.url, "a") as a:
+        async with node(server.url, "a", connect_timeout=JOINING) as a:
             port = server.port
             server.kill()
             with RedisServer(password="new", port=port):

@@ -40,6 +40,7 @@ async def begun(publisher: DistributedMediator, event: Paid) -> "asyncio.Task[bo
     return task
 
 
+@pytest.mark.usefixtures("settled_soon")
 @pytest.mark.parametrize("node_id", ["billing", "billing-2"], ids=["same id", "another id"])
 async def test_what_is_published_while_the_only_node_of_a_service_is_down_runs_once_it_is_back(
     url: str, node_id: str, tmp_path: Path

@@ -81,6 +81,7 @@ async def test_a_plain_client_finds_the_record_its_lease_and_the_news(server: Re
         assert await client.exists("catga:nodes:alpha", "catga:nodes") == 0
 
 
+@pytest.mark.usefixtures("settled_soon")
 async def test_a_killed_process_is_left_once_for_every_watcher_without_notifications(server: RedisServer) -> None:
     """With ``notify-keyspace-events ""`` and 10,000 unrelated keys with TTLs."""
     async with plain(server.url) as client:
@@ -122,6 +123,7 @@ async def test_after_a_restart_of_an_empty_server_every_node_is_back_and_nobody_
         assert [log.of(i) for log in logs for i in ("alpha", "beta")] == [["joined"]] * 4
 
 
+@pytest.mark.usefixtures("quick_looks")
 async def test_a_frozen_server_is_noticed_blocks_nobody_for_ever_and_kills_nobody(server: RedisServer) -> None:
     ear = Ear()
     async with opened(server.url, ear) as backend, node(server.url, "alpha") as alpha, node(server.url, "beta"):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 import pytest
 from nodes import Ear, members, node
-from redis_bed import Name, opened, plain, record, replicate, swap
+from redis_bed import SYNC_AT_ONCE, Name, opened, plain, record, replicate, swap
 
 from catga import Mediator, Request, add_cluster
 from catga.errors import ClusterError
@@ -37,8 +37,8 @@ class Pair(NamedTuple):
 
 
 @pytest.fixture
-async def pair() -> AsyncIterator[Pair]:
-    with RedisServer() as first, RedisServer() as second:
+async def pair(quick_looks: None) -> AsyncIterator[Pair]:
+    with RedisServer(args=SYNC_AT_ONCE) as first, RedisServer(args=SYNC_AT_ONCE) as second:
         await replicate(second.url, first.url)
         async with Name(first.url) as name:
             yield Pair(first.url, second.url, name)

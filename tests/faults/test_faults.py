@@ -8,11 +8,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from scenarios import SCENARIOS, run_scenario
+from scenarios.base import in_turn
 
 pytestmark = pytest.mark.timeout(180)
 
+SHORT = in_turn(SCENARIOS)
 CASES = [
-    pytest.param(name, kind, marks=[pytest.mark.long] if kind in scenario.long else [])
+    pytest.param(name, kind, marks=[] if SHORT.get(name) == kind else [pytest.mark.long])
     for name, scenario in SCENARIOS.items()
     for kind in scenario.on
 ]

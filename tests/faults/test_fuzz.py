@@ -42,7 +42,7 @@ from catga.rpc.wire import (
 )
 from catga.testing.clock import ManualClock
 
-MANY = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+WITH_FIXTURES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ ANY = st.one_of(st.binary(max_size=200), mutated_batches(), st.integers(1, 100_0
     [decode_batch, decode_record, decode_announcement, decode_view, *(codec.decode for codec in CODECS)],
     ids=["batch", "record", "announcement", "view", "dataclass", "struct", "attrs", "pydantic"],
 )
-@MANY
+@WITH_FIXTURES
 @given(data=ANY)
 def test_bytes_are_decoded_or_are_an_invalid_message(decode: Callable[[bytes], Any], data: bytes) -> None:
     with suppress(InvalidMessageError):
@@ -139,7 +139,7 @@ def as_json(value: Any) -> bytes:
         return b"{}"
 
 
-@MANY
+@WITH_FIXTURES
 @given(st.data())
 def test_a_record_that_is_taken_can_be_passed_on(data: st.DataObject) -> None:
     """What one node accepts another must accept from it, or one bad record would spoil whole views."""
@@ -155,7 +155,7 @@ def test_a_record_that_is_taken_can_be_passed_on(data: st.DataObject) -> None:
     assert (again, more) == ([observation], False)
 
 
-@MANY
+@WITH_FIXTURES
 @given(ANY, st.lists(st.text(max_size=10), min_size=1, max_size=3))
 def test_what_is_not_signed_is_not_opened(data: bytes, subjects: list[str]) -> None:
     signer = Signer([b"0123456789abcdef"])
@@ -258,7 +258,7 @@ def unreadable(payload: bytes) -> int:
     return len(bad) if tail != reply_to and 0 < len(tail) <= 64 and is_box else 1
 
 
-@MANY
+@WITH_FIXTURES
 @given(st.lists(ANY, max_size=8))
 def test_a_peer_counts_what_it_cannot_read_and_answers_the_rest(payloads: list[bytes]) -> None:
     asyncio.run(feed(payloads))

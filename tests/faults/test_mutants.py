@@ -102,7 +102,7 @@ def test_after_a_reconnect_the_others_get_time_to_come_back(monkeypatch: pytest.
         init(self, *args, **{**options, "settle": 0.0})  # type: ignore[arg-type]
 
     monkeypatch.setattr(Prober, "__init__", hasty)
-    assert caught_as() == "false death"
+    assert caught_as(thaw, seeds=20) == "false death"
 
 
 def test_one_bounce_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:

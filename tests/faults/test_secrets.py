@@ -124,8 +124,8 @@ async def test_no_secret_when_the_broker_refuses(guarded: Server, hearing: Heari
 @pytest.mark.parametrize("scheme", ["nats", "redis", "tls", "rediss", "amqp"])
 async def test_no_secret_when_there_is_no_broker(scheme: str, hearing: Hearing, capfd: Any) -> None:
     given = urls("nats" if scheme in ("nats", "tls") else "redis", free_port())
-    for url, options in given.values():
-        clean(await fail(url.replace(url.partition(":")[0], scheme, 1), options))
+    ways = [(url.replace(url.partition(":")[0], scheme, 1), options) for url, options in given.values()]
+    clean(*await asyncio.gather(*(fail(*way) for way in ways)))
     clean(*hearing.heard, *capfd.readouterr())
 
 
@@ -135,6 +135,7 @@ async def test_no_secret_while_a_link_breaks_and_comes_back(kind: Any, hearing: 
     with server:
         async with Proxy(server.url) as proxy:
             options: dict[str, Any] = {"signing_keys": [KEY], "drain_timeout": 1.0, "probe_interval": 0.2}
+            options["connect_timeout"] = 2.0  # the farewell is tried again for so long
             async with add_cluster(Mediator(), proxy.url, node_id="n", **options) as node:
                 for step in (proxy.drop, proxy.cut, proxy.half_open):
                     step()

@@ -26,6 +26,8 @@ from catga.testing.faults import Faults, inject
 from catga.testing.servers import NatsServer
 from catga.testing.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("settled_soon")
+
 
 @pytest.fixture(params=["nats", "redis"])
 async def brokered(request: pytest.FixtureRequest) -> AsyncIterator[Bed]:

@@ -12,7 +12,7 @@ from simulated_calls import Job, QuickWork, Work
 from simulated_clocks import simulated
 
 BATCH = 50
-BATCHES = [pytest.param(start, marks=[pytest.mark.long] if start >= 200 else []) for start in range(0, 1000, BATCH)]
+BATCHES = [pytest.param(start, marks=[pytest.mark.long] if start >= 100 else []) for start in range(0, 1000, BATCH)]
 
 
 @pytest.mark.parametrize("start", BATCHES)
@@ -35,6 +35,7 @@ def story(seed: int) -> list[str]:
     return members + [f"{each} {each.ended} {each.result}" for each in cluster.calls.sent.values()]
 
 
+@pytest.mark.long
 def test_a_crowd_too_large_to_hear_of_everybody_stays_together() -> None:
     """Nodes hear of each other less than once a lease. Nothing happens, and nobody leaves."""
     crowd().check_calm()

@@ -75,6 +75,7 @@ async def test_a_recorder_has_what_was_sent_and_what_was_handled() -> None:
         await recorder.wait_for(Paid, within=0.0)
 
 
+@pytest.mark.usefixtures("settled_soon")
 async def test_a_killed_node_is_left_and_its_calls_go_elsewhere() -> None:
     url = "memory://kill"
     caller = add_cluster(Mediator(), url, node_id="caller")
@@ -88,6 +89,7 @@ async def test_a_killed_node_is_left_and_its_calls_go_elsewhere() -> None:
         await eventually(lambda: [node.node_id for node in caller.get_nodes()] == ["caller", "other"])
 
 
+@pytest.mark.usefixtures("settled_soon")
 async def test_a_call_in_flight_to_a_killed_node_says_that_it_may_have_run() -> None:
     gate = asyncio.Event()
     url = "memory://kill-in-flight"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from catga.abc import Departure, Observation, Sighting
@@ -16,9 +16,6 @@ from catga.testing import ManualClock
 JOINED, UPDATED, LEFT = NodeChangeType.JOINED, NodeChangeType.UPDATED, NodeChangeType.LEFT
 TTL, MAX_GAP = 10.0, 3.0
 IDS = ("a", "b", "c")
-
-settings.register_profile("catga", deadline=None, max_examples=100)
-settings.load_profile("catga")
 
 
 class History(NamedTuple):

@@ -2,8 +2,9 @@
 
 import asyncio
 import inspect
+import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -81,7 +82,7 @@ class Scenario(NamedTuple):
         fault: its line in the table.
         play: breaks something under load and says what must have held.
         on: the kinds of broker that it is about.
-        long: those of them on which it runs in ``make test-long`` only.
+        long: those of them on which it runs in ``make test-long`` only. On the others it takes turns, see `in_turn`.
         bed: starts what it runs on, given the kind of broker.
     """
 
@@ -103,6 +104,14 @@ def scenario(**options: Any) -> Callable[[Play], Play]:
         return play
 
     return add
+
+
+def in_turn(scenarios: Mapping[str, Scenario]) -> dict[str, str]:
+    """The kind of broker on which each runs in ``make test``, by its name; on all others it is long. Those that may run
+    on either do so on one and the other in turn, so that each broker has half of them."""
+    free = {name: [kind for kind in each.on if kind not in each.long] for name, each in scenarios.items()}
+    turns = itertools.cycle(BOTH)
+    return {name: kinds[0] if len(kinds) == 1 else next(turns) for name, kinds in free.items() if kinds}
 
 
 async def run_scenario(name: str, kind: str, *, rate: float, patience: float) -> Run:

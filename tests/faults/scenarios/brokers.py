@@ -11,7 +11,7 @@ from catga import Mediator, add_cluster
 from catga.backends.nats.kv import bucket_name
 from catga.testing.proxy import Proxy
 from catga.testing.servers import NatsServer
-from scenarios.base import Run, no_membership_events, scenario, suspected_after, under_load
+from scenarios.base import BOTH, Run, no_membership_events, scenario, suspected_after, under_load
 from scenarios.deaths import kill_some
 
 
@@ -141,7 +141,7 @@ async def bucket_deleted(run: Run) -> None:
         await client.close()
 
 
-@scenario(on=("redis",))
+@scenario(on=("redis",), long=("redis",))
 async def unrelated_keys(run: Run) -> None:
     """100,000 unrelated keys with TTLs; SIGKILL of a node"""
     import redis.asyncio
@@ -156,7 +156,7 @@ async def unrelated_keys(run: Run) -> None:
         await client.flushall()
 
 
-@scenario()
+@scenario(long=BOTH)
 async def reconnect_at_once(run: Run) -> None:
     """Broker SIGKILL with 200 clients, back after 0.3 s"""
     options: dict[str, Any] = {"prefix": "herd", "ttl": 60, "heartbeat_interval": 15}

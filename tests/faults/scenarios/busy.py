@@ -40,13 +40,13 @@ async def _after_an_outage(run: Run, make: Callable[[int], Any]) -> None:
         _all_ran_about_once(run, cluster, report)
 
 
-@scenario(long=("redis",))
+@scenario()
 async def busy_idempotent_async(run: Run) -> None:
     """800 idempotent requests of 4 ms CPU at once, two nodes, `async` handlers"""
     await _at_once(run, Crunch)
 
 
-@scenario(long=("redis",))
+@scenario()
 async def busy_idempotent_def(run: Run) -> None:
     """800 idempotent requests of 4 ms CPU at once, two nodes, plain handlers"""
     await _at_once(run, CrunchPlain)

@@ -77,7 +77,7 @@ def _register() -> None:
     for name, of, number, limit, words in cases:
         for mark, keys, signed in (("", (), ""), ("_signed", KEYS, ", signing keys")):
             play: Any = partial(kill_some, of=of, number=number, limit=limit, keys=keys)
-            long = BOTH if name != "one_of_three" else ("redis",) if keys else ()
+            long = BOTH if name != "one_of_three" else ()
             SCENARIOS[f"kill_{name}{mark}"] = Scenario(f"SIGKILL of {words}{signed}", play, long=long)
 
 

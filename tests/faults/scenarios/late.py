@@ -85,7 +85,7 @@ def _register() -> None:
     for name, (fault, words) in faults.items():
         for mark, queue, routing in (("", False, ""), ("_queue", True, ", `Queue()`")):
             play: Any = partial(_late, stand_still=fault, queue=queue)
-            long = ("redis",) if name + mark == "frozen_node" else BOTH
+            long = () if name + mark == "frozen_node" else BOTH
             SCENARIOS[f"late_{name}{mark}"] = Scenario(f"{words}, timeout 1 s{routing}", play, long=long)
 
 

@@ -64,6 +64,8 @@ class Bed:
         for task in asyncio.all_tasks():
             if task.get_name().startswith("catga-") and task.get_name().endswith(f"-{node.node_id}"):
                 task.cancel()
+        # It says no farewell: stopped at the end, it would wait for a link that is closed for good.
+        node._joined().membership.own.joined = False  # pyright: ignore[reportPrivateUsage]
         backend = node._backend  # pyright: ignore[reportPrivateUsage]
         await backend.transport.aclose()
         await backend.discovery.aclose()
