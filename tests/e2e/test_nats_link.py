@@ -361,7 +361,7 @@ async def test_an_opening_given_up_as_it_ends_leaves_no_connection(nats_url: str
         before = asyncio.all_tasks()
         transport: Any = open_backend(BackendSettings(url=nats_url, options=options)).transport
         starting = asyncio.create_task(transport.start(Ear()))
-        while (opening := transport._connection._opening) is None or not opening.done():
+        while (opening := transport._connection._opening) is None or not opening.done():  # noqa: ASYNC110 - turn by turn
             await asyncio.sleep(0)
         assert not starting.done()
         starting.cancel()
