@@ -355,10 +355,12 @@ async def test_a_node_whose_inbox_the_server_has_lost_subscribes_anew(nats_url: 
 
 async def test_an_opening_given_up_as_it_ends_leaves_no_connection(nats_url: str) -> None:
     """`start` is cancelled in the very turn of the loop in which the connection is there."""
+    before: set[asyncio.Task[Any]] = set()
     for given in (False, True):
         client = await nats.connect(nats_url)
         options = {"client": client} if given else {}
-        before = asyncio.all_tasks()
+        before.clear()
+        before.update(asyncio.all_tasks())
         transport: Any = open_backend(BackendSettings(url=nats_url, options=options)).transport
         starting = asyncio.create_task(transport.start(Ear()))
         while (opening := transport._connection._opening) is None or not opening.done():  # noqa: ASYNC110 - turn by turn
