@@ -351,3 +351,24 @@ async def test_a_node_whose_inbox_the_server_has_lost_subscribes_anew(nats_url: 
 
         await eventually(is_served)
         await eventually(lambda: worker.health == "healthy")
+
+
+async def test_an_opening_given_up_as_it_ends_leaves_no_connection(nats_url: str) -> None:
+    """`start` is cancelled in the very turn of the loop in which the connection is there."""
+    before: set[asyncio.Task[Any]] = set()
+    for given in (False, True):
+        client = await nats.connect(nats_url)
+        options = {"client": client} if given else {}
+        before.clear()
+        before.update(asyncio.all_tasks())
+        transport: Any = open_backend(BackendSettings(url=nats_url, options=options)).transport
+        starting = asyncio.create_task(transport.start(Ear()))
+        while (opening := transport._connection._opening) is None or not opening.done():  # noqa: ASYNC110 - turn by turn
+            await asyncio.sleep(0)
+        assert not starting.done()
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        await eventually(lambda: asyncio.all_tasks() <= before)
+        assert client.is_connected
+        await client.close()

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 from unittest.mock import ANY
 
 import msgspec
@@ -12,7 +13,8 @@ from redis.asyncio import Redis
 from redis_bed import Heard, opened, plain, record
 
 from catga import NodeInfo
-from catga.abc import Departure, NodeDiscovery, Observation, Sighting
+from catga.abc import BackendSettings, Departure, NodeDiscovery, Observation, Sighting
+from catga.backends.redis import open_backend
 from catga.backends.redis.index import tag
 from catga.errors import ClusterError
 from catga.node import LeftReason
@@ -374,3 +376,18 @@ def test_a_tag_stands_for_the_version_and_not_for_the_load() -> None:
     assert len({tag(each) for each in same}) == 1
     assert len({tag(each) for each in [*same, *others]}) == 5
     assert {len(tag(each).encode()) for each in others} == {8}
+
+
+async def test_a_stop_that_is_given_up_as_it_unsubscribes_leaves_no_connection(redis_url: str) -> None:
+    """Whoever leaves once more finds nothing to do."""
+    before = asyncio.all_tasks()
+    discovery: Any = open_backend(BackendSettings(url=redis_url)).discovery
+    await discovery.watch(lambda _: None, None)
+    leaving = asyncio.create_task(discovery.aclose())
+    await asyncio.sleep(0)
+    assert not leaving.done()
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    await discovery.aclose()
+    await eventually(lambda: asyncio.all_tasks() <= before)

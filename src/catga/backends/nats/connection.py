@@ -101,11 +101,18 @@ class NatsConnection:
         try:
             await asyncio.shield(self._opening)
         except BaseException:  # also cancelled: nobody else would close what is being opened
+            if self._users == 1 and self._is_open():  # in the same instant
+                await self.close(())
+                raise
             self._users -= 1
             if self._users == 0:
                 self._opening.cancel()
                 self._opening = None
             raise
+
+    def _is_open(self) -> bool:
+        opening = self._opening
+        return opening is not None and opening.done() and not opening.cancelled() and opening.exception() is None
 
     async def close(self, listenings: Iterable[Listening]) -> None:
         """End these subscriptions, and disconnect with the last user. Bounded by a few seconds.

@@ -88,8 +88,10 @@ class RedisNodeDiscovery:
         self._open = False
         if self._restoring is not None:
             self._restoring.cancel()
-        await self._link.unsubscribe(self._channel)
-        await self._link.close()
+        try:
+            await self._link.unsubscribe(self._channel)
+        finally:  # also if whoever leaves gives up: nobody comes here again
+            await self._link.close()
 
     def _key(self, node_id: str) -> str:
         return f"{self._index}:{node_id}"
