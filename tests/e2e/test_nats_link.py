@@ -257,7 +257,8 @@ async def test_whoever_gives_up_subscribing_does_not_count_as_a_listener(nats_ur
 async def test_an_answer_that_is_late_leaves_a_client_that_was_handed_in_reading() -> None:
     with NatsServer() as server:
         client = await nats.connect(server.url)
-        transport: Any = open_backend(BackendSettings(url=server.url, options={"client": client})).transport
+        settings = BackendSettings(url=server.url, connect_timeout=1.0, options={"client": client})
+        transport: Any = open_backend(settings).transport
         ear = Ear()
         await transport.start(ear)
         await transport.subscribe("late.s")

@@ -13,11 +13,15 @@ T = TypeVar("T")
 
 
 class BrokenError(ClusterError):
-    """The link is down, was lost meanwhile, or the server did not answer in time."""
+    """The link is down, or was lost meanwhile."""
+
+
+class UnansweredError(ClusterError):
+    """The server did not answer in time."""
 
 
 async def persist(step: Callable[[], Awaitable[T]], is_up: Callable[[], bool], until: float) -> T:
-    """Return the result of `step`, which is tried again as long as it fails with the link.
+    """Return the result of `step`, which is tried again as long as it fails with the link, or gets no answer.
 
     Args:
         is_up: tells whether the link works now.
@@ -31,6 +35,6 @@ async def persist(step: Callable[[], Awaitable[T]], is_up: Callable[[], bool], u
         try:
             return await step()
         except ClusterError as error:
-            if loop.time() >= until or (is_up() and not isinstance(error, BrokenError)):
+            if loop.time() >= until or (is_up() and not isinstance(error, BrokenError | UnansweredError)):
                 raise
         await asyncio.sleep(RETRY)

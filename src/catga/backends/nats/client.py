@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 from nats.aio.transport import TcpTransport
 
 from catga.backends import redact
-from catga.backends.joining import BrokenError
+from catga.backends.joining import BrokenError, UnansweredError
 from catga.backends.nats.direct import NoTlsError
 from catga.errors import ClusterError
 
@@ -54,8 +54,13 @@ async def bounded(
         if quiet:
             logger.debug("%s failed", what, extra={"catga_error": repr(error)})
             return None
-        kind = BrokenError if isinstance(error, ConnectionResetError | TimeoutError) else ClusterError
-        raise kind(f"{redact(url)}: {what} failed: {error!r}") from error
+        raise _kind(error)(f"{redact(url)}: {what} failed: {error!r}") from error
+
+
+def _kind(error: BaseException) -> type[ClusterError]:
+    if isinstance(error, ConnectionResetError):
+        return BrokenError
+    return UnansweredError if isinstance(error, TimeoutError) else ClusterError
 
 
 async def flush(client: Any) -> None:
