@@ -3,8 +3,10 @@
 import asyncio
 import contextvars
 from dataclasses import dataclass
+from unittest import mock
 
 from catga import DistributedMediator, Failure, Mediator, Request, Success, add_cluster, message
+from catga.abc import Outgoing
 from catga.errors import Execution
 from catga.testing.waiting import eventually
 
@@ -188,3 +190,27 @@ async def test_the_wrong_verb_or_no_message_is_refused_with_the_likely_mistake()
                 result = await verb(wrong)  # type: ignore[arg-type]
                 assert isinstance(result, Failure)
                 assert hint in str(result.error), str(result.error)
+
+
+async def test_an_inbox_that_is_closed_while_it_is_subscribed_again_stays_closed() -> None:
+    node = add_cluster(Mediator(), "memory://closed-meanwhile", node_id="me")
+    async with node:
+        peer, allowed = node._joined().peer, asyncio.Event()
+        subscribe = peer._transport.subscribe
+
+        async def slowly(subject: str, *, shared: bool = False) -> None:
+            await allowed.wait()
+            await subscribe(subject, shared=shared)
+
+        with mock.patch.object(peer._transport, "subscribe", slowly):
+            subject = peer._inbox
+            peer._doubtful[subject] = False
+            again = asyncio.create_task(peer._subscribe_again())
+            await asyncio.sleep(0)
+            await peer.close_inbox()
+            allowed.set()
+            await again
+        bounced = asyncio.get_running_loop().create_future()
+        with mock.patch.object(peer, "on_undeliverable", lambda to, _: bounced.set_result(to)):
+            peer._transport.publish([Outgoing(subject, b"", 1)])
+            assert await bounced == subject

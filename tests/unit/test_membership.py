@@ -1,5 +1,6 @@
 """What a member tells others of its own id: when it leaves, and when another process took it."""
 
+import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
 
@@ -122,4 +123,29 @@ async def test_a_witness_tells_of_whom_it_knows_and_else_nothing_or_that_it_does
     bus.observe(Departure("leaves", 7, LeftReason.DRAINED))
     await eventually(lambda: len(host.told) == 4)
     assert host.told == {3: 0.0, 4: 0.0, 5: 2.0, 6: UNKNOWN}
+    await member.leave()
+
+
+async def test_a_node_that_gave_up_its_inbox_does_not_take_itself_for_a_former_life(
+    host: Nobody, member: Membership, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves: its pings to itself find nobody any more."""
+    monkeypatch.setattr(member.prober, "is_former_life", lambda _: True)
+    member.unlistened("me", 5)
+    await asyncio.sleep(0)
+    assert member.me.incarnation == 5
+    await member.leave()
+
+
+async def test_an_answer_about_a_member_that_was_heard_of_since_is_void(
+    bus: Bus, host: Nobody, member: Membership
+) -> None:
+    for node_id in ("target", "witness"):
+        bus.observe(Sighting(NodeInfo(node_id=node_id, incarnation=7)))
+    witnesses, target = member.prober._witnesses, member.view.get("target")
+    assert target is not None
+    (question,) = witnesses.ask(target)
+    witnesses.heard("target")
+    assert witnesses.told("witness", question.nonce, 9.0) is None
+    assert not witnesses.agree(target, 9.0)
     await member.leave()

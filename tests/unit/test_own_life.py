@@ -191,6 +191,30 @@ async def test_an_inbox_that_cannot_be_opened_is_tried_again(life: Life) -> None
     assert life.moved_to == [life.own.record.incarnation] * 3
 
 
+async def test_a_node_does_not_take_its_own_next_life_for_a_rival(life: Life) -> None:
+    """While the new inbox is opened, a ping to itself comes back with the new incarnation."""
+    is_open = asyncio.Event()
+    life.opens = is_open.wait
+    life.own.rival_unlistened(9, certain=True)
+    await asyncio.sleep(0)
+    life.own.outgrown(life.moved_to[0])
+    for _ in range(2 * RIVAL_PINGS):
+        life.hearing.heard()
+        life.own.ask_rival()
+    is_open.set()
+    await eventually(lambda: life.announced)
+    assert not life.own.fenced
+
+
+async def test_what_a_rival_was_asked_over_a_link_that_is_lost_since_does_not_count(life: Life) -> None:
+    life.own.outgrown(9)
+    for _ in range(2 * RIVAL_PINGS):
+        life.own.link_down()
+        life.hearing.heard()
+        life.own.ask_rival()
+    assert not life.own.fenced
+
+
 async def test_a_node_that_is_fenced_while_it_rejoins_does_not_come_back(life: Life) -> None:
     is_open = asyncio.Event()
     life.opens = is_open.wait

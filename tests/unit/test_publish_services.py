@@ -298,6 +298,18 @@ async def test_so_many_events_wait_for_a_service_and_those_beyond_are_a_no_at_on
     assert world.runs == ["billing"] * MAX_WAITING
 
 
+async def test_events_that_waited_for_a_small_node_take_turns_there(
+    world: World, publisher: DistributedMediator
+) -> None:
+    await (await world.start("billing")).stop()
+    await eventually(lambda: len(publisher.get_nodes()) == 1)
+    waiting = [asyncio.create_task(publisher.publish(Paid(number))) for number in range(20)]
+    await asyncio.sleep(0)
+    await world.start("billing", lambda: asyncio.sleep(0.001), max_concurrency=2, max_queue=2)
+    assert all(result.is_success for result in await asyncio.gather(*waiting))
+    assert world.runs == ["billing"] * 20
+
+
 async def test_an_event_that_nobody_ever_handled_succeeds_at_once(world: World, publisher: DistributedMediator) -> None:
     await (await world.join(Mediator(), "other")).stop()
     await eventually(lambda: len(publisher.get_nodes()) == 1)

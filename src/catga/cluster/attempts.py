@@ -78,6 +78,7 @@ class Job(msgspec.Struct, eq=False):
         in_doubt: an attempt may have been executed.
         at_lost_node: that was at a node that is gone, or answers nobody.
         has_moved: it went on from such a node, which is free of charge once.
+        has_waited: there was no node for it.
         open: the attempts under way.
     """
 
@@ -92,6 +93,7 @@ class Job(msgspec.Struct, eq=False):
     in_doubt: bool = False
     at_lost_node: bool = False
     has_moved: bool = False
+    has_waited: bool = False
     open: list[Attempt] = []
 
     def ended(self, attempt: Attempt, outcome: Outcome | CatgaResult[Any]) -> CatgaResult[Any]:

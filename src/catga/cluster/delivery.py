@@ -46,7 +46,7 @@ class Delivery:
 
     Args:
         link: set while the link to the bus is up.
-        changes: told whenever a message that waits may go on: of the members, the link, and this node's end.
+        members, links: told whenever a message that waits for nodes, or for the link, may go on.
         outliers: told of each call's end; leaves out the nodes that fail.
         failovers: counts, by wire name, the attempts that are made again elsewhere.
     """
@@ -56,7 +56,8 @@ class Delivery:
         peer: Peer,
         prefix: str,
         link: asyncio.Event,
-        changes: Changes,
+        members: Changes,
+        links: Changes,
         outliers: Outliers,
         failovers: Counter[str],
     ) -> None:
@@ -66,7 +67,8 @@ class Delivery:
         self._node_id = peer.node_id
         self._prefix = prefix
         self._link = link
-        self._changes = changes
+        self._members = members
+        self._links = links
         self._outliers = outliers
         self._failovers = failovers
         self._budget = RetryBudget()
@@ -163,20 +165,22 @@ class Delivery:
             node = self._choose(job, nodes)
             if node is not None:
                 return self._begin_at(job, node)
-            if not await (self._pause(job.failure, job.deadline) if nodes else self._wait_for_nodes(job)):
-                return job.failure or Failure(self._why_nobody())
+            if not await (self._pause(job) if nodes else self._wait_for_nodes(job)):
+                return (
+                    Failure(self._why_nobody()) if self._client.closed else job.failure or Failure(self._why_nobody())
+                )
             job.tried = NONE
 
     async def _wait_for_nodes(self, job: Job) -> bool:
         """Nobody is there: whether it makes sense to look again, after the next change."""
         if not job.route.waits or self._server.refusing is not None or self._client.closed:
             return False
-        if self._waiting >= MAX_WAITING or _is_an_answer(job.failure):
+        if self._waiting >= MAX_WAITING or _is_an_answer(job):
             return False
-        job.failure = job.failure or Failure(self._why_nobody())
+        job.has_waited = True
         self._waiting += 1
         try:
-            return await self._changes.next(job.deadline)
+            return await self._members.next(job.deadline)
         finally:
             self._waiting -= 1
 
@@ -308,7 +312,7 @@ class Delivery:
             return False
         if job.route.is_queued and (
             job.attempts >= QUEUE_ATTEMPTS
-            or (failure.error.code == ClusterError.code and not await self._pause(failure, job.deadline, 0.2))
+            or (failure.error.code == ClusterError.code and not await self._pause(job, 0.2))
         ):
             return False
         if verdict is Verdict.ELSEWHERE:
@@ -357,15 +361,15 @@ class Delivery:
         """What runs such a message here."""
         return self._server.endpoint(codec.name, headers)
 
-    async def _pause(self, failure: Failure | None, deadline: float, least: float = 0.02) -> bool:
+    async def _pause(self, job: Job, least: float = 0.02) -> bool:
         """All candidates were tried: whether another round makes sense, after a pause of `least` seconds or more."""
-        if failure is None or _is_an_answer(failure) or self._client.closed:
+        if (job.failure is None and not job.has_waited) or _is_an_answer(job) or self._client.closed:
             return False
-        left = deadline - self._loop.time()
+        left = job.deadline - self._loop.time()
         if left <= 0:
             return False
         await asyncio.sleep(min(left, random.uniform(least, MAX_PAUSE)))
-        return self._loop.time() < deadline  # if not, the last failure says more than that
+        return self._loop.time() < job.deadline  # if not, the last failure says more than that
 
     async def _without_link(self, route: "Route", headers: dict[str, str] | None, deadline: float) -> Candidates:
         """The link is down: this node itself, if it is a candidate; else wait for the link."""
@@ -378,7 +382,7 @@ class Delivery:
     async def _linked(self, deadline: float) -> bool:
         """Wait for the link; whether it came up in time."""
         while not self._link.is_set() and not self._client.closed:
-            if not await self._changes.next(deadline):
+            if not await self._links.next(deadline):
                 break
         return self._link.is_set()
 
@@ -396,9 +400,11 @@ class Delivery:
             )
 
 
-def _is_an_answer(failure: Failure | None) -> bool:
-    """Whether a refusal is what the sender should get, as the last candidate was full, or does not handle it."""
-    return failure is not None and isinstance(failure.error, OverloadedError | HandlerNotFoundError)
+def _is_an_answer(job: Job) -> bool:
+    """Whether a refusal is what the sender should get, as the last candidate was full, or does not handle it. Events
+    that waited for the same node fill it: they take turns."""
+    error = None if job.failure is None else job.failure.error
+    return isinstance(error, HandlerNotFoundError) or (isinstance(error, OverloadedError) and not job.has_waited)
 
 
 def _is_last_word(result: CatgaResult[Any]) -> bool:

@@ -33,10 +33,10 @@ logger = logging.getLogger("catga.cluster")
 JOIN_GRACE = 2.0
 """Seconds on top of the connect timeout, so that the backend's own error, which has the cause, comes first."""
 MAX_LOAD = 1e6
+CHANGES_TOGETHER = 0.1
+"""Seconds in which changes of the members wake the events that wait for nodes once."""
 LEFT_GRACE = 0.5
 """Seconds that the last replies of a node may be behind the news that it left, or that it was replaced."""
-
-
 IDLE_GRACE = 30.0
 """Seconds between two looks whether an unreachable node still owes answers."""
 
@@ -51,7 +51,7 @@ class Node:
         self._options = options
         self._backend = backend
         self._link = asyncio.Event()
-        self._changes = Changes()
+        self._changed, self._link_changed = Changes(CHANGES_TOGETHER), Changes()
         self._alive = False
         self._ending: asyncio.Task[None] | None = None
         self._updates: set[asyncio.Future[None]] = set()
@@ -94,7 +94,15 @@ class Node:
         self.dispatch = Dispatch(
             self.membership.view,
             self._table,
-            Delivery(self.peer, options.prefix, self._link, self._changes, self._outliers, self._recorder.failovers),
+            Delivery(
+                self.peer,
+                options.prefix,
+                self._link,
+                self._changed,
+                self._link_changed,
+                self._outliers,
+                self._recorder.failovers,
+            ),
             self._outliers,
             codecs,
             routing,
@@ -203,7 +211,7 @@ class Node:
         await self._quietly(self.peer.close())
         self._alive = False
         self._link.set()
-        self._changes.tell()  # who waits finds the client closed
+        self._wake_all()  # they find the client closed
 
     async def _quietly(self, step: Coroutine[Any, Any, object]) -> None:
         try:
@@ -244,7 +252,7 @@ class Node:
                 self._ask_to_refute(event)
                 loop.call_later(LEFT_GRACE, self._has_left, node)
             return
-        self._changes.tell()
+        self._changed.tell()
         if node.state is NodeState.SUSPECT:
             self.peer.client.node_silent(node.node_id, node.incarnation)
 
@@ -320,7 +328,7 @@ class Node:
         where = {"catga_url": redact(self._options.url)}
         if up:
             self._link.set()
-            self._changes.tell()
+            self._wake_all()
             logger.warning("the link to the broker is up: %s", where["catga_url"], extra=where)
             self.membership.link_up()
             self._spawn(self._open_queues())
@@ -331,7 +339,7 @@ class Node:
 
     def closed(self, why: str) -> None:
         logger.error("%s", why, extra={"catga_url": redact(self._options.url)})
-        self._changes.tell()
+        self._wake_all()
 
     def _problem(self) -> str:
         """What the transport has to complain of, or "" if it is well or cannot tell."""
@@ -340,9 +348,13 @@ class Node:
 
     # -- inside ---------------------------------------------------------------------------------------
 
+    def _wake_all(self) -> None:
+        self._changed.tell()
+        self._link_changed.tell()
+
     def _refuse(self, why: str) -> None:
         self.peer.server.refuse(ClosedError(f"node {self._options.node_id} {why}"))
-        self._changes.tell()
+        self._changed.tell()
 
     def _handlers_changed(self) -> None:
         if self._alive:  # without a link the record changes all the same, and is told when the link is back

@@ -212,7 +212,8 @@ class Membership:
         """Nobody listened on that node's inbox."""
         self.hearing.heard()  # the broker's word: without it the time between two reports is not known
         if node_id == self.me.node_id:
-            self.own.rival_unlistened(incarnation, certain=self.prober.is_former_life(incarnation))
+            if incarnation > self.me.incarnation:
+                self.own.rival_unlistened(incarnation, certain=self.prober.is_former_life(incarnation))
         else:
             self._act_on(self.prober.unlistened(node_id, incarnation))
 
@@ -258,6 +259,7 @@ class Membership:
     def link_down(self) -> None:
         """The link is lost: what is heard until it is known to be back says nothing about the others."""
         self.prober.link_down()
+        self.own.link_down()
 
     def link_up(self) -> None:
         """The link is back: the gap proves nothing about the others, but may have hidden news."""

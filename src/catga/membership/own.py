@@ -106,7 +106,9 @@ class OwnLife:
         joins the node outgrows both. Later the broker is asked who listens there: a former life is outgrown,
         a live rival fences this node.
         """
-        if not self.record.incarnation < incarnation < NEWEST or self.fenced:
+        if (
+            not self.record.incarnation < incarnation < NEWEST or self.fenced or self._rejoining
+        ):  # it may be the next life
             return
         if not self.joined:
             self.record = msgspec.structs.replace(self.record, incarnation=self._beyond(incarnation))
@@ -120,14 +122,18 @@ class OwnLife:
             self._fence(incarnation)
 
     def rival_unlistened(self, incarnation: int, *, certain: bool) -> None:
-        """Nobody listens on the inbox of another life of this id; if that is certain, it is a former one."""
+        """Nobody listens on the inbox of a newer life of this id; if that is certain, it is a former one."""
         self._unanswered, self._heard = 0, None
         if certain:
             self._chores.spawn(lambda: self._rejoin(incarnation), "rejoin")
 
+    def link_down(self) -> None:
+        """What the rival was asked may be lost."""
+        self._unanswered, self._heard = 0, None
+
     def ask_rival(self) -> None:
         """Find out whether the newer life of this id lives, once an interval."""
-        if self._rival <= self.record.incarnation or self.fenced:
+        if self._rival <= self.record.incarnation or self.fenced or self._rejoining:
             return
         if self._heard is not None and self._hearing.count > self._heard:  # else it is this node that was deaf
             self._unanswered += 1

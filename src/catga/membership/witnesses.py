@@ -91,9 +91,10 @@ class Witnesses:
         return [question for target in targets if target is not None for question in self.ask(target)]
 
     def told(self, witness: str, nonce: int, age: float) -> NodeInfo | None:
-        """An answer came. Returns the member that it is about; None if nobody asked, or it is a member no more."""
+        """An answer came. Returns the member that it is about; None if nobody asked, or it is a member no more, or was
+        heard of since."""
         question = self._questions.pop(nonce, None)
-        if question is None or question.witness != witness:
+        if question is None or question.witness != witness or question.target not in self.asked:
             return None
         target = self._view.get(question.target)
         if target is None or target.incarnation != question.incarnation:

@@ -231,7 +231,8 @@ class Client:
         if destination is None:
             return None
         if not destination.node_id:
-            self._untaken(destination, token)
+            text = f"nobody takes from {subject}: no node that handles it was made with queues=True"
+            self._untaken(destination, token, text)
             return None
         self._unlistened(destination, _calls_in(destination, token))
         return destination
@@ -239,13 +240,17 @@ class Client:
     def on_refused(self, subject: str, token: int, reason: str) -> bool:
         """The broker refused that batch: its calls never ran. Repeats wait for their turn.
 
-        Returns whether something in it has to be sent again: repeats, or the answers to others' calls."""
+        Returns whether something may have to be sent there again: repeats, or the answers to others' calls."""
         destination = self._by_subject.get(subject)
         if destination is None:
             return True
+        text = f"the broker refuses the message: {reason}"
+        if not destination.node_id:
+            self._untaken(destination, token, text)
+            return False
         for call_id in _calls_in(destination, token):
             if not self._repeated(call_id):
-                self._end([call_id], ClusterError(f"the broker refuses the message: {reason}"))
+                self._end([call_id], ClusterError(text))
         return any(pending.repeated for pending in destination.pending.values())
 
     def repeat(self, subject: str) -> None:
@@ -370,13 +375,12 @@ class Client:
         for call_id in doubtful:  # an error each, as each is raised on its own
             self._end([call_id], MaybeExecutedError("the link broke during the call: it may have been executed"))
 
-    def _untaken(self, queue: Destination, token: int) -> None:
-        """Nobody listens on the queue. Such news comes in the order of sending: older messages were taken."""
+    def _untaken(self, queue: Destination, token: int, text: str) -> None:
+        """Nobody got that message of the queue. Such news comes in the order of sending: older messages were taken."""
         sent = queue.sent
         while sent and sent[0][0] <= token:
             number, call_id, _ = sent.popleft()
             if number == token:
-                text = f"nobody takes from {queue.subject}: no node that handles it was made with queues=True"
                 self._end([call_id], ClusterError(text))
 
     def _repeated(self, call_id: int) -> bool:
@@ -442,8 +446,12 @@ class Client:
 
 def _calls_in(destination: Destination, token: int) -> list[int]:
     """The calls that left in that batch, and have no end yet."""
-    batches = [(first, last) for sent, first, last in destination.sent if sent == token]
-    return [i for first, last in batches for i in destination.pending if first <= i <= last]
+    pending = destination.pending
+    for sent, first, last in destination.sent:
+        if sent == token:
+            few = range(first, last + 1) if last - first < len(pending) else pending
+            return [i for i in few if first <= i <= last and i in pending]
+    return []
 
 
 def _first_call(frames: Iterable[Frame], newest: int) -> Call | None:

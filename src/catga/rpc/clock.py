@@ -64,7 +64,8 @@ class Lateness:
     def __init__(self, deaf: float = 3.0) -> None:
         self._deaf_after = deaf
         self._senders: OrderedDict[str, _Sender] = OrderedDict()
-        self._last = 0.0  # when a batch came
+        self.heard_at = 0.0
+        """When a batch came, by this node's `boottime`. `of` sets it."""
         self._deaf = 0.0  # seconds for which none had come before
         self._deaf_ends = 0.0  # when nothing of that time comes any more
 
@@ -78,9 +79,9 @@ class Lateness:
         """
         if not sent:
             return 0.0
-        if now - self._last > self._deaf_after and self._senders:
-            self._deaf, self._deaf_ends = now - self._last, now + WINDOW
-        self._last = now
+        if now - self.heard_at > self._deaf_after and self._senders:
+            self._deaf, self._deaf_ends = now - self.heard_at, now + WINDOW
+        self.heard_at = now
         took = now - sent
         found = self._senders.get(sender)
         if found is None:

@@ -116,7 +116,7 @@ class Peer:
             on_waited=lambda frames: self.client.on_waited(frames),
             seal=None if signer is None else signer.seal,
         )
-        self._complained = False
+        self._complained = self._closed = False
         self._epoch = 0
         self._verifying: asyncio.Task[None] | None = None
         self._again = Again(self._send_again)
@@ -211,6 +211,7 @@ class Peer:
 
     async def close(self) -> None:
         """End all calls, stop the handlers, and disconnect."""
+        self._closed = True
         if self._verifying is not None:
             self._verifying.cancel()
         self.probes.canary.close()
@@ -270,7 +271,7 @@ class Peer:
 
     def _doubt_inbox(self) -> None:
         """The broker does not know of this node's own subscription: no link is whole without it."""
-        if self._verifying is None or self._verifying.done():
+        if not self._closed and (self._verifying is None or self._verifying.done()):
             self._verifying = asyncio.create_task(self._renew_inbox(), name=f"catga-inbox-{self.node_id}")
 
     async def _renew_inbox(self) -> None:
@@ -301,6 +302,8 @@ class Peer:
         if self._verifying is not None:
             self._verifying.cancel()
             self._verifying = None
+        if self._closed:
+            return
         if up:
             self._verifying = asyncio.create_task(self._verify(), name=f"catga-verify-{self.node_id}")
         else:
@@ -344,7 +347,8 @@ class Peer:
                 await self._transport.unsubscribe(subject)
                 if subject in self._doubtful:  # not given up meanwhile
                     await self._transport.subscribe(subject, shared=shared)
-                    self._doubtful.pop(subject, None)
+                    if self._doubtful.pop(subject, None) is None:  # given up since
+                        await self._transport.unsubscribe(subject)
 
     # -- inside ---------------------------------------------------------------------------------------
 
@@ -353,8 +357,11 @@ class Peer:
         self._listener.heard(node_id, batch.incarnation, batch.load)
         calls, rest = self.client.on_replies(batch.frames, node_id)  # first: what is answered is not repeated
         self.client.on_alive(node_id, batch.incarnation, batch.epoch, now)
-        if calls or rest:  # how late replies are is nobody's business
-            late = self._lateness.of(reply_to, batch.clock, clock.boottime())
+        came = clock.boottime()
+        if calls or rest:
+            late = self._lateness.of(reply_to, batch.clock, came)
+        else:  # how late replies are is nobody's business
+            self._lateness.heard_at = came
         if batch.oldest:
             self.server.answers.ended(reply_to, batch.oldest, is_late=late > LATE or not batch.clock)
         for frame in rest:

@@ -96,8 +96,8 @@ class DirectClient(Client):
         await cast(Any, super())._send_ping(future)
 
     async def _process_pong(self) -> None:
+        self._asked = False
         if self._marks and (mark := self._marks.popleft()) is not None:
-            self._asked = False
             self.refusals.answered(mark)
         await super()._process_pong()
 

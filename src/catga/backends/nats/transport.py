@@ -67,10 +67,11 @@ class NatsTransport:
 
     def publish(self, messages: Sequence[Outgoing]) -> bool:
         bounce = self._bounce
-        self._connection.refusals.sent(messages)
-        return self._connection.publish(
+        has_room = self._connection.publish(
             [(each.subject, each.payload, f"{bounce}.{each.token}.{each.subject}") for each in messages]
         )
+        self._connection.refusals.sent(messages)
+        return has_room
 
     async def drain(self) -> None:
         await self._connection.drain()
