@@ -394,7 +394,7 @@ async def test_twenty_thousand_fake_nodes_are_bounded_and_harm_no_request(broker
     for some in (fakes[start : start + 50] for start in range(0, len(fakes), 50)):
         await asyncio.gather(*(bed.announce(fake.node_id, encode_record(fake)) for fake in some))
     await eventually(lambda: caller._joined().membership.view.rejected > 0, 60)  # it was full; some may have died since
-    assert len(caller.get_nodes()) == 10_000
+    assert 9_900 < len(caller.get_nodes()) <= 10_000
     assert (await caller.send(Echo(7))).unwrap() == 7
 
 
