@@ -89,7 +89,7 @@ def measure(broker: str, count: int, *, trials: int) -> Result:
     """One size on one broker."""
     result = Result(broker, count)
     with _broker(broker) as (url, pid, counters):
-        start = time.monotonic()
+        before, start = counters(), time.monotonic()
         hosts = [Host(url, first, min(PER_PROCESS, count - first)) for first in range(0, count, PER_PROCESS)]
         try:
             for host in hosts:
@@ -97,6 +97,8 @@ def measure(broker: str, count: int, *, trials: int) -> Result:
             result.joined = time.monotonic() - start
             result.formed = _until_complete(hosts, count, 60 + count / 5) - start
             time.sleep(SETTLE)
+            sent, took = counters()["in"] - before["in"], time.monotonic() - start
+            say(f"scale: {sent / count:.1f} messages a node in the first {took:.1f} s, until {SETTLE:g} s after the last view")
             _steady(result, hosts, pid, counters)
             for trial in range(trials):
                 _trial(result, hosts, url, 90_000 + trial)
