@@ -98,7 +98,7 @@ def measure(broker: str, count: int, *, trials: int) -> Result:
             result.formed = _until_complete(hosts, count, 60 + count / 5) - start
             time.sleep(SETTLE)
             sent, took = counters()["in"] - before["in"], time.monotonic() - start
-            say(f"scale: {sent / count:.1f} messages a node in the first {took:.1f} s, until {SETTLE:g} s after the last view")
+            say(f"scale: {sent / count:.1f} messages a node in the first {took:.1f} s")
             _steady(result, hosts, pid, counters)
             for trial in range(trials):
                 _trial(result, hosts, url, 90_000 + trial)
