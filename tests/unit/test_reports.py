@@ -24,12 +24,12 @@ class Observer:
         mute: who does not answer, though somebody listens.
     """
 
-    def __init__(self, size: int, *, absent: Iterable[int] = (), forgeable: bool = False) -> None:
+    def __init__(self, size: int, *, absent: Iterable[int] = (), forgeable: bool = False, settle: float = 0.0) -> None:
         self.clock = ManualClock()
         self.hearing = HearingClock(self.clock, 3.0)
         self.view = View(ttl=120.0, clock=self.clock, hearing=self.hearing, on_change=lambda _: None)
         self.prober = Prober(
-            "n0", self.view, self.hearing, ttl=120.0, settle=0.0, forgeable=forgeable, random=random.Random(1)
+            "n0", self.view, self.hearing, ttl=120.0, settle=settle, forgeable=forgeable, random=random.Random(1)
         )
         self.absent = {f"n{number}" for number in absent}
         self.mute: set[str] = set()
@@ -230,3 +230,16 @@ def test_the_lost_are_bounded_and_the_oldest_make_room() -> None:
         lost.add(f"n{number}", WHOLE_LIFE)
     assert len(lost) == MAX_LOST
     assert ("n4", WHOLE_LIFE) not in lost
+
+
+def test_nobody_else_is_asked_about_the_absent_while_many_may_be_on_their_way_back() -> None:
+    """After the broker's restart each node would ask for each that is not back yet."""
+    observer = Observer(100, absent=range(1, 100), settle=10.0)
+    observer.prober.link_up()
+    pinged = observer.prober.tick()
+    observer.clock.advance(3.0)
+    observer.hearing.heard()
+    for node in pinged:
+        assert observer.prober.unlistened(node.node_id, 1).pings == ()
+    assert len(observer.prober.tick()) <= 2
+    assert observer.prober.questions(bounces_work=True) == []

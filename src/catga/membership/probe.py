@@ -95,7 +95,7 @@ class Prober:
         self._of_rival.forget()
         targets = {node.node_id: node for node in self._in_doubt()}
         following = self._next()
-        chosen = self._some_others() if self.reports else []
+        chosen = self._some_others() if self.reports and not self._is_unsettled else []
         for node in chosen if following is None else [following, *chosen]:
             targets.setdefault(node.node_id, node)
         for node in targets.values():
@@ -147,7 +147,7 @@ class Prober:
         self.reports.add(node_id, incarnation)
         return Found(
             death=self._verdict(node, LeftReason.CRASHED),
-            pings=self._some_others() if is_first else (),
+            pings=self._some_others() if is_first and not self._is_unsettled else (),
             questions=self._witnesses.ask(node) if is_new and self._forgeable else (),
         )
 
@@ -178,7 +178,9 @@ class Prober:
         return True
 
     def questions(self, *, bounces_work: bool) -> list[Question]:
-        """What to ask other members now, once an interval."""
+        """What to ask other members now, once an interval; nothing while many may be on their way back."""
+        if self._is_unsettled:
+            return []
         reported = {i for i in self._view.suspects() if i in self.reports} if self._forgeable else set[str]()
         return self._witnesses.due(reported, insisting=not bounces_work)
 
