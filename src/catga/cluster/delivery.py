@@ -166,9 +166,8 @@ class Delivery:
             if node is not None:
                 return self._begin_at(job, node)
             if not await (self._pause(job) if nodes else self._wait_for_nodes(job)):
-                return (
-                    Failure(self._why_nobody()) if self._client.closed else job.failure or Failure(self._why_nobody())
-                )
+                last = None if self._client.closed else job.failure
+                return last or Failure(self._why_nobody())
             job.tried = NONE
 
     async def _wait_for_nodes(self, job: Job) -> bool:

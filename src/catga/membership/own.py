@@ -106,14 +106,15 @@ class OwnLife:
         joins the node outgrows both. Later the broker is asked who listens there: a former life is outgrown,
         a live rival fences this node.
         """
-        if (
-            not self.record.incarnation < incarnation < NEWEST or self.fenced or self._rejoining
-        ):  # it may be the next life
+        if not self.record.incarnation < incarnation < NEWEST or self.fenced:
+            return
+        if self._rejoining:  # it may be the life that is about to begin
             return
         if not self.joined:
             self.record = msgspec.structs.replace(self.record, incarnation=self._beyond(incarnation))
         elif incarnation > self._rival:
-            self._rival, self._unanswered, self._heard = incarnation, 0, None
+            self._rival = incarnation
+            self._ask_anew()
             self.ask_rival()
 
     def replaced(self, incarnation: int) -> None:
@@ -123,13 +124,13 @@ class OwnLife:
 
     def rival_unlistened(self, incarnation: int, *, certain: bool) -> None:
         """Nobody listens on the inbox of a newer life of this id; if that is certain, it is a former one."""
-        self._unanswered, self._heard = 0, None
+        self._ask_anew()
         if certain:
             self._chores.spawn(lambda: self._rejoin(incarnation), "rejoin")
 
     def link_down(self) -> None:
         """What the rival was asked may be lost."""
-        self._unanswered, self._heard = 0, None
+        self._ask_anew()
 
     def ask_rival(self) -> None:
         """Find out whether the newer life of this id lives, once an interval."""
@@ -144,6 +145,9 @@ class OwnLife:
             self._fence(self._rival)
         else:  # no more is to be found out: should it wake up, it is the older one
             self.rival_unlistened(self._rival, certain=True)
+
+    def _ask_anew(self) -> None:
+        self._unanswered, self._heard = 0, None
 
     def _fence(self, incarnation: int) -> None:
         if self.fenced:
