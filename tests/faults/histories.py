@@ -172,7 +172,7 @@ class Cluster:
         return {"crashed": 0.9 * CONFIRM, "unreachable": UNREACHABLE}.get(event.reason.value, self.ttl / 4)
 
     def _is_slow_to_return(self, process: Process) -> bool:
-        """Whether it has no link since a restart of the broker, which is longer ago than the others wait for it."""
+        """Whether it has no link since the broker was restarted or thawed, longer ago than the others wait for it."""
         link, since = process.link, self.broker.up_since
         return not link.is_up and link.down_since <= since < self.world.now - SETTLE
 

@@ -97,7 +97,8 @@ class Broker:
             link.suspect_path()
 
     def thaw(self) -> None:
-        self.frozen = False
+        if self.frozen:
+            self.frozen, self.up_since = False, self.world.now
         waiting, self._waiting = self._waiting, []
         for call, args in waiting:
             self.do(call, *args)

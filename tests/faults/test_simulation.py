@@ -4,6 +4,11 @@ Real nodes in a simulated world (`simulation`, `simulated_broker`), the rules th
 `simulated_calls`), what they do (`traffic`), and what befalls them (`mishaps`, `scripted`).
 """
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from histories import PROBE, Cluster
 from mishaps import crash, history
@@ -11,6 +16,15 @@ from scripted import amnesia, crash_overheard, crash_under_load, crowd, freeze_u
 from simulated_calls import Job, QuickWork, Work
 from simulated_clocks import simulated
 
+HERE = Path(__file__).parent
+TELL = """
+from mishaps import history
+
+for seed in (11, 13, 14, 183, 218):
+    cluster = history(seed)
+    for line in [*cluster.log, *((each, each.ended, each.result) for each in cluster.calls.sent.values())]:
+        print(*line)
+"""
 BATCH = 50
 BATCHES = [pytest.param(start, marks=[pytest.mark.long] if start >= 100 else []) for start in range(0, 1000, BATCH)]
 
@@ -22,17 +36,16 @@ def test_no_false_death_nothing_runs_twice_and_one_view_in_the_end(start: int) -
         history(seed)
 
 
-@pytest.mark.parametrize("seed", [11, 13, 14])
-def test_a_seed_tells_one_history(seed: int) -> None:
-    """What was found once can be looked at again."""
-    assert story(seed) == story(seed)
+def test_a_seed_tells_one_history() -> None:
+    """What was found once can be looked at again, by a process that orders its sets in another way."""
+    assert story(hashing=1) == story(hashing=2)
 
 
-def story(seed: int) -> list[str]:
+def story(hashing: int) -> str:
     """What happened to the members, and to each request."""
-    cluster = history(seed)
-    members = [f"{at} {line}" for at, line in cluster.log]
-    return members + [f"{each} {each.ended} {each.result}" for each in cluster.calls.sent.values()]
+    process = [sys.executable, "-c", TELL]
+    environment = {**os.environ, "PYTHONHASHSEED": str(hashing)}
+    return subprocess.run(process, env=environment, cwd=HERE, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.mark.long

@@ -65,6 +65,11 @@ class Nobody:
     def bounces_work(self) -> bool:
         return True
 
+    def test_bounces(self) -> None: ...
+
+    def bounces(self) -> int:
+        return 0
+
     def on_unreachable(self, node: NodeInfo, /) -> None: ...
 
     def on_change(self, event: NodeChangeEvent, /) -> None: ...

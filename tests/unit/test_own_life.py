@@ -28,6 +28,7 @@ class Life:
         self.moved_to: list[int] = []
         self.pinged: list[int] = []
         self.told_who_listens = True
+        self.bounced = 7
         self.opens: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0)
         chance = random.Random(1)
         self.chores = Chores("me", chance)
@@ -54,6 +55,13 @@ class Life:
 
     def bounces_work(self) -> bool:
         return self.told_who_listens
+
+    def test_bounces(self) -> None:
+        if self.told_who_listens:
+            self.bounced += 1
+
+    def bounces(self) -> int:
+        return self.bounced
 
     def on_fenced(self, incarnation: int, /) -> None: ...
 
@@ -155,6 +163,20 @@ async def test_a_rival_that_says_nothing_fences_a_node_only_if_the_broker_tells_
     if not bounces:
         await eventually(lambda: life.announced)
         assert life.own.record.incarnation > 9
+
+
+async def test_a_rival_that_says_nothing_fences_a_node_only_by_a_fresh_word_of_the_broker(life: Life) -> None:
+    """A wildcard listener came since the last test: nobody knows yet that all pings find a listener now."""
+    life.test_bounces = lambda: None  # type: ignore[method-assign]
+    life.own.outgrown(9)
+    for _ in range(3 * RIVAL_PINGS):
+        life.hearing.heard()
+        life.own.ask_rival()
+    assert not life.own.fenced
+    life.told_who_listens = False
+    life.own.ask_rival()
+    await eventually(lambda: life.announced)
+    assert life.own.record.incarnation > 9
 
 
 async def test_a_rival_is_not_taken_for_a_live_one_while_nothing_is_heard(life: Life) -> None:

@@ -236,6 +236,12 @@ class Node:
     def bounces_work(self) -> bool:
         return self.peer.probes.canary.bounces_work
 
+    def test_bounces(self) -> None:
+        self.peer.probes.canary.fly()
+
+    def bounces(self) -> int:
+        return self.peer.probes.canary.bounces
+
     def on_unreachable(self, node: NodeInfo) -> None:
         self.peer.client.node_unreachable(node.node_id, node.incarnation)
 

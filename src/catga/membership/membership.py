@@ -52,7 +52,15 @@ class Host(own.Host, Protocol):
         ...
 
     def bounces_work(self) -> bool:
-        """Whether the broker tells when nobody listens."""
+        """Whether the broker tells when nobody listens, as far as known."""
+        ...
+
+    def test_bounces(self) -> None:
+        """Find out now whether it does: `bounces` counts one more if so, else `bounces_work` changes."""
+        ...
+
+    def bounces(self) -> int:
+        """How often the broker has passed that test."""
         ...
 
     def on_change(self, event: NodeChangeEvent, /) -> None:

@@ -34,6 +34,8 @@ class Host(Protocol):
 
     def ping(self, node: NodeInfo, /) -> None: ...
     def bounces_work(self) -> bool: ...
+    def test_bounces(self) -> None: ...
+    def bounces(self) -> int: ...
     def on_fenced(self, incarnation: int, /) -> None: ...
     async def on_rejoin(self, incarnation: int, /) -> None: ...
 
@@ -75,6 +77,7 @@ class OwnLife:
         self._rival_record: Sighting | None = None
         self._unanswered = 0  # pings to the rival
         self._heard: int | None = None  # how much was heard when the rival was pinged, if that is to be judged
+        self._bounces = 0  # how often the broker had told that nobody listens when the rival was pinged first
         self._introducing = False
         self._introduced_at = clock() - INTRODUCTION
         self._refuting = False
@@ -138,13 +141,17 @@ class OwnLife:
             return
         if self._heard is not None and self._hearing.count > self._heard:  # else it is this node that was deaf
             self._unanswered += 1
-        if self._unanswered < RIVAL_PINGS:
+        elif self._heard is None:  # the first ping: what is known of the broker's word is older than that
+            self._bounces = self._host.bounces()
+            self._host.test_bounces()
+        if self._unanswered >= RIVAL_PINGS and not self._host.bounces_work():
+            # No more is to be found out: should it wake up, it is the older one.
+            self.rival_unlistened(self._rival, certain=True)
+        elif self._unanswered >= RIVAL_PINGS and self._host.bounces() > self._bounces:  # somebody listens there
+            self._fence(self._rival)
+        else:
             self._heard = self._hearing.count
             self._host.ping(msgspec.structs.replace(self.record, incarnation=self._rival))
-        elif self._host.bounces_work():  # somebody listens there
-            self._fence(self._rival)
-        else:  # no more is to be found out: should it wake up, it is the older one
-            self.rival_unlistened(self._rival, certain=True)
 
     def _ask_anew(self) -> None:
         self._unanswered, self._heard = 0, None

@@ -68,7 +68,7 @@ class View:
         self._members: dict[str, _Member] = {}
         self._tombstones: OrderedDict[str, _Tombstone] = OrderedDict()
         self._nodes: tuple[NodeInfo, ...] | None = ()
-        self._suspects: set[str] = set()
+        self._suspects: dict[str, None] = {}  # in an order of its own: a seed tells one history
         self._oldest = 0.0  # no member was last seen before this
         self._ghosts: dict[str, float] = {}  # node → when an older life of it was heard
         self.version = 0
@@ -192,7 +192,7 @@ class View:
         if member is None or member.record.incarnation != incarnation or member.suspect:
             return
         member.suspect = True
-        self._suspects.add(node_id)
+        self._suspects[node_id] = None
         self._update(member)
 
     def forget(self) -> None:
@@ -267,13 +267,13 @@ class View:
         node_id = member.record.node_id
         del self._members[node_id]
         self._ghosts.pop(node_id, None)
-        self._suspects.discard(node_id)
+        self._suspects.pop(node_id, None)
         left = msgspec.structs.replace(member.shown, state=NodeState.LEFT)
         self._emit(NodeChangeType.LEFT, left, reason)
 
     def _trust(self, member: _Member) -> None:
         member.suspect = False
-        self._suspects.discard(member.record.node_id)
+        self._suspects.pop(member.record.node_id, None)
 
     def _touch(self, member: _Member, age: float) -> None:
         member.seen = max(self._hearing.now - self._age(member), self._hearing.now - max(age, 0.0))

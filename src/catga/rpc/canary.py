@@ -44,6 +44,8 @@ class Canary:
     ) -> None:
         self.bounces_work = True
         """Whether the broker tells when nobody listens, as far as known."""
+        self.bounces = 0
+        """Flights that bounced."""
         self._transport = transport
         self._prefix = prefix
         self._send = send
@@ -73,6 +75,7 @@ class Canary:
         if subject != self._subject:
             return
         self._subject, self._misses = "", 0
+        self.bounces += 1
         if not self.bounces_work:
             self.bounces_work = True
             logger.info("the broker tells again when nobody listens")

@@ -102,7 +102,7 @@ class Peer:
         self._check_reply_box = lru_cache(4096)(partial(check_reply_box, prefix))
         self._inbox = ""
         self._addresses: tuple[str, ...] = (self._reply_box,)  # what a signed batch may be meant for
-        self._queues: set[str] = set()
+        self._queues: dict[str, None] = {}
         self._doubtful: dict[str, bool] = {}  # subscriptions that may be gone: subject → whether it is shared
         self._signer = signer
         self._trusts_bounces = trusts_bounces
@@ -177,18 +177,18 @@ class Peer:
         for subject in [queue(self._prefix, name) for name in names]:
             if subject in self._queues or self.server.refusing is not None:
                 continue
-            self._queues.add(subject)
+            self._queues[subject] = None
             try:
                 await self._transport.subscribe(subject, shared=True)
             except ClusterError:
-                self._queues.discard(subject)
+                self._queues.pop(subject, None)
                 raise
         if self.server.refusing is not None:  # since: what was opened after `close_queues` looked
             await self.close_queues()
 
     async def close_queues(self) -> None:
         """Take no more calls from queues; those that the broker had sent before still come."""
-        queues, self._queues = self._queues, set()
+        queues, self._queues = self._queues, {}
         for each in queues:
             self._doubtful.pop(each, None)
         await asyncio.gather(*map(self._transport.unsubscribe, queues))
