@@ -17,7 +17,7 @@ from simulation import Loop
 
 import catga.cluster.delivery
 import catga.cluster.node
-import catga.rpc.peer
+import catga.rpc.outbox
 import catga.rpc.runner
 import catga.rpc.server
 from catga.cluster.failover import RetryBudget
@@ -27,7 +27,7 @@ from catga.node import NodeChangeEvent
 if TYPE_CHECKING:
     from histories import Cluster
 
-TIMED = (catga.rpc.peer, catga.rpc.runner, catga.rpc.server)
+TIMED = (catga.rpc.outbox, catga.rpc.runner, catga.rpc.server)
 
 
 def _loop() -> Loop:

@@ -218,7 +218,7 @@ class Cpu:
 @pytest.fixture
 async def cpu(monkeypatch: pytest.MonkeyPatch) -> Cpu:
     cpu = Cpu()
-    for module in ("runner", "server", "peer"):
+    for module in ("outbox", "runner", "server"):
         monkeypatch.setattr(f"catga.rpc.{module}.perf_counter", cpu)
     cpu.turn()
     return cpu

@@ -37,8 +37,11 @@ def command(as_json: bool, **options: Any) -> None:
 
     async def examine() -> int:
         await _collect(broker.examine(place), findings, as_json=as_json)
-        if any(f.level is Level.PROBLEM and f.check == "reachable" for f in findings):
+        problems = {finding.check for finding in findings if finding.level is Level.PROBLEM}
+        if "reachable" in problems:
             return UNREACHABLE
+        if "permissions" in problems:  # as far as the nodes could be looked at, that would be what they suffer from
+            return FAILED
         await _collect(cluster.examine(place), findings, as_json=as_json)
         return FAILED if any(f.level is Level.PROBLEM for f in findings) else 0
 

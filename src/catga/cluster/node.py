@@ -75,6 +75,7 @@ class Node:
         self.membership = Membership(
             backend.discovery, record, self, options.membership, load=self._load, forgeable=forgeable
         )
+        self.heard = self.membership.heard  # straight to it: every batch is a sign of life
         self.peer = Peer(
             backend.transport,
             record,
@@ -293,9 +294,6 @@ class Node:
             await self.peer.close_inbox()
 
     # -- catga.rpc.peer.Listener ----------------------------------------------------------------------
-
-    def heard(self, node_id: str, incarnation: int, load: float) -> None:
-        self.membership.heard(node_id, incarnation, load)
 
     def heard_of_itself(self, incarnation: int, ended: int) -> None:
         self.membership.own.heard_of_itself(incarnation, ended)

@@ -119,9 +119,12 @@ class Prober:
 
     def alive(self, node_id: str) -> None:
         """A sign of life: whatever was held against the node is void."""
-        self._pinged.pop(node_id, None)
-        self._overdue.discard(node_id)
-        self._asked.pop(node_id, None)
+        if self._pinged:
+            self._pinged.pop(node_id, None)
+        if self._overdue:
+            self._overdue.discard(node_id)
+        if self._asked:
+            self._asked.pop(node_id, None)
         if self.reports.open:
             self.reports.heard(node_id)
         if self._witnesses.asked:

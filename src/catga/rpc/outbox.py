@@ -10,10 +10,10 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Callable
+from time import perf_counter
 
 from catga.abc import Outgoing, Transport
 from catga.errors import CatgaError, ClusterError, Execution, InvalidMessageError, OverloadedError
-from catga.rpc import clock
 from catga.rpc.wire import OVERHEAD, SMALL, Batch, Call, Frame, Reply, encode_batch
 
 logger = logging.getLogger("catga.rpc")
@@ -73,11 +73,10 @@ class Outbox:
         """Set it when a frame that may still wait here should not leave any more."""
         self.turn = 0
         """Counts the turns of the loop in which something could leave."""
-        self.since = 0.0
-        """When the first frame of this turn was put, by `catga.rpc.clock.boottime`."""
         self._queues: dict[str, list[Frame]] = {}
         self._size = 0
         self._token = 0
+        self._since = 0.0  # when the first frame of this turn was put
         self._is_due = False  # the end of this turn flushes
         self._draining: asyncio.Task[None] | None = None  # while the broker's buffer is full
         self._idle: asyncio.Future[None] | None = None
@@ -105,6 +104,8 @@ class Outbox:
             if len(frames) >= full and self._draining is None:
                 del self._queues[subject]
                 self._size -= len(frames)
+                if perf_counter() - self._since > LONG:
+                    self._on_waited(frames)
                 self._send({subject: frames})
 
     def flush_soon(self) -> None:
@@ -112,7 +113,7 @@ class Outbox:
         it saves a turn."""
         if not self._is_due:
             self._is_due = True
-            self.since = clock.boottime()
+            self._since = perf_counter()
             self._loop.call_soon(self._flush, context=self._context)
 
     async def drained(self) -> None:
@@ -142,7 +143,7 @@ class Outbox:
         self._is_due = False
         self.turn += 1
         if self._queues and self._draining is None:
-            if clock.boottime() - self.since > LONG:
+            if perf_counter() - self._since > LONG:
                 self._count_waiting()
             queues, self._queues = self._queues, {}
             self._size = 0
@@ -168,7 +169,7 @@ class Outbox:
 
     def _count_waiting(self) -> None:
         """What waits has waited until now."""
-        self.since = clock.boottime()
+        self._since = perf_counter()
         for frames in self._queues.values():
             self._on_waited(frames)
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
-from time import perf_counter
 from typing import Protocol
 
 from catga.abc import Transport
@@ -24,7 +23,7 @@ from catga.rpc.runner import Endpoint
 from catga.rpc.server import Server
 from catga.rpc.signing import Signer
 from catga.rpc.subjects import check_reply_box, inbox, queue, reply_box
-from catga.rpc.wire import OVERHEAD, VERSION, Batch, Call, Cancel, Fault, Frame, Reply, decode_batch
+from catga.rpc.wire import OVERHEAD, VERSION, Batch, Fault, Frame, Reply, decode_batch
 
 logger = logging.getLogger("catga.rpc")
 
@@ -97,6 +96,7 @@ class Peer:
         self._transport = transport
         self._prefix = prefix
         self._listener = listener
+        self._heard = listener.heard
         self._load = load
         self._reply_box = reply_box(prefix)
         self._check_reply_box = lru_cache(4096)(partial(check_reply_box, prefix))
@@ -354,7 +354,7 @@ class Peer:
 
     def _sort(self, batch: Batch) -> None:
         node_id, reply_to, now, late = batch.node_id, batch.reply_to, self._loop.time(), math.inf
-        self._listener.heard(node_id, batch.incarnation, batch.load)
+        self._heard(node_id, batch.incarnation, batch.load)
         calls, rest = self.client.on_replies(batch.frames, node_id)  # first: what is answered is not repeated
         self.client.on_alive(node_id, batch.incarnation, batch.epoch, now)
         came = clock.boottime()
@@ -367,24 +367,12 @@ class Peer:
         for frame in rest:
             self.probes.take(batch, frame)
         if calls:
-            self._run(calls, reply_to, now, late)
+            self.server.on_calls(calls, reply_to, now, late)
         self._outbox.flush_soon()  # behind those who got their replies: what they call next leaves with it
 
-    def _run(self, frames: Sequence[Call | Cancel], reply_to: str, now: float, late: float) -> None:
-        started = perf_counter()
-        caller, on_call = self.server.caller(reply_to, now, started, late), self.server.on_call
-        for frame in frames:
-            if type(frame) is Cancel:
-                self.server.on_cancel(frame.id, reply_to)
-                continue
-            try:
-                on_call(frame, caller, now, started)  # type: ignore[arg-type]
-            except Exception as error:  # noqa: BLE001 - each call is its own
-                self.server.on_failed(frame, caller, error)  # type: ignore[arg-type]
-
     def _wrap(self, frames: list[Frame]) -> Batch:
-        load, oldest, since = self._load(), self.client.ended_before(), self._outbox.since
-        return Batch(VERSION, self.node_id, self.incarnation, load, self._reply_box, frames, self._epoch, oldest, since)
+        load, oldest, now = self._load(), self.client.ended_before(), clock.boottime()
+        return Batch(VERSION, self.node_id, self.incarnation, load, self._reply_box, frames, self._epoch, oldest, now)
 
     def _on_failed(self, subject: str, frames: Sequence[Frame], error: CatgaError) -> None:
         self.counters["not_sent"] += len(frames)

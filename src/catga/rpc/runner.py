@@ -180,10 +180,12 @@ class Runner:
         now = perf_counter()
         ends = now + SLICE
         result: CatgaResult[Any] | None
-        while ready and self._booked < SLICE:
+        while ready:
             call = ready.popleft()
             if call.endpoint.tally.waits:
                 self._run_alone(call)
+                if self._booked >= SLICE:
+                    break
                 continue
             if call.begin_by <= now:
                 self._on_late(call)

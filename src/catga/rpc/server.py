@@ -10,7 +10,7 @@ import contextvars
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from time import perf_counter  # the loop's own time has milliseconds only, with uvloop
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ from catga.rpc.outbox import Outbox
 from catga.rpc.outcomes import addressed, fault_of, frame_of
 from catga.rpc.refusals import Refusals
 from catga.rpc.runner import SLICE, Admitted, Endpoint, Runner
-from catga.rpc.wire import Call, Fault, Reply
+from catga.rpc.wire import Call, Cancel, Fault, Reply
 
 logger = logging.getLogger("catga.rpc")
 
@@ -127,27 +127,35 @@ class Server:
 
     # -- what comes over the bus ----------------------------------------------------------------------
 
-    def caller(self, reply_to: str, now: float, started: float, late: float) -> Caller:
-        """Who made the calls of a batch that came.
+    def on_calls(self, frames: Sequence[Call | Cancel], reply_to: str, now: float, late: float) -> None:
+        """Admit, run, or cancel the calls of a batch that came.
+
+        Args:
+            reply_to: who made them.
+            now: when it came, in the loop's time.
+            late: seconds that it waited on its way.
+        """
+        started, turn = perf_counter(), self._outbox.turn
+        if turn != self._turn:
+            self._turn, self._turn_ends = turn, started + SLICE
+            self._turn_is_over = bool(self._runner.ready)  # calls that are ready go first
+        caller, on_call = self.answers.caller(reply_to, now), self._on_call
+        caller.late = late
+        for frame in frames:
+            if type(frame) is Cancel:
+                self._on_cancel(frame.id, reply_to)
+                continue
+            try:
+                on_call(frame, caller, now, started)  # type: ignore[arg-type]
+            except Exception as error:  # noqa: BLE001 - each call is its own
+                self._on_failed(frame, caller, error)  # type: ignore[arg-type]
+
+    def _on_call(self, call: Call, caller: Caller, now: float, started: float) -> None:
+        """Admit and run one call. Raises whatever else comes of it: `_on_failed` takes that.
 
         Args:
             now: when it came, in the loop's time.
             started: the same by `perf_counter`.
-            late: seconds that it waited on its way.
-        """
-        turn = self._outbox.turn
-        if turn != self._turn:
-            self._turn, self._turn_ends = turn, started + SLICE
-            self._turn_is_over = bool(self._runner.ready)  # calls that are ready go first
-        caller = self.answers.caller(reply_to, now)
-        caller.late = late
-        return caller
-
-    def on_call(self, call: Call, caller: Caller, now: float, started: float) -> None:
-        """Admit and run one call. Raises whatever else comes of it: `on_failed` takes that.
-
-        Args:
-            now, started: as `caller` got them.
         """
         reply_to = caller.reply_to
         key = (reply_to, call.key or call.id)
@@ -184,8 +192,8 @@ class Server:
         else:
             self._queue.append(admitted)
 
-    def on_failed(self, call: Call, caller: Caller, error: Exception) -> None:
-        """`on_call` raised: its caller gets it."""
+    def _on_failed(self, call: Call, caller: Caller, error: Exception) -> None:
+        """`_on_call` raised: its caller gets it."""
         if not isinstance(error, CatgaError):
             logger.error("a call could not be handled", exc_info=error, extra={"catga_from": caller.reply_to})
             error = as_catga_error(error)
@@ -194,7 +202,7 @@ class Server:
             self._refusals.remember(caller, fault)
         self._put(caller.reply_to, fault)
 
-    def on_cancel(self, call_id: int, reply_to: str) -> None:
+    def _on_cancel(self, call_id: int, reply_to: str) -> None:
         """The caller does not wait any more: cancel the handler."""
         call = self._calls.get((reply_to, call_id))
         if call is None:
@@ -300,8 +308,9 @@ class Server:
         endpoint = self._endpoints[call.name]
         if endpoint.receiving is not None:
             endpoint = endpoint.receiving(call.headers or {})
-        is_full = self._busy >= self._max_concurrency and len(self._queue) >= self._max_queue
-        if is_full and (endpoint.direct is None or self._turn_is_over):
+        if endpoint.direct is not None and not self._turn_is_over:  # it runs now, and needs no place
+            return endpoint
+        if self._busy >= self._max_concurrency and len(self._queue) >= self._max_queue:
             raise self._overloaded()
         return endpoint
 
@@ -433,7 +442,10 @@ class Server:
 
     def _answer(self, key: CallKey, call_id: int, result: CatgaResult[Any], repeats: tuple[int, ...] = ()) -> None:
         frame = frame_of(call_id, result, self._max_payload)
-        self._put(key[0], frame)
+        try:  # as `_put` does, on the path of every request
+            self._outbox.put(key[0], frame)
+        except OverloadedError:
+            self._dropped_reply(key[0])
         for repeat in repeats:
             frame = addressed(frame, repeat)
             self._put(key[0], frame)
@@ -443,8 +455,11 @@ class Server:
         try:
             self._outbox.put(reply_to, frame)
         except OverloadedError:
-            # The caller learns it from its deadline; to keep the reply would be unbounded.
-            logger.warning("a reply was dropped: the outbox is full", extra={"catga_reply_to": reply_to})
+            self._dropped_reply(reply_to)
+
+    def _dropped_reply(self, reply_to: str) -> None:
+        """The caller learns it from its deadline; to keep the reply would be unbounded."""
+        logger.warning("a reply was dropped: the outbox is full", extra={"catga_reply_to": reply_to})
 
     def _refusal(self) -> CatgaError:
         assert self._refusing is not None  # noqa: S101

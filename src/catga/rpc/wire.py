@@ -123,7 +123,7 @@ class Batch(msgspec.Struct, array_like=True):
     Attributes:
         epoch: counts how often the node's link came back.
         oldest: of this node's calls, those with smaller ids have ended; 0 from who does not tell.
-        clock: seconds of the sender's `catga.rpc.clock.boottime`, when the first of the frames was put; 0 likewise.
+        clock: seconds of the sender's `catga.rpc.clock.boottime`, when the batch left; 0 likewise.
     """
 
     version: int

@@ -22,6 +22,9 @@ from catga.rpc.subjects import inbox, reply_box
 
 OLDEST = (2, 10)
 SMALL_PAYLOAD = 64 * 1024
+PUBLISHED = ("inbox", "queue", "reply", "sync")
+"""What a node publishes to, and subscribes to, below the prefix."""
+SUBSCRIBED_ONLY = ("bounce", "nodes")  # to the latter, too; but the members would take it for an announcement
 BOUNCE_TIMEOUT = 1.0
 """Seconds that the server has to tell that nobody listens."""
 
@@ -41,8 +44,10 @@ async def examine(where: Where) -> AsyncGenerator[Finding, None]:
         yield round_trip_finding(await _round_trip(client))
         yield _payload(client.max_payload)
         yield await _jetstream(client)
-        yield await _permissions(client, where.prefix, complaints)
-        yield await _bounces(client, where.prefix)
+        permissions = await _permissions(client, where.prefix, complaints)
+        yield permissions
+        if permissions.level is Level.OK:  # else it is not the listeners' fault that nothing comes
+            yield await _bounces(client, where.prefix)
 
 
 @asynccontextmanager
@@ -120,19 +125,21 @@ async def _bounces(client: Any, prefix: str) -> Finding:
 
 
 async def _permissions(client: Any, prefix: str, complaints: list[str]) -> Finding:
-    """Subscribe and publish below the prefix, and see whether the message comes."""
-    got: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-
-    async def on_message(_: Any) -> None:
-        if not got.done():
-            got.set_result(True)
-
-    subject = f"{prefix}.reply.doctor"
-    await client.subscribe(subject, cb=on_message)
-    await client.publish(subject, b"")
-    done, _ = await asyncio.wait([got], timeout=2)
-    if done:
-        return Finding("permissions", Level.OK, f"may subscribe and publish below {prefix}.")
-    text = "; ".join(complaints) or "a message to oneself does not come back"
+    """Subscribe and publish to subjects like those of a node, and see whether the server complains, and what comes."""
+    echoes: list[Any] = []
+    for kind in (*PUBLISHED, *SUBSCRIBED_ONLY):
+        subscription = await client.subscribe(f"{prefix}.{kind}.doctor")
+        if kind in PUBLISHED:
+            echoes.append(subscription)
+            await client.publish(subscription.subject, b"")
+    text = ""
+    try:
+        await client.flush(2)  # by then the server has told all that it forbids
+        text = "; ".join(each for each in dict.fromkeys(complaints) if f" {prefix}." in each)
+        if not text:
+            await asyncio.gather(*(echo.next_msg(timeout=2) for echo in echoes))
+            return Finding("permissions", Level.OK, f"may subscribe and publish below {prefix}.")
+    except (nats.errors.Error, TimeoutError):
+        text = "a message to oneself does not come back"
     fix = f'allow publish and subscribe on "{prefix}.>"'
     return Finding("permissions", Level.PROBLEM, text, fix)
