@@ -6,18 +6,20 @@ import logging
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from nodes import Ear, members, node, outgoing
 
 from catga import DistributedMediator, Mediator, Request, add_cluster, message
 from catga.abc import BackendSettings
 from catga.backends.nats import open_backend
 from catga.backends.nats.refusals import Violation
+from catga.cli.app import cli
 from catga.errors import ClusterError, Execution, InvalidMessageError
 from catga.routing import Queue
 from catga.testing.servers import NatsServer, free_port
@@ -216,6 +218,27 @@ async def test_a_start_fails_with_the_subject_that_may_not_be_published_to(subje
             await node(server.url, "a", connect_timeout=1.0).start()
 
 
+async def is_refused(telling: Awaitable[None]) -> bool:
+    try:
+        await telling
+    except ClusterError as error:
+        return "forbids publishing" in str(error)
+    return False
+
+
+async def test_a_node_is_not_ready_until_its_announcement_is_taken(server: Guarded) -> None:
+    async with node(server.url, "a") as a, node(server.url, "b") as b:
+        await eventually(lambda: members(b) == ["a", "b"])
+        server.forbid(publish="nodes.>")
+        await eventually(lambda: is_refused(a.update(metadata={"zone": "x"})))
+        for _ in range(4 * 10):  # longer than a single refusal is told
+            assert "forbids publishing to catga.nodes.a" in (a.not_ready or "")
+            await asyncio.sleep(0.1)
+        server.forbid()
+        await eventually(lambda: a.not_ready is None)
+        await eventually(lambda: [n.metadata for n in b.get_nodes() if n.node_id == "a"] == [{"zone": "x"}])
+
+
 async def test_a_complaint_is_logged_once(server: Guarded, caplog: pytest.LogCaptureFixture) -> None:
     async with node(server.url, "a") as a:
         server.forbid(subscribe="nodes.*")
@@ -279,6 +302,37 @@ async def test_an_oversized_call_in_flight_ends_when_the_limit_is_lowered_and_th
                 assert all(other.is_success for other in others)
                 results.append(first)
         assert isinstance(results[-1].error, InvalidMessageError)
+
+
+@pytest.mark.parametrize(
+    ("right", "told"),
+    [
+        ({"publish": "inbox.>"}, "forbids publishing to catga.inbox.doctor"),
+        ({"publish": "queue.>"}, "forbids publishing to catga.queue.doctor"),
+        ({"subscribe": "bounce.>"}, "forbids subscribing to catga.bounce.doctor"),
+        ({"subscribe": "nodes.>"}, "forbids subscribing to catga.nodes.doctor"),
+    ],
+)
+def test_doctor_names_the_right_that_is_missing(tmp_path: Path, right: dict[str, str], told: str) -> None:
+    """And blames neither a wildcard listener for the silence, nor the nodes."""
+    server = Guarded(tmp_path)
+    server.forbid(**right)
+    with server:
+        last = examined(server.url, 1)[-1]
+    assert (last["check"], last["level"]) == ("permissions", "problem")
+    assert told in last["text"]
+    assert "catga.>" in last["fix"]
+
+
+def test_doctor_finds_all_rights_there(server: Guarded) -> None:
+    assert {"permissions", "bounces"} <= {each["check"] for each in examined(server.url, 0) if each["level"] == "ok"}
+
+
+def examined(url: str, status: int) -> list[dict[str, str]]:
+    result = CliRunner().invoke(cli, ["doctor", "--json"], env={"CATGA_URL": url})
+    assert result.exit_code == status, result.output
+    found: list[dict[str, str]] = json.loads(result.stdout)
+    return found
 
 
 def test_a_violation_is_read_with_its_subject_as_it_is() -> None:

@@ -1,6 +1,7 @@
 """Histories that are written down, for rules that chance meets too seldom."""
 
 import functools
+import math
 
 from histories import PROBE, TTL, Cluster, Process
 from mishaps import WHOLE, apart, crash, freeze_for, reset_now
@@ -169,8 +170,12 @@ def crowd() -> Cluster:
     return cluster
 
 
-def amnesia() -> Cluster:
-    """A crash, a lost store, and a restart with an older clock, in one second."""
+def amnesia(overheard: float = math.inf) -> Cluster:
+    """A crash, a lost store, and a restart with an older clock, in one second.
+
+    Args:
+        overheard: seconds after that at which somebody begins to listen to everything.
+    """
     cluster = Cluster(5, store=True)
     with simulated(cluster):
         first, *_ = [cluster.spawn(f"n{number}") for number in range(3)]
@@ -178,6 +183,8 @@ def amnesia() -> Cluster:
         crash(cluster, first)
         cluster.broker.store.clear()
         cluster.spawn(first.node_id, wall=-3600.0)
+        if overheard < math.inf:
+            cluster.world.after(overheard, setattr, cluster.broker, "overheard", True)
         cluster.run(80.0)
         for process in cluster.alive():
             process.loop.kill()

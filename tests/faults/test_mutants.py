@@ -1,6 +1,7 @@
 """The simulation has teeth: each rule of membership and of requests, broken on purpose, is noticed."""
 
 import functools
+import itertools
 import math
 import pkgutil
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from scripted import (
 from simulated_calls import QuickWork, Work
 
 from catga.abc import Departure
+from catga.cluster.node import Node
 from catga.membership.hearing import HearingClock
 from catga.membership.membership import Membership
 from catga.membership.own import OwnLife
@@ -134,6 +136,15 @@ def test_the_memory_of_a_former_life_fences_nobody(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(OwnLife, "ask_rival", lambda self: self._fence(self._rival) if self._rival else None)
     with pytest.raises(BrokenRuleError, match="wrong one fenced"):
         amnesia().check_calm()
+
+
+def test_the_broker_is_believed_by_a_fresh_word_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it told the truth the last time is enough to take a former life for a live rival."""
+    words = itertools.count()
+    monkeypatch.setattr(Node, "bounces", lambda _: next(words))
+    monkeypatch.setattr(Node, "test_bounces", _nothing)
+    with pytest.raises(BrokenRuleError, match="wrong one fenced"):
+        amnesia(0.4).check_calm()
 
 
 def ends_the_calls(self: Client, node_id: str, incarnation: int) -> None:

@@ -59,6 +59,12 @@ def test_a_restarted_node_outlives_the_memory_of_its_former_life() -> None:
     amnesia().check_calm()
 
 
+@pytest.mark.parametrize("overheard", [0.2, 0.4, 0.6, 0.8, 1.2, 2.0])
+def test_a_listener_to_everything_makes_no_former_life_look_alive(overheard: float) -> None:
+    """From when on is chance: that the broker told the truth a moment ago says nothing of now."""
+    amnesia(overheard).check_calm()
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_those_who_come_back_late_from_a_thaw_are_waited_for(seed: int) -> None:
     """Who was deaf begins to judge anew."""

@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from catga.backends import redact
-from catga.backends.nats.client import address, hopeless, nobody
+from catga.backends.nats.client import address, flush, hopeless, nobody
 from catga.backends.nats.direct import DirectClient, NoTlsError
 from catga.cli.checks import Finding, Level
 from catga.cli.checks.findings import bounce_finding, round_trip_finding, version_finding
@@ -134,7 +134,8 @@ async def _permissions(client: Any, prefix: str, complaints: list[str]) -> Findi
             await client.publish(subscription.subject, b"")
     text = ""
     try:
-        await client.flush(2)  # by then the server has told all that it forbids
+        async with asyncio.timeout(2):
+            await flush(client)  # by then the server has told all that it forbids
         text = "; ".join(each for each in dict.fromkeys(complaints) if f" {prefix}." in each)
         if not text:
             await asyncio.gather(*(echo.next_msg(timeout=2) for echo in echoes))
