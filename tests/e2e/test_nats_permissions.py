@@ -307,10 +307,10 @@ async def test_an_oversized_call_in_flight_ends_when_the_limit_is_lowered_and_th
 @pytest.mark.parametrize(
     ("right", "told"),
     [
-        ({"publish": "inbox.>"}, "forbids publishing to catga.inbox.doctor"),
-        ({"publish": "queue.>"}, "forbids publishing to catga.queue.doctor"),
-        ({"subscribe": "bounce.>"}, "forbids subscribing to catga.bounce.doctor"),
-        ({"subscribe": "nodes.>"}, "forbids subscribing to catga.nodes.doctor"),
+        ({"publish": "inbox.>"}, "forbids publishing to catga.inbox."),
+        ({"publish": "sync.*"}, "forbids publishing to catga.sync."),
+        ({"subscribe": "bounce.>"}, "forbids subscribing to catga.bounce."),
+        ({"subscribe": "nodes.>"}, "forbids subscribing to catga.nodes."),
     ],
 )
 def test_doctor_names_the_right_that_is_missing(tmp_path: Path, right: dict[str, str], told: str) -> None:
@@ -322,6 +322,14 @@ def test_doctor_names_the_right_that_is_missing(tmp_path: Path, right: dict[str,
     assert (last["check"], last["level"]) == ("permissions", "problem")
     assert told in last["text"]
     assert "catga.>" in last["fix"]
+
+
+def test_doctor_says_what_a_right_is_wanted_for_that_not_all_nodes_need(tmp_path: Path) -> None:
+    server = Guarded(tmp_path)
+    server.forbid(publish="queue.>")
+    with server:
+        levels = {each["check"]: each["level"] for each in examined(server.url, 0)}
+    assert (levels["permissions"], levels["queues"], levels["bounces"]) == ("ok", "warning", "ok")
 
 
 def test_doctor_finds_all_rights_there(server: Guarded) -> None:

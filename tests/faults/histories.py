@@ -173,8 +173,9 @@ class Cluster:
 
     def _is_slow_to_return(self, process: Process) -> bool:
         """Whether it has no link since the broker was restarted or thawed, longer ago than the others wait for it."""
-        link, since = process.link, self.broker.up_since
-        return not link.is_up and link.down_since <= since < self.world.now - SETTLE
+        link, broker = process.link, self.broker
+        since = broker.up_since
+        return not link.is_up and broker.down_at <= link.down_since <= since < self.world.now - SETTLE
 
     def _is_apart(self, process: Process, event: NodeChangeEvent) -> bool:
         """Whether it is, or was just now, beyond a split from who takes it for dead."""

@@ -62,6 +62,7 @@ class Broker:
         self.wire = wire
         self.up = True
         self.up_since = 0.0
+        self.down_at = 0.0
         self.frozen = False
         self.split = False
         self.prefers_own = False
@@ -92,7 +93,7 @@ class Broker:
         self.split = False
 
     def freeze(self) -> None:
-        self.frozen = True
+        self.frozen, self.down_at = True, self.world.now
         for link in self.links:
             link.suspect_path()
 
@@ -105,7 +106,7 @@ class Broker:
 
     def kill(self) -> None:
         """The process ends, and with it all connections, subscriptions and records."""
-        self.up, self.frozen = False, False
+        self.up, self.frozen, self.down_at = False, False, self.world.now
         self._waiting.clear()
         self._entries.clear()
         self.store.clear()

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from catga.abc import Departure, Observation, Sighting
+from catga.errors import ClusterError
 from catga.membership import Membership, MembershipSettings
 from catga.membership.membership import UNKNOWN
 from catga.membership.witnesses import Question
@@ -25,6 +26,9 @@ class Bus:
         self.observe: Callable[[Observation], None] = lambda _: None
         self.recall: Callable[[], Iterable[Observation]] = tuple
         self.at_farewell: list[Observation] = []
+        self.registered: list[int] = []
+        self.refuses = False
+        self.is_frozen = False
 
     async def watch(
         self, observe: Callable[[Observation], None], recall: Callable[[], Iterable[Observation]] | None
@@ -32,7 +36,12 @@ class Bus:
         assert recall is not None
         self.observe, self.recall = observe, recall
 
-    async def register(self, node: NodeInfo) -> None: ...
+    async def register(self, node: NodeInfo) -> None:
+        if self.is_frozen:
+            await asyncio.sleep(3600)
+        if self.refuses:
+            raise ClusterError("forbidden")
+        self.registered.append(node.sequence)
 
     async def heartbeat(self, node: NodeInfo) -> None: ...
 
@@ -96,6 +105,65 @@ async def member(bus: Bus, host: Nobody) -> Membership:
     await member.sync()
     await member.join()
     return member
+
+
+async def test_an_announcement_that_was_refused_is_made_again_as_it_is_by_then(bus: Bus, member: Membership) -> None:
+    bus.refuses = True
+    for endpoint in ("a", "b"):
+        with pytest.raises(ClusterError):
+            await member.update(endpoint=endpoint)
+    await member._probe()
+    bus.refuses = False
+    await asyncio.sleep(0)
+    for _ in range(3):
+        await member._probe()
+        await asyncio.sleep(0)
+    assert bus.registered == [0, 2]
+    await member.leave()
+
+
+async def test_an_announcement_that_nobody_waits_for_any_more_is_made_again(bus: Bus, member: Membership) -> None:
+    bus.is_frozen = True
+    update = asyncio.create_task(member.update(endpoint="a"))
+    await asyncio.sleep(0)
+    bus.is_frozen = False
+    await member._probe()  # it is still under way
+    update.cancel()
+    await asyncio.wait([update])
+    assert bus.registered == [0]
+    await member._probe()
+    await eventually(lambda: bus.registered == [0, 1])
+    await member.leave()
+
+
+async def test_an_older_announcement_that_ends_later_hides_no_newer_one(bus: Bus, member: Membership) -> None:
+    first = asyncio.create_task(member._register(member.me))
+    bus.refuses = True
+    with pytest.raises(ClusterError):
+        await member.update(endpoint="a")
+    bus.refuses = False
+    await asyncio.wait([first])
+    await member._probe()
+    await eventually(lambda: bus.registered[-1] == 1)
+    await member.leave()
+
+
+@pytest.mark.parametrize("end", ["fenced", "left", "without a link"])
+async def test_who_may_not_announce_itself_does_not_do_so_again(bus: Bus, member: Membership, end: str) -> None:
+    bus.refuses = True
+    with pytest.raises(ClusterError):
+        await member.update(endpoint="a")
+    if end == "fenced":
+        member.own.replaced(9)
+    elif end == "left":
+        await member.leave()
+    else:
+        member.link_down()
+    bus.refuses = False
+    await member._probe()
+    await asyncio.sleep(0)
+    assert bus.registered == [0]
+    await member.leave()
 
 
 async def test_who_leaves_tells_joiners_so_before_it_has_left(bus: Bus, member: Membership) -> None:

@@ -40,7 +40,7 @@ def command(as_json: bool, **options: Any) -> None:
         problems = {finding.check for finding in findings if finding.level is Level.PROBLEM}
         if "reachable" in problems:
             return UNREACHABLE
-        if "permissions" in problems:  # as far as the nodes could be looked at, that would be what they suffer from
+        if "permissions" in problems:  # the nodes would be looked at with the same account
             return FAILED
         await _collect(cluster.examine(place), findings, as_json=as_json)
         return FAILED if any(f.level is Level.PROBLEM for f in findings) else 0

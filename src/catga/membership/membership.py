@@ -28,6 +28,8 @@ MAX_TOLD = 8
 """Strangers that are told what this node knows of them, a probe interval."""
 MAX_ANSWERS = 16
 """Questions about other members that this node answers, a probe interval."""
+NOTHING = (-1, -1)
+"""A version below all others."""
 UNKNOWN = 1e9
 """Seconds, for an answer about a node that this one knows nothing of."""
 
@@ -56,7 +58,8 @@ class Host(own.Host, Protocol):
         ...
 
     def test_bounces(self) -> None:
-        """Find out now whether it does: `bounces` counts one more if so, else `bounces_work` changes."""
+        """Find out now whether it does, however often it has to be tried: `bounces` counts one more then, or
+        `bounces_work` turns false."""
         ...
 
     def bounces(self) -> int:
@@ -117,6 +120,8 @@ class Membership:
         self._chores = Chores(node.node_id, self._random)
         self._strangers: dict[str, int] = {}  # heard of since the last probe: they are to be told
         self._answered = 0  # questions, since the last probe
+        self._registering = 0  # announcements of this node under way
+        self._told = NOTHING  # the version of this node that was announced last
         self.hearing = HearingClock(clock, max_gap=3 * settings.probe_interval)
         self.view = View(ttl=settings.ttl, clock=clock, hearing=self.hearing, on_change=self._changed)
         self.lost = Lost(clock, self._random)
@@ -136,7 +141,7 @@ class Membership:
             host,
             self.view,
             self.hearing,
-            register=discovery.register,
+            register=self._register,
             clock=clock,
             chores=self._chores,
             interval=settings.probe_interval,
@@ -171,7 +176,7 @@ class Membership:
         settings = self._settings
         if self._is_member:
             self._refresh()
-            await self._discovery.register(self.me)
+            await self._register(self.me)
             self.own.introduce(later=True)
             self._chores.every(settings.heartbeat_interval, self._heartbeat, "heartbeat")
         self._chores.every(settings.probe_interval, self._probe, "probe", jitter=0.0)
@@ -183,7 +188,7 @@ class Membership:
         if self._is_member:
             self._refresh()
         if self.own.joined and not self.fenced:
-            await self._discovery.register(self.me)
+            await self._register(self.me)
 
     async def leave(self) -> bool:
         """Unregister and stop the loops. Returns whether the others were told. Never raises for a bus that is gone."""
@@ -331,6 +336,16 @@ class Membership:
         """Put this node's own record into its view."""
         self.view.observe(Sighting(self.me))
 
+    async def _register(self, record: NodeInfo) -> None:
+        """Announce this node. What comes to nothing, for whatever reason, is made up for at the next probe."""
+        self._told = NOTHING
+        self._registering += 1
+        try:
+            await self._discovery.register(record)
+        finally:
+            self._registering -= 1
+        self._told = max(self._told, record.version)
+
     # -- loops ----------------------------------------------------------------------------------------
 
     async def _heartbeat(self) -> None:
@@ -352,6 +367,8 @@ class Membership:
         for node in self.prober.tick():
             self._host.ping(node)
         self.own.ask_rival()
+        if self._told < self.me.version and not self._registering and self.prober.linked and self._may_register:
+            self._chores.spawn(lambda: self._register(self.me), "announcement")
         self._ask_others()
         for departure in self.prober.expired():
             self._bury(departure)
@@ -370,14 +387,18 @@ class Membership:
             node_id, incarnation = life
             self._host.ping(NodeInfo(node_id=node_id, incarnation=incarnation))
 
+    @property
+    def _may_register(self) -> bool:
+        return self.own.joined and not self.fenced and self.me.state is not NodeState.LEFT
+
     async def _reconcile(self) -> None:
         mine = (-1, -1)  # as the others know this node
         for observation in await self._discovery.get_nodes():
             if not isinstance(observation, Departure) and observation.node.node_id == self.me.node_id:
                 mine = observation.node.version
             self._observe(observation)
-        if mine < self.me.version and not self.fenced and self.own.joined and self.me.state is not NodeState.LEFT:
-            await self._discovery.register(self.me)
+        if mine < self.me.version and self._may_register:
+            await self._register(self.me)
 
     async def _after_reconnect(self) -> None:
         if self.fenced or self.own.joined != self._is_member:

@@ -141,9 +141,7 @@ class OwnLife:
             return
         if self._heard is not None and self._hearing.count > self._heard:  # else it is this node that was deaf
             self._unanswered += 1
-        elif self._heard is None:  # the first ping: what is known of the broker's word is older than that
-            self._bounces = self._host.bounces()
-            self._host.test_bounces()
+        is_first = self._heard is None
         if self._unanswered >= RIVAL_PINGS and not self._host.bounces_work():
             # No more is to be found out: should it wake up, it is the older one.
             self.rival_unlistened(self._rival, certain=True)
@@ -152,6 +150,9 @@ class OwnLife:
         else:
             self._heard = self._hearing.count
             self._host.ping(msgspec.structs.replace(self.record, incarnation=self._rival))
+            if is_first:  # what is known of the broker's word is older than this ping
+                self._bounces = self._host.bounces()
+                self._host.test_bounces()
 
     def _ask_anew(self) -> None:
         self._unanswered, self._heard = 0, None

@@ -82,7 +82,8 @@ class Prober:
         self._of_rival = Reports(hearing, confirm=confirm, stale=STALE * interval, random=random)
         self._witnesses = Witnesses(me, view, hearing, interval, random)
         self._asked: dict[str, tuple[int, float, int]] = {}  # lease at its end → (incarnation, since, pings)
-        self._linked = True
+        self.linked = True
+        """Whether the link is believed to work."""
         self._settled_at = hearing.now + settle
         self._resets = hearing.resets
         self._heard = hearing.count
@@ -208,7 +209,7 @@ class Prober:
 
     @property
     def _is_unsettled(self) -> bool:
-        return not self._linked or self._hearing.now < self._settled_at
+        return not self.linked or self._hearing.now < self._settled_at
 
     def _verdict(self, node: NodeInfo, reason: LeftReason) -> Departure | None:
         """The node's death, if its reports prove it, and nothing voids them."""
@@ -225,11 +226,11 @@ class Prober:
 
     def link_down(self) -> None:
         """The link is lost, or not yet known to be back: nobody is declared dead."""
-        self._linked = False
+        self.linked = False
 
     def link_up(self) -> None:
         """The link was lost and is back: evidence from before is void, and the others may not be back yet."""
-        self._linked = True
+        self.linked = True
         self._start_anew()
 
     def _start_anew(self) -> None:

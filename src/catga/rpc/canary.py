@@ -86,12 +86,12 @@ class Canary:
 
     def _judge(self) -> None:
         wait = INTERVAL * uniform(0.8, 1.2)
-        if self._subject and self._echoed:  # else it bounced, or it was this node that did not hear
-            self._misses += 1
-            if self._misses >= MISSES:
-                self._missing()
-            else:
+        if self._subject:  # else it bounced
+            self._misses += self._echoed  # else it was this node that did not hear: that says nothing
+            if self._misses < MISSES:
                 wait = 0.0
+            elif self._echoed:
+                self._missing()
         self._timer = asyncio.get_running_loop().call_later(wait, self.fly)
 
     def _missing(self) -> None:

@@ -24,7 +24,7 @@ so many, and the other side begins with them while this one goes on."""
 MAX_BATCH = 64 * 1024
 """Bytes of a batch of several frames: larger messages outgrow the buffers of client and broker, and cost more."""
 
-LONG = 0.05
+LONG = 0.01
 """Seconds of a turn from which on it counts how long each frame has waited in it."""
 FRAME = 64
 """Bytes of a frame besides its body, about."""

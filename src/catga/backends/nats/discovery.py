@@ -41,8 +41,6 @@ FAR = 4
 """A member so many times further behind than these in the order is none of them, as good as certain."""
 FOLLOW_UP = (0.5, 1.0, 2.0, 4.0)
 """Seconds before each further question of a node that has joined, until one is answered with something."""
-REPEAT = 1.0
-"""Seconds until an announcement that the server did not take is made again."""
 NOTHING = b'{"nodes":[]}'
 """An answer to a question that is not signed: it shows that there is a key, and nothing else."""
 MAX_LIVES = 10_000
@@ -67,8 +65,6 @@ class NatsNodeDiscovery:
         self._lives: dict[str, int] = {}  # announced: node id → incarnation
         self._mine: NodeInfo | None = None  # this node's record, once it is announced
         self._following: asyncio.Task[None] | None = None
-        self._is_announced = False  # as it is now
-        self._repeating: asyncio.Task[None] | None = None
         self._subscriptions: list[Listening] = []
         self._complained = False
         self._open = False
@@ -83,29 +79,8 @@ class NatsNodeDiscovery:
             subject = self._subject_of(node.node_id)
             self._subscriptions.append(await self._connection.subscribe(subject, self._on_sync))
             self._node_id = node.node_id
-        if self._mine is not None:
-            self._mine = node
-        await self._announce_mine(node)
+        await self._announce(node.node_id, encode_record(node))
         self._mine = node
-
-    async def _announce_mine(self, node: NodeInfo) -> None:
-        try:
-            await self._announce(node.node_id, encode_record(node))
-            self._is_announced = True
-        except ClusterError:
-            self._is_announced = False
-            if self._mine is not None and (self._repeating is None or self._repeating.done()):
-                self._repeating = asyncio.create_task(self._repeat(), name="catga-nats-announce")
-            raise
-
-    async def _repeat(self) -> None:
-        """Announce this node until the server takes it. It says meanwhile what it forbids, so the node is not ready."""
-        while not self._is_announced:
-            await asyncio.sleep(REPEAT)
-            if self._mine is None:  # it has left meanwhile
-                return
-            with suppress(ClusterError):
-                await self._announce_mine(self._mine)
 
     async def unregister(self, end: Departure) -> None:
         if end.node_id == self._node_id:
@@ -162,8 +137,8 @@ class NatsNodeDiscovery:
         if not self._open:
             return
         self._open = False
-        for task in filter(None, (self._following, self._repeating)):
-            task.cancel()
+        if self._following is not None:
+            self._following.cancel()
         await self._connection.close(self._subscriptions)
 
     async def _announce(self, node_id: str, data: bytes) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import statistics
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -22,9 +22,11 @@ from catga.rpc.subjects import inbox, reply_box
 
 OLDEST = (2, 10)
 SMALL_PAYLOAD = 64 * 1024
-PUBLISHED = ("inbox", "queue", "reply", "sync")
-"""What a node publishes to, and subscribes to, below the prefix."""
-SUBSCRIBED_ONLY = ("bounce", "nodes")  # to the latter, too; but the members would take it for an announcement
+BOTH = ("inbox.{}.0", "reply.{}", "sync.{}")
+"""What a node publishes to, and subscribes to, below the prefix. It does so to "sync" and "nodes.{}" too, but there the
+members would hear what comes of a test."""
+SUBSCRIBED = ("bounce.{}.0.inbox", "nodes.{}")
+QUEUES = ("queue.{}",)
 BOUNCE_TIMEOUT = 1.0
 """Seconds that the server has to tell that nobody listens."""
 
@@ -44,10 +46,15 @@ async def examine(where: Where) -> AsyncGenerator[Finding, None]:
         yield round_trip_finding(await _round_trip(client))
         yield _payload(client.max_payload)
         yield await _jetstream(client)
-        permissions = await _permissions(client, where.prefix, complaints)
-        yield permissions
-        if permissions.level is Level.OK:  # else it is not the listeners' fault that nothing comes
-            yield await _bounces(client, where.prefix)
+        forbidden = await _forbidden(client, where.prefix, complaints, BOTH, SUBSCRIBED)
+        fix = f'allow publish and subscribe on "{where.prefix}.>"'
+        if forbidden:
+            yield Finding("permissions", Level.PROBLEM, forbidden, fix)
+            return  # that no message comes, or bounces, would be for want of rights
+        yield Finding("permissions", Level.OK, f"may subscribe and publish below {where.prefix}.")
+        if forbidden := await _forbidden(client, where.prefix, complaints, QUEUES):
+            yield Finding("queues", Level.WARNING, f"not with queues=True: {forbidden}", fix)
+        yield await _bounces(client, where.prefix)
 
 
 @asynccontextmanager
@@ -124,23 +131,30 @@ async def _bounces(client: Any, prefix: str) -> Finding:
     return bounce_finding(bool(done), watcher)
 
 
-async def _permissions(client: Any, prefix: str, complaints: list[str]) -> Finding:
-    """Subscribe and publish to subjects like those of a node, and see whether the server complains, and what comes."""
-    echoes: list[Any] = []
-    for kind in (*PUBLISHED, *SUBSCRIBED_ONLY):
-        subscription = await client.subscribe(f"{prefix}.{kind}.doctor")
-        if kind in PUBLISHED:
-            echoes.append(subscription)
-            await client.publish(subscription.subject, b"")
-    text = ""
+async def _forbidden(
+    client: Any, prefix: str, complaints: list[str], both: Iterable[str], subscribed: Iterable[str] = ()
+) -> str:
+    """What the server says of subscriptions and messages like those of a node, and what does not come; "" if all is
+    well.
+
+    Args:
+        complaints: what the server says is added there.
+        both: kinds of subjects that are subscribed and published to.
+        subscribed: those that are only subscribed to.
+    """
+    token, before, echoes = secrets.token_hex(8), len(complaints), list[Any]()
+    for kind in subscribed:
+        await client.subscribe(f"{prefix}.{kind.format(token)}")
+    for kind in both:
+        echoes.append(await client.subscribe(f"{prefix}.{kind.format(token)}"))
+        await client.publish(echoes[-1].subject, b"")
+    text = "a message to oneself does not come back"
     try:
         async with asyncio.timeout(2):
             await flush(client)  # by then the server has told all that it forbids
-        text = "; ".join(each for each in dict.fromkeys(complaints) if f" {prefix}." in each)
-        if not text:
-            await asyncio.gather(*(echo.next_msg(timeout=2) for echo in echoes))
-            return Finding("permissions", Level.OK, f"may subscribe and publish below {prefix}.")
-    except (nats.errors.Error, TimeoutError):
-        text = "a message to oneself does not come back"
-    fix = f'allow publish and subscribe on "{prefix}.>"'
-    return Finding("permissions", Level.PROBLEM, text, fix)
+            if len(complaints) == before:
+                await asyncio.gather(*(echo.next_msg() for echo in echoes))
+                return ""
+    except (nats.errors.Error, OSError, TimeoutError):
+        pass
+    return "; ".join(dict.fromkeys(each for each in complaints[before:] if f" {prefix}." in each)) or text
