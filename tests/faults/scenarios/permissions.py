@@ -60,6 +60,10 @@ async def _taken(run: Run, verb: str, subject: str) -> None:
 async def _is_as_before(run: Run, cluster: FaultCluster) -> None:
     began = time.monotonic()
     await cluster.kill("n2")
+    # Where nobody calls it chance decides who pings it first, up to a round of all members later.
+    calls = [caller.send(Work(-number)) for caller in cluster.callers for number in range(1, 10)]
+    results = await asyncio.gather(*calls)
+    run.must(all(result.is_success for result in results), "calls at the moment of a crash succeed")
 
     async def noticed() -> bool:
         return all("n2" not in {n.node_id for n in member.get_nodes()} for member in cluster.members)
