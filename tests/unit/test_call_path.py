@@ -17,7 +17,7 @@ from catga.errors import CatgaTimeoutError, ClosedError, ClusterError, Execution
 from catga.rpc.answers import GENERATION, Answers, Seen
 from catga.rpc.clock import boottime
 from catga.rpc.outbox import FULL, Outbox
-from catga.rpc.wire import VERSION, Batch, Call, Reply, decode_batch
+from catga.rpc.wire import VERSION, Batch, Call, Frame, Reply, decode_batch
 from catga.testing import eventually
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="-")
@@ -307,8 +307,23 @@ async def test_headers_that_are_too_large_for_one_batch_leave_in_halves() -> Non
     assert len(sent) == 4
 
 
-def an_outbox(sent: list[Outgoing]) -> Outbox:
-    """One that notes what leaves it."""
+@pytest.mark.parametrize(("long", "counted"), [(-1.0, [1, 2]), (3600.0, [])])
+async def test_a_full_batch_in_a_long_turn_counts_what_its_calls_waited(
+    monkeypatch: pytest.MonkeyPatch, long: float, counted: list[int]
+) -> None:
+    """It leaves before the end of the turn, and yet some of it may have waited since its beginning."""
+    monkeypatch.setattr("catga.rpc.outbox.LONG", long)
+    sent: list[Outgoing] = []
+    waited: list[Frame] = []
+    outbox = an_outbox(sent, waited)
+    for number in (1, 2):
+        outbox.put("s", Call(number, "x", 1000, b""), full=2)
+    assert len(sent) == 1
+    assert [frame.id for frame in waited if isinstance(frame, Call)] == counted
+
+
+def an_outbox(sent: list[Outgoing], waited: list[Frame] | None = None) -> Outbox:
+    """One that notes what leaves it, and what waited before."""
 
     class Noting:
         max_payload = 8 * 1024 * 1024
@@ -326,6 +341,7 @@ def an_outbox(sent: list[Outgoing]) -> Outbox:
         lambda frames: Batch(VERSION, "me", 1, 0.0, "p.reply.me", frames),
         on_sent=lambda subject, token, frames: None,
         on_failed=on_failed,
+        on_waited=lambda frames: None if waited is None else waited.extend(frames),
     )
 
 

@@ -58,6 +58,20 @@ async def test_bounces_that_stop_are_told_once_and_their_return_too(
     assert "'p.>'" in told[0]
 
 
+async def test_a_flight_of_which_nothing_is_heard_is_made_again_until_something_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who waits for its outcome need not wait for the next interval."""
+    sky = Sky(monkeypatch)
+    monkeypatch.setattr(canary_module, "INTERVAL", 3600.0)
+    sky.bounces = sky.hears = False
+    sky.canary.fly()
+    await eventually(lambda: sky.flights > 3)
+    sky.bounces = True
+    await eventually(lambda: sky.canary.bounces == 1)
+    sky.canary.close()
+
+
 async def test_a_node_that_does_not_hear_itself_does_not_judge_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     sky = Sky(monkeypatch)
     sky.bounces = sky.hears = False

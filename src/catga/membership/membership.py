@@ -392,7 +392,7 @@ class Membership:
         return self.own.joined and not self.fenced and self.me.state is not NodeState.LEFT
 
     async def _reconcile(self) -> None:
-        mine = (-1, -1)  # as the others know this node
+        mine = NOTHING  # as the others know this node
         for observation in await self._discovery.get_nodes():
             if not isinstance(observation, Departure) and observation.node.node_id == self.me.node_id:
                 mine = observation.node.version
