@@ -11,6 +11,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+import nats
 import pytest
 from click.testing import CliRunner
 from nodes import Ear, members, node, outgoing
@@ -21,6 +23,7 @@ from catga.backends.nats import open_backend
 from catga.backends.nats.refusals import Violation
 from catga.cli.app import cli
 from catga.errors import ClusterError, Execution, InvalidMessageError
+from catga.membership.records import Seal, encode_record
 from catga.routing import Queue
 from catga.testing.servers import NatsServer, free_port
 from catga.testing.waiting import eventually
@@ -246,6 +249,36 @@ async def test_a_complaint_is_logged_once(server: Guarded, caplog: pytest.LogCap
         tries = [record for record in caplog.records if "forbids" in record.message]
         await asyncio.sleep(1.0)
         assert len([each for each in tries if each.levelno >= logging.WARNING]) == 1
+
+
+async def test_a_right_that_is_missing_for_long_is_logged_once_and_not_taken_for_a_wildcard_listener(
+    server: Guarded, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The inbox that nobody has, which a node pings now and then, has another name each time."""
+    async with node(server.url, "a") as a, node(server.url, "b") as b:
+        await eventually(lambda: members(b) == ["a", "b"])
+        server.forbid(publish="inbox.>")
+        await eventually(lambda: a.counters["refused_by_broker"] > 20)
+        assert a.counters["missing_bounces"] == 0
+    told = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR and "forbids" in r.getMessage()]
+    assert len([text for text in told if "canary" in text]) <= 2  # one a node
+
+
+async def test_a_dead_life_of_ones_own_that_may_not_be_asked_fences_nobody(server: Guarded) -> None:
+    async with node(server.url, "a") as a, node(server.url, "b") as b:
+        await eventually(lambda: members(b) == ["a", "b"])
+        server.forbid(publish="inbox.a.>")
+        client = await nats.connect(server.url)
+        dead = msgspec.structs.replace(a.current_node, incarnation=a.current_node.incarnation + 1000, sequence=0)
+        await eventually(lambda: b.counters["refused_by_broker"] > 0)  # the server has read its settings
+        await client.publish("catga.nodes.a", Seal(None, "catga").close(encode_record(dead)))
+        before = a.counters["refused_by_broker"]
+        await eventually(lambda: a.counters["refused_by_broker"] > before + 6)  # pings, once a second
+        assert a.health == "healthy"
+        server.forbid()
+        await eventually(lambda: a.current_node.incarnation > dead.incarnation)
+        await eventually(lambda: a.not_ready is None)
+        await client.close()
 
 
 async def test_messages_that_were_refused_are_told_by_their_tokens(server: Guarded) -> None:

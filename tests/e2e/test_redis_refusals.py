@@ -75,6 +75,14 @@ async def test_a_call_whose_publish_is_refused_never_ran_and_says_so(server: Red
     assert ran == {}
 
 
+async def test_a_node_whose_record_is_refused_is_not_ready_and_says_why(server: RedisServer, admin: Redis) -> None:
+    async with node(as_user(server), "a", heartbeat_interval=0.2) as a:
+        await admin.execute_command(*USER, "resetkeys")
+        await eventually(lambda: "NOPERM" in (a.not_ready or ""))
+        await admin.execute_command(*USER)
+        await eventually(lambda: a.not_ready is None)
+
+
 async def test_a_call_that_is_refused_for_a_moment_succeeds(server: RedisServer, admin: Redis) -> None:
     ran = Counter[int]()
     async with add_cluster(worker(ran), server.url, node_id="a"), node(as_user(server), "c") as c:

@@ -21,13 +21,15 @@ class Sky:
         monkeypatch.setattr(canary_module, "INTERVAL", 0.001)
         self.bounces, self.hears, self.flights = True, True, 0
         self.counters: Counter[str] = Counter()
-        self.exactly = False
+        self.exactly = self.refuses = False
         self.canary = Canary(self, "p", send=self.send, echo=self.echo, counters=self.counters)  # type: ignore[arg-type]
 
     def send(self, subject: str) -> None:
         assert subject.startswith("p.inbox.")
         self.flights += 1
-        if self.bounces:
+        if self.refuses:
+            asyncio.get_running_loop().call_soon(self.canary.refused, subject)
+        elif self.bounces:
             asyncio.get_running_loop().call_soon(self.canary.bounced, subject)
 
     def echo(self) -> None:
@@ -69,6 +71,17 @@ async def test_a_flight_of_which_nothing_is_heard_is_made_again_until_something_
     await eventually(lambda: sky.flights > 3)
     sky.bounces = True
     await eventually(lambda: sky.canary.bounces == 1)
+    sky.canary.close()
+
+
+async def test_a_flight_that_the_broker_refused_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may forbid this node to publish there, and tell when nobody listens all the same."""
+    sky = Sky(monkeypatch)
+    sky.refuses = True
+    sky.canary.fly()
+    await eventually(lambda: sky.flights > 5)
+    assert sky.canary.bounces_work
+    assert sky.canary.bounces == sky.counters["missing_bounces"] == 0
     sky.canary.close()
 
 

@@ -79,6 +79,9 @@ class Nobody:
     def bounces(self) -> int:
         return 0
 
+    def refusals(self) -> int:
+        return 0
+
     def on_unreachable(self, node: NodeInfo, /) -> None: ...
 
     def on_change(self, event: NodeChangeEvent, /) -> None: ...

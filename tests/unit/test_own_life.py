@@ -29,6 +29,7 @@ class Life:
         self.pinged: list[int] = []
         self.told_who_listens = True
         self.bounced = 7
+        self.refused = 3
         self.opens: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0)
         chance = random.Random(1)
         self.chores = Chores("me", chance)
@@ -62,6 +63,9 @@ class Life:
 
     def bounces(self) -> int:
         return self.bounced
+
+    def refusals(self) -> int:
+        return self.refused
 
     def on_fenced(self, incarnation: int, /) -> None: ...
 
@@ -177,6 +181,30 @@ async def test_a_rival_that_says_nothing_fences_a_node_only_by_a_fresh_word_of_t
     life.own.ask_rival()
     await eventually(lambda: life.announced)
     assert life.own.record.incarnation > 9
+
+
+async def test_a_rival_that_the_broker_does_not_let_be_asked_fences_nobody(life: Life) -> None:
+    """It refuses the pings, and perhaps nothing else: the canary bounces."""
+    life.own.outgrown(9)
+    for _ in range(10 * RIVAL_PINGS):
+        life.hearing.heard()
+        life.refused += 1
+        life.own.ask_rival()
+    assert not life.own.fenced
+    for _ in range(RIVAL_PINGS - 1):  # it lets them through, and the first has to be asked again
+        life.hearing.heard()
+        life.own.ask_rival()
+    assert not life.own.fenced
+    life.own.rival_unlistened(9, certain=True)
+    await eventually(lambda: life.announced)
+    assert life.own.record.incarnation > 9
+
+
+async def test_a_node_that_is_fenced_before_it_could_refute_says_nothing(life: Life) -> None:
+    life.own.heard_of_itself(5, 3)
+    life.own.replaced(9)
+    await life.settled()
+    assert life.announced == []
 
 
 async def test_a_rival_is_not_taken_for_a_live_one_while_nothing_is_heard(life: Life) -> None:

@@ -64,7 +64,8 @@ class Delivery:
         self._peer = peer
         self._client = peer.client
         self._server = peer.server
-        self._node_id = peer.node_id
+        self.node_id = peer.node_id
+        """The node whose calls run in this process."""
         self._prefix = prefix
         self._link = link
         self._members = members
@@ -104,7 +105,7 @@ class Delivery:
             try:
                 result: CatgaResult[Any] | None = None
                 outcome: Outcome | CatgaResult[Any]
-                if node_id == self._node_id and (endpoint := self._endpoint(codec, headers)) is not None:
+                if node_id == self.node_id and (endpoint := self._endpoint(codec, headers)) is not None:
                     outcome = await self._server.run_local(endpoint, message, route.timeout)
                     if type(outcome) is Success:
                         result = outcome
@@ -197,7 +198,7 @@ class Delivery:
         codec, now = job.route.codec, self._loop.time()
         to, call_id, end = None, 0, self._known(_expired())
         if job.deadline > now:
-            if node.node_id == self._node_id and (endpoint := self._endpoint(codec, job.headers)) is not None:
+            if node.node_id == self.node_id and (endpoint := self._endpoint(codec, job.headers)) is not None:
                 end = self._loop.create_task(self._run_here(endpoint, job))
             else:
                 call = job.call = self._call(job.message, codec, job.headers, job.deadline - now, job.call)
@@ -372,7 +373,7 @@ class Delivery:
 
     async def _without_link(self, route: "Route", headers: dict[str, str] | None, deadline: float) -> Candidates:
         """The link is down: this node itself, if it is a candidate; else wait for the link."""
-        me = self._node_id
+        me = self.node_id
         here = route.pool().only(me, lambda node: node.node_id == me)
         if here and self._endpoint(route.codec, headers) is not None:
             return here

@@ -136,6 +136,10 @@ class Dispatch:
         nodes = self._table.routes(name).nodes
         return explain(request, name, self._view.nodes(), nodes, self._routing[type(request)], self._outliers)
 
+    def leave_home(self) -> None:
+        """This node's id is another process's from now on: what goes there leaves this process."""
+        self._delivery.node_id = ""
+
     def forget_routes(self) -> None:
         """The strategies have changed."""
         self._routes.clear()

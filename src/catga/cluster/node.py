@@ -243,6 +243,9 @@ class Node:
     def bounces(self) -> int:
         return self.peer.probes.canary.bounces
 
+    def refusals(self) -> int:
+        return self.peer.probes.refusals
+
     def on_unreachable(self, node: NodeInfo) -> None:
         self.peer.client.node_unreachable(node.node_id, node.incarnation)
 
@@ -286,6 +289,7 @@ class Node:
 
     def on_fenced(self, incarnation: int) -> None:
         self._refuse(f"was replaced by incarnation {incarnation}")
+        self.dispatch.leave_home()
         self._spawn(self.peer.close_inbox())  # or whoever missed the news would go on taking it for a member
 
     async def on_rejoin(self, incarnation: int) -> None:

@@ -183,4 +183,4 @@ class Outliers:
     def _pardon(self, node_id: str) -> None:
         del self.suspected[node_id]
         if self.ejected.pop(node_id, None) is not None:
-            logger.info("an outlier is back", extra={"catga_node_id": node_id})
+            logger.info("node %s is no longer left out", node_id, extra={"catga_node_id": node_id})

@@ -66,6 +66,10 @@ class Host(own.Host, Protocol):
         """How often the broker has passed that test."""
         ...
 
+    def refusals(self) -> int:
+        """How often the broker said that it did not take a message of this node."""
+        ...
+
     def on_change(self, event: NodeChangeEvent, /) -> None:
         """The view changed."""
         ...

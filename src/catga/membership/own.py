@@ -36,6 +36,7 @@ class Host(Protocol):
     def bounces_work(self) -> bool: ...
     def test_bounces(self) -> None: ...
     def bounces(self) -> int: ...
+    def refusals(self) -> int: ...
     def on_fenced(self, incarnation: int, /) -> None: ...
     async def on_rejoin(self, incarnation: int, /) -> None: ...
 
@@ -77,6 +78,7 @@ class OwnLife:
         self._rival_record: Sighting | None = None
         self._unanswered = 0  # pings to the rival
         self._heard: int | None = None  # how much was heard when the rival was pinged, if that is to be judged
+        self._refusals = 0  # how often the broker had refused a message when the rival was pinged last
         self._bounces = 0  # how often the broker had told that nobody listens when the rival was pinged first
         self._introducing = False
         self._introduced_at = clock() - INTRODUCTION
@@ -139,6 +141,9 @@ class OwnLife:
         """Find out whether the newer life of this id lives, once an interval."""
         if self._rival <= self.record.incarnation or self.fenced or self._rejoining:
             return
+        if self._host.refusals() != self._refusals:  # perhaps this ping, or what tells whether bounces work
+            self._refusals = self._host.refusals()
+            self._ask_anew()
         if self._heard is not None and self._hearing.count > self._heard:  # else it is this node that was deaf
             self._unanswered += 1
         is_first = self._heard is None
@@ -257,7 +262,8 @@ class OwnLife:
             self._refuted_at = self._clock()
         finally:
             self._refuting = False
-        await self._register(self.record)
+        if not self.fenced:
+            await self._register(self.record)
 
     async def _rejoin(self, ended: int) -> None:
         """Live on under an incarnation beyond the one that ended, as soon as that has an inbox.

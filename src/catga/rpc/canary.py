@@ -59,7 +59,7 @@ class Canary:
     def fly(self) -> None:
         """Start now, and go on until `close`."""
         self.close()
-        self._subject, self._echoed = f"{self._prefix}.inbox.canary-{secrets.token_hex(8)}.0", False
+        self._subject, self._echoed = f"{self._prefix}.inbox.canary.{secrets.token_urlsafe(16)}", False
         self._send(self._subject)
         self._echo()
         self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._judge)
@@ -79,6 +79,11 @@ class Canary:
         if not self.bounces_work:
             self.bounces_work = True
             logger.info("the broker tells again when nobody listens")
+
+    def refused(self, subject: str) -> None:
+        """The broker did not take that message, or some to that subject: the flight says nothing."""
+        if subject == self._subject:
+            self._subject = ""
 
     def echoed(self) -> None:
         """A ping to this node itself has come back."""

@@ -284,10 +284,12 @@ class Peer:
 
     def on_refused(self, subject: str, token: int, reason: str) -> None:
         self.counters["refused_by_broker"] += 1
+        self.probes.refused(subject)
         if self.client.on_refused(subject, token, reason):
             self._again.later(subject)
 
     def on_doubt(self, subject: str) -> None:
+        self.probes.refused(subject)
         self._again.later(subject)
 
     def _send_again(self, subject: str) -> None:

@@ -70,6 +70,8 @@ class Probes:
         self._greeted: dict[str, asyncio.Future[None]] = {}
         self._pongs = 0  # in the current second
         self._second = 0.0
+        self.refusals = 0
+        """How often the broker said that it did not take a message, or some to a subject."""
         self.canary = Canary(
             transport, prefix, send=lambda subject: self.send(subject, Ping()), echo=self.ping_self, counters=counters
         )
@@ -139,6 +141,11 @@ class Probes:
         """Nobody listened there. Returns the life that was asked, if it was no member."""
         self.canary.bounced(subject)
         return self._strangers.pop(subject, None)
+
+    def refused(self, subject: str) -> None:
+        """The broker did not take what was sent there, or some of it."""
+        self.refusals += 1
+        self.canary.refused(subject)
 
     def take(self, batch: Batch, frame: Frame) -> None:
         """A probe came in."""

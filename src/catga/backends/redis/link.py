@@ -20,7 +20,7 @@ from hiredis import ReplyError
 
 from catga.backends.complaints import Complaints
 from catga.backends.joining import persist
-from catga.backends.redis.connect import Connector, RefusedError, ReplicaError
+from catga.backends.redis.connect import Connector, RefusedError, ReplicaError, takes_no_writes
 from catga.backends.redis.session import LOOK_INTERVAL, OnReply, Session
 from catga.errors import ClusterError
 
@@ -121,7 +121,10 @@ class RedisLink:
         try:
             return await self.session.call(*command)
         except ReplyError as error:
-            raise ClusterError(f"{self.url}: {error}") from error
+            refusal = ClusterError(f"{self.url}: {error}")
+            if not takes_no_writes(refusal):
+                self.complaints.refused(f"the server refuses a command: {error}")
+            raise refusal from error
 
     async def subscribe(self, channel: str, on_message: OnMessage, *, hint: bool = False) -> None:
         """Pass what comes on `channel` to `on_message`; active at the server when this returns.
@@ -226,7 +229,7 @@ class RedisLink:
             async with asyncio.timeout(2 * LOOK_INTERVAL):
                 yield
         except (ReplyError, TimeoutError) as error:
-            raise ClusterError(f"{self.url}: cannot subscribe: {error!r}") from error
+            raise ClusterError(f"{self.url}: messages cannot be exchanged: {error or 'no answer in time'}") from error
 
     async def _keep_up(self, session: Session) -> None:
         while True:

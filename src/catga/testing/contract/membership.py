@@ -237,6 +237,7 @@ async def the_newer_of_two_wins(bed: Bed) -> None:
     for _ in range(20):
         assert (await a.send_to_node(Whoami(), "b")).unwrap() == "newer"
     assert older.calls["whoami"] == 0
+    assert (await first.send(Whoami())).unwrap() == "newer"  # it may go on sending, also to who took its place
     assert len(bed.logged("fenced")) == 1
     assert ids(a) == ["a", "b"]
     await first.stop()  # its farewell must not bury the newer
