@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from catga.cluster import OutlierEjection
 from catga.cluster.outliers import Outliers
-from catga.errors import CatgaError, CatgaTimeoutError, ClosedError, ClusterError, HandlerError, OverloadedError
+from catga.errors import (
+    CatgaError,
+    CatgaTimeoutError,
+    ClosedError,
+    ClusterError,
+    HandlerError,
+    MaybeExecutedError,
+    OverloadedError,
+)
 from catga.node import NodeInfo
 from catga.result import CatgaResult, Failure, Success
 from catga.routing import Candidates, Stats
@@ -71,6 +79,14 @@ def test_a_success_in_between_begins_the_count_anew(world: World) -> None:
 def test_an_answer_is_no_failure_of_the_node(world: World, error: CatgaError) -> None:
     world.call("a", Failure(error), 20)
     assert world.admitted() == "abc"
+
+
+def test_a_call_that_did_not_get_as_far_as_the_node_is_no_failure_of_it(world: World) -> None:
+    """The broker may refuse all that this node publishes. Who has left is found by membership."""
+    world.call("a", Failure(ClusterError("the broker refuses the message")), 20)
+    assert world.admitted() == "abc"
+    world.call("a", Failure(MaybeExecutedError("the node was lost")), 5)
+    assert world.admitted() == "bc"
 
 
 def test_handler_errors_count_if_they_are_asked_to() -> None:

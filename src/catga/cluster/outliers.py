@@ -156,14 +156,12 @@ class Outliers:
         """Whether the node failed; None if the error says nothing of it."""
         if isinstance(error, HandlerError):
             return self._settings.handler_errors
-        if (
-            error.execution is Execution.ANSWERED
-        ):  # whatever its class: a handler may raise what befell a call of its own
+        if error.execution is Execution.ANSWERED:  # a handler may raise what befell a call of its own
             return None
         if isinstance(error, OverloadedError) or not isinstance(error, CatgaTimeoutError | ClusterError):
             return None
-        if isinstance(error, CatgaTimeoutError) and error.execution is Execution.NO:
-            return None
+        if error.execution is Execution.NO and type(error) in (CatgaTimeoutError, ClusterError):
+            return None  # it did not get as far as the node: the link, or what the broker refuses
         return None if self._deaf() else True
 
     def _eject(self, stats: NodeStats, record: _Record) -> None:
@@ -174,7 +172,7 @@ class Outliers:
         self.ejected[stats.node_id] = record
         stats.forget()
         logger.warning(
-            "node %s is left out for %.1f s: its calls fail or time out",
+            "node %s is an outlier for %.1f s: its calls fail or time out, and others are preferred",
             stats.node_id,
             seconds,
             extra={"catga_node_id": stats.node_id, "catga_seconds": round(seconds, 3)},
@@ -183,4 +181,4 @@ class Outliers:
     def _pardon(self, node_id: str) -> None:
         del self.suspected[node_id]
         if self.ejected.pop(node_id, None) is not None:
-            logger.info("node %s is no longer left out", node_id, extra={"catga_node_id": node_id})
+            logger.info("node %s is no longer an outlier", node_id, extra={"catga_node_id": node_id})
