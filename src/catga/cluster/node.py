@@ -253,6 +253,8 @@ class Node:
         node = event.node
         self._table.changed(event)
         if event.type is NodeChangeType.LEFT:
+            reason = event.reason.value if event.reason else "unknown"
+            logger.info("node %s has left: %s", node.node_id, reason, extra={"catga_node_id": node.node_id})
             self._outliers.forget(node.node_id)
             loop = asyncio.get_running_loop()
             if event.reason is LeftReason.UNREACHABLE:  # it may run, and return
