@@ -55,7 +55,7 @@ async def observer(
             raise CommandError(text, USAGE)
         await node.start()
     except ClusterError as error:
-        raise CommandError(f"the cluster cannot be reached: {error}", UNREACHABLE) from error
+        raise CommandError(str(error), UNREACHABLE) from error
     try:
         yield node
     finally:

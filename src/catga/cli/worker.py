@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -29,6 +30,8 @@ OPTIONS = {"node_id": "--node-id (or --workers, CATGA_WORKERS)"}
 """What a setting is called on the command line, if not by its name."""
 FORCED = 1.0
 """Seconds to say good-bye to the cluster when told to stop at once."""
+LINGER = 5.0
+"""Seconds that tasks and threads which are left have to end when the node has left, before the process ends all the same."""
 
 
 def serve(settings: WorkerSettings) -> int:
@@ -48,12 +51,24 @@ class Stop:
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.at_once = asyncio.Event()
+        self._status: int | None = None  # once the node has left
 
     def ask(self) -> None:
         """SIGTERM, SIGINT, or the end of the supervisor."""
+        if self._status is not None:
+            end_now(self._status)
         if self.asked.is_set():
             self.at_once.set()
         self.asked.set()
+
+    def left(self, status: int) -> int:
+        """The node has left; returns `status`. The end of the event loop cancels what still runs and waits for it: for
+        ever, if a handler holds on to its cancellation. So the process ends then with `status` at the next wish, or when
+        the time is over."""
+        self._status = status
+        patience = FORCED if self.at_once.is_set() else LINGER
+        asyncio.get_running_loop().call_later(patience, end_now, status)
+        return status
 
     def listen(self, *, supervised: bool) -> None:
         """Ask at each of these from now on."""
@@ -70,12 +85,28 @@ class Stop:
             self.ask()
 
 
+def end_now(status: int) -> None:
+    """End the process, whatever still runs in it."""
+    logger.warning("the process ends now, whatever still runs in it")
+    with suppress(OSError, ValueError):  # it is closed, or a pipe that nobody reads
+        sys.stdout.flush()
+    os._exit(status)
+
+
 async def _serve(settings: WorkerSettings) -> int:
     stop = Stop()
     stop.listen(supervised=settings.supervised)
-    node = build(settings)
-    if not await _started(node, stop):
-        return 0
+    try:
+        status = await _life(build(settings), stop, settings)
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    return stop.left(status)
+
+
+async def _life(node: DistributedMediator, stop: Stop, settings: WorkerSettings) -> int:
+    if (status := await _told_to_stop(node, stop)) is not None:
+        return status
     me = node.current_node
     logger.info("joined as %s, serves %s", me.node_id, ", ".join(me.handles) or "nothing: it has no handlers")
     await stop.asked.wait()
@@ -90,17 +121,18 @@ async def _serve(settings: WorkerSettings) -> int:
     return FAILED
 
 
-async def _started(node: DistributedMediator, stop: Stop) -> bool:
+async def _told_to_stop(node: DistributedMediator, stop: Stop) -> int | None:
+    """Start the node; returns the exit status if it was told to stop meanwhile. Raises `CommandError`."""
     starting = asyncio.create_task(node.start())
     if not await _ended(starting, stop.asked, FORCED):
-        return False
+        return 0 if starting.done() else FAILED
     try:
         starting.result()
     except ClusterError as error:
-        raise CommandError(f"the cluster cannot be reached: {error}", UNREACHABLE) from error
+        raise CommandError(str(error), UNREACHABLE) from error
     except CatgaError as error:
         raise CommandError(f"{error.code}: {error}", USAGE) from error
-    return True
+    return None
 
 
 async def _ended(task: "asyncio.Task[Any]", interrupt: asyncio.Event, patience: float) -> bool:
@@ -112,8 +144,6 @@ async def _ended(task: "asyncio.Task[Any]", interrupt: asyncio.Event, patience: 
         return True
     task.cancel()
     await asyncio.wait([task], timeout=patience)
-    if not task.done():
-        os._exit(FAILED)  # a handler holds on to its cancellation
     return False
 
 
