@@ -19,6 +19,7 @@ from nodes import Ear, members, node, outgoing
 
 from catga import DistributedMediator, Mediator, Request, add_cluster, message
 from catga.abc import BackendSettings
+from catga.backends import redact
 from catga.backends.nats import open_backend
 from catga.backends.nats.refusals import Violation
 from catga.cli.app import cli
@@ -205,7 +206,7 @@ async def test_a_start_fails_with_the_subject_that_may_not_be_subscribed_to(
     server = Guarded(tmp_path)
     server.forbid(subscribe=subject)
     with server:
-        wanted = rf"forbids subscribing to catga\.{subject[:4]}.*: Permissions Violation"
+        wanted = rf"forbids subscribing to catga\.{subject[:4]}.*: Permissions Violation.*; allow \"catga\.>\""
         with pytest.raises(ClusterError, match=wanted):
             await node(server.url, "a").start()
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -216,9 +217,10 @@ async def test_a_start_fails_with_the_subject_that_may_not_be_published_to(subje
     server = Guarded(tmp_path)
     server.forbid(publish=subject)
     with server:
-        wanted = rf"forbids publishing to catga\.{subject[:4]}.*: Permissions Violation"
-        with pytest.raises(ClusterError, match=wanted):
+        wanted = rf"forbids publishing to catga\.{subject[:4]}.*: Permissions Violation.*; allow \"catga\.>\""
+        with pytest.raises(ClusterError, match=wanted) as caught:
             await node(server.url, "a", connect_timeout=1.0).start()
+    assert str(caught.value).count(redact(server.url)) == 1
 
 
 async def is_refused(telling: Awaitable[None]) -> bool:

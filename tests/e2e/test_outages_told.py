@@ -37,7 +37,7 @@ async def test_a_password_that_was_changed_is_told_as_the_cause(caplog: pytest.L
             server.kill()
             with NatsServer(user="u", password="new", port=port):
                 await eventually(lambda: "Authorization Violation" in (a.not_ready or ""))
-                text = f"nats://u***@127.0.0.1:{port}: no connection yet: nats: 'Authorization Violation'"
+                text = f"nats://u:***@127.0.0.1:{port}: no connection yet: nats: 'Authorization Violation'"
                 await eventually(lambda: text in [r.message for r in caplog.records if r.levelno == logging.WARNING])
                 assert len([r for r in caplog.records if r.message == text and r.levelno == logging.WARNING]) == 1
 

@@ -214,11 +214,11 @@ def test_reprs_have_no_secret() -> None:
     ("url", "shown"),
     [
         ("nats://h:1", "nats://h:1"),
-        ("nats://u:p@h:1", "nats://u***@h:1"),
+        ("nats://u:p@h:1", "nats://u:***@h:1"),
         ("nats://t@h:1", "nats://***@h:1"),
-        ("redis://:p@h:1/3?db=2", "redis://***@h:1/3?db=2"),
-        ("redis://u:a/b@c@h:1", "redis://u***@h:1"),
-        ("nats://u:p@h:1,nats://v:q@i:2", "nats://u***@h:1,nats://v***@i:2"),
+        ("redis://:p@h:1/3?db=2", "redis://:***@h:1/3?db=2"),
+        ("redis://u:a/b@c@h:1", "redis://u:***@h:1"),
+        ("nats://u:p@h:1,nats://v:q@i:2", "nats://u:***@h:1,nats://v:***@i:2"),
         ("redis://h?db=1&password=x&ssl_password=y", "redis://h?db=1&password=***&ssl_password=***"),
     ],
 )

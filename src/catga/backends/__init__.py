@@ -63,7 +63,7 @@ _SECRET = re.compile(r"([?&][^=&]*(?:pass|secret|token|auth|cred|key)[^=&]*)=[^&
 
 def _without_password(found: "re.Match[str]") -> str:
     user, colon, _ = found[0].partition(":")
-    return f"{user if colon else ''}***@"
+    return f"{user}:***@" if colon else "***@"
 
 
 def check_url(url: str) -> None:

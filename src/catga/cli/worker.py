@@ -31,7 +31,7 @@ OPTIONS = {"node_id": "--node-id (or --workers, CATGA_WORKERS)"}
 FORCED = 1.0
 """Seconds to say good-bye to the cluster when told to stop at once."""
 LINGER = 5.0
-"""Seconds that tasks and threads which are left have to end when the node has left, before the process ends all the same."""
+"""Seconds that tasks and threads have to end when the node has left, before the process ends all the same."""
 
 
 def serve(settings: WorkerSettings) -> int:
@@ -62,9 +62,11 @@ class Stop:
         self.asked.set()
 
     def left(self, status: int) -> int:
-        """The node has left; returns `status`. The end of the event loop cancels what still runs and waits for it: for
-        ever, if a handler holds on to its cancellation. So the process ends then with `status` at the next wish, or when
-        the time is over."""
+        """The node has left; returns `status`.
+
+        The end of the event loop cancels what still runs and waits for it: for ever, if a handler holds on to its
+        cancellation. So the process ends with `status` at the next wish to stop, or when the time is over.
+        """
         self._status = status
         patience = FORCED if self.at_once.is_set() else LINGER
         asyncio.get_running_loop().call_later(patience, end_now, status)

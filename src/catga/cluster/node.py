@@ -138,10 +138,10 @@ class Node:
             async with asyncio.timeout(self._options.connect_timeout + JOIN_GRACE):
                 await self._join()
         except TimeoutError as error:
-            problem = self._problem()
+            url, problem = redact(self._options.url), self._problem()
             await self._abandon()
-            text = f"could not join {redact(self._options.url)} within {self._options.connect_timeout:g} s"
-            raise ClusterError(f"{text}: {problem}" if problem else text) from error
+            text = f"could not join {url} within {self._options.connect_timeout:g} s"
+            raise ClusterError(f"{text}: {problem.removeprefix(url).lstrip(': ')}" if problem else text) from error
         except BaseException:
             await self._abandon()
             raise

@@ -400,7 +400,7 @@ class NatsConnection:
 
     def _on_violation(self, violation: Violation) -> None:
         self.problems += 1
-        text = f"{redact(self._url)} {violation}"
+        text = f"{redact(self._url)} {violation}{violation.advice(self._prefix)}"
         if not violation.is_subscription:
             self._complaints.refused(text)
             self.refusals.refused(violation)

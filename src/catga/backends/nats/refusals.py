@@ -41,6 +41,10 @@ class Violation(NamedTuple):
             subject = found[2][1:-1]
         return Violation(subject, found[1] == "Subscription", text.strip("'"))
 
+    def advice(self, prefix: str) -> str:
+        """What to allow, after what is forbidden; "" if the subject is not below `prefix`."""
+        return f'; allow "{prefix}.>"' if self.subject.startswith(f"{prefix}.") else ""
+
     def __str__(self) -> str:
         return f"forbids {'subscribing' if self.is_subscription else 'publishing'} to {self.subject}: {self.text}"
 
