@@ -13,6 +13,7 @@ from catga.cli.loops import run
 from catga.cli.options import cluster_options, json_option, where
 from catga.cli.output import to_json
 from catga.cli.text import one_line
+from catga.cluster.options import check_prefix
 
 SIGNS = {
     Level.OK: click.style("ok  ", "green"),
@@ -33,6 +34,10 @@ def command(as_json: bool, **options: Any) -> None:
     place = where(options)
     if place.url.startswith("memory:"):
         raise click.UsageError("a memory:// cluster lives inside one process: nobody else can see it")
+    try:
+        check_prefix(place.prefix)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     findings: list[Finding] = []
 
     async def examine() -> int:

@@ -44,8 +44,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
         check_name("node_id", self.node_id)
         check_name("service", self.service)
         check_metadata(self.metadata)
-        if not self.prefix or any(c in self.prefix for c in " *>\t\r\n") or self.prefix.strip(".") != self.prefix:
-            raise ValueError(f"prefix must be a word of letters, digits, '-', '_' and inner dots, got {self.prefix!r}")
+        check_prefix(self.prefix)
         for name in ("ttl", "heartbeat_interval", "probe_interval", "request_timeout", "connect_timeout"):
             check_positive(name, getattr(self, name))
         if not _is_number(self.drain_timeout) or not self.drain_timeout >= 0:
@@ -95,6 +94,12 @@ def default_routing(routing: RoutingStrategy | None) -> RoutingStrategy:
 def default_node_id() -> str:
     """The host's name and something no other process has."""
     return f"{platform.node() or 'node'}-{secrets.token_hex(4)}"[-128:]
+
+
+def check_prefix(prefix: str) -> None:
+    """Raise ValueError unless `prefix` can begin subjects, channels and keys."""
+    if not prefix or any(c in prefix for c in " *>\t\r\n") or prefix.strip(".") != prefix:
+        raise ValueError(f"prefix must be a word of letters, digits, '-', '_' and inner dots, got {prefix!r}")
 
 
 def check_name(what: str, name: str) -> None:

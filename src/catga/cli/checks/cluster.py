@@ -3,15 +3,18 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 
 from catga._version import __version__
 from catga.cli.checks import Finding, Level
 from catga.cli.checks.twins import processes
+from catga.cli.failures import CommandError
 from catga.cli.observer import Reading, observer, read_all
 from catga.cli.options import Where
 from catga.cli.signatures import complaint
 from catga.cli.text import counted
 from catga.cluster.stats import NodeStats
+from catga.errors import CatgaError
 from catga.node import NodeInfo, NodeState
 
 SKEW = 2.0
@@ -19,10 +22,21 @@ SKEW = 2.0
 PAUSE = 2.5
 """Seconds between two looks: a process that lost its id to another one probes some member every second."""
 FULL = 0.9
+ELSE = "see what became of the broker, and what it lets this account do"
 
 
 async def examine(where: Where) -> AsyncGenerator[Finding, None]:
-    """Signatures, members, answers, load, versions, clocks, duplicate ids, garbage."""
+    """Signatures, members, answers, load, versions, clocks, duplicate ids, garbage; or why they cannot be looked at."""
+    try:
+        async with aclosing(_look(where)) as findings:
+            async for finding in findings:
+                yield finding
+    except (CatgaError, CommandError) as error:  # of the observer
+        text, _, fix = str(error).partition("; ")
+        yield Finding("nodes", Level.PROBLEM, f"cannot be looked at: {text}", fix or ELSE)
+
+
+async def _look(where: Where) -> AsyncGenerator[Finding, None]:
     if text := await complaint(where):
         what, _, fix = text.partition(": ")
         yield Finding("signatures", Level.PROBLEM, what, fix)

@@ -5,7 +5,7 @@ import secrets
 import statistics
 import time
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
 import nats.errors
@@ -13,8 +13,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from catga.backends import redact
-from catga.backends.nats.client import address, flush, hopeless, nobody
+from catga.backends.nats.client import address, bounded, flush, hopeless, nobody
 from catga.backends.nats.direct import DirectClient, NoTlsError
+from catga.backends.nats.refusals import Violation
 from catga.cli.checks import Finding, Level
 from catga.cli.checks.findings import bounce_finding, round_trip_finding, version_finding
 from catga.cli.options import Where
@@ -24,9 +25,12 @@ OLDEST = (2, 10)
 SMALL_PAYLOAD = 64 * 1024
 BOTH = ("inbox.{}.0", "reply.{}", "sync.{}")
 """What a node publishes to, and subscribes to, below the prefix. It does so to "sync" and "nodes.{}" too, but there the
-members would hear what comes of a test."""
+members would hear what is published for a test."""
 SUBSCRIBED = ("bounce.{}.0.inbox", "nodes.{}")
 QUEUES = ("queue.{}",)
+ROUND_TRIP = 2.0
+"""Seconds that a round trip may take."""
+CLOSE_TIMEOUT = 1.0
 BOUNCE_TIMEOUT = 1.0
 """Seconds that the server has to tell that nobody listens."""
 
@@ -34,39 +38,62 @@ BOUNCE_TIMEOUT = 1.0
 async def examine(where: Where) -> AsyncGenerator[Finding, None]:
     """Reachable, version, round trip, payload, JetStream, permissions, bounces."""
     complaints: list[str] = []
+    violations: list[Violation] = []
     async with AsyncExitStack() as stack:
         try:
-            client = await stack.enter_async_context(connected(where, complaints))
+            client = await stack.enter_async_context(connected(where, complaints, violations))
         except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
             yield _unreachable(where, complaints, error)
             return
         yield Finding("reachable", Level.OK, redact(where.url))
-        version = client.connected_server_version
-        yield version_finding("nats-server", f"{version.major}.{version.minor}.{version.patch}", OLDEST)
-        yield round_trip_finding(await _round_trip(client))
-        yield _payload(client.max_payload)
-        yield await _jetstream(client)
-        forbidden = await _forbidden(client, where.prefix, complaints, BOTH, SUBSCRIBED)
-        fix = f'allow publish and subscribe on "{where.prefix}.>"'
-        if forbidden:
-            yield Finding("permissions", Level.PROBLEM, forbidden, fix)
-            return  # that no message comes, or bounces, would be for want of rights
-        yield Finding("permissions", Level.OK, f"may subscribe and publish below {where.prefix}.")
-        if forbidden := await _forbidden(client, where.prefix, complaints, QUEUES):
-            yield Finding("queues", Level.WARNING, f"not with queues=True: {forbidden}", fix)
-        yield await _bounces(client, where.prefix)
+        try:
+            async with aclosing(_look(client, where.prefix, violations)) as findings:
+                async for finding in findings:
+                    yield finding
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            yield _unreachable(where, complaints, error)
+
+
+async def _look(client: Client, prefix: str, violations: list[Violation]) -> AsyncGenerator[Finding, None]:
+    version = client.connected_server_version
+    yield version_finding("nats-server", f"{version.major}.{version.minor}.{version.patch}", OLDEST)
+    yield round_trip_finding(await _round_trip(client))
+    yield _payload(client.max_payload)
+    yield await _jetstream(client)
+    for finding in await _rights(client, prefix, violations):
+        yield finding
+
+
+async def _rights(client: Client, prefix: str, violations: list[Violation]) -> list[Finding]:
+    """Permissions, queues, and bounces."""
+    fix = f'allow publish and subscribe on "{prefix}.>"'
+    own = await _forbidden(client, prefix, violations, BOTH, SUBSCRIBED)
+    shared = await _shut_out(client, prefix, violations)
+    if forbidden := "; ".join(filter(None, (own, shared))):
+        return [
+            Finding("permissions", Level.PROBLEM, forbidden, fix)
+        ]  # that no message bounces would be for want of them
+    found = [
+        Finding("permissions", Level.OK, f"may subscribe below {prefix}., and publish there to subjects of its own")
+    ]
+    if forbidden := await _forbidden(client, prefix, violations, QUEUES):
+        found.append(Finding("queues", Level.WARNING, f"not with queues=True: {forbidden}", fix))
+    return [*found, await _bounces(client, prefix)]
 
 
 @asynccontextmanager
-async def connected(where: Where, complaints: list[str] | None = None) -> AsyncGenerator[Client, None]:
-    """A client. What it has to complain of is added to `complaints`. Raises what nats-py does, or `TimeoutError`."""
+async def connected(
+    where: Where, complaints: list[str] | None = None, violations: list[Violation] | None = None
+) -> AsyncGenerator[Client, None]:
+    """A client. What the server has to say is added to the lists. Raises what nats-py does, or `TimeoutError`."""
 
     async def complain(error: Exception) -> None:
         if complaints is not None:
             complaints.append(str(error))
 
     client = DirectClient()
-    client.on_violation = lambda violation: None if complaints is None else complaints.append(str(violation))
+    if violations is not None:
+        client.on_violation = violations.append
     try:
         async with asyncio.timeout(where.connect_timeout):
             servers, settings = address(where.url)
@@ -76,7 +103,7 @@ async def connected(where: Where, complaints: list[str] | None = None) -> AsyncG
             await client.connect(servers, error_cb=complain, **settings)
         yield client
     finally:
-        await client.close()
+        await bounded(client.close(), where.url, "close", CLOSE_TIMEOUT, quiet=True)
 
 
 def _unreachable(where: Where, complaints: list[str], error: Exception) -> Finding:
@@ -132,17 +159,17 @@ async def _bounces(client: Any, prefix: str) -> Finding:
 
 
 async def _forbidden(
-    client: Any, prefix: str, complaints: list[str], both: Iterable[str], subscribed: Iterable[str] = ()
+    client: Any, prefix: str, violations: list[Violation], both: Iterable[str], subscribed: Iterable[str] = ()
 ) -> str:
-    """What the server says of subscriptions and messages like those of a node, and what does not come; "" if all is
+    """What the server forbids of subscriptions and messages like those of a node, and what does not come; "" if all is
     well.
 
     Args:
-        complaints: what the server says is added there.
+        violations: what the server forbids is added there.
         both: kinds of subjects that are subscribed and published to.
         subscribed: those that are only subscribed to.
     """
-    token, before, echoes = secrets.token_hex(8), len(complaints), list[Any]()
+    token, before, echoes = secrets.token_hex(8), len(violations), list[Any]()
     for kind in subscribed:
         await client.subscribe(f"{prefix}.{kind.format(token)}")
     for kind in both:
@@ -150,13 +177,47 @@ async def _forbidden(
         await client.publish(echoes[-1].subject, b"")
 
     def told() -> str:
-        return "; ".join(dict.fromkeys(each for each in complaints[before:] if f" {prefix}." in each))
+        return _summary(prefix, violations[before:]).replace(token, "*")
 
-    try:
-        async with asyncio.timeout(2):
-            await flush(client)  # by then the server has told all that it forbids
-            if not told():
+    await _answered(client)  # by then the server has told all that it forbids
+    if not told():
+        try:
+            async with asyncio.timeout(ROUND_TRIP):
                 await asyncio.gather(*(echo.next_msg() for echo in echoes))
-    except (nats.errors.Error, OSError, TimeoutError):
-        return told() or "a message to oneself does not come back"
+        except TimeoutError:
+            return told() or "a message to oneself does not come back"
     return told()
+
+
+async def _shut_out(client: Any, prefix: str, violations: list[Violation]) -> str:
+    """What the server says of who would answer the questions of nodes that join; "" if it is allowed.
+
+    A plain subscription takes no question away from the members, so it goes first. It is refused where the rights are
+    limited to their group; then that is tried. A question that comes in this moment is asked again a second later.
+    """
+    told = ""
+    for queue in ("", "sync"):
+        before = len(violations)
+        subscription = await client.subscribe(f"{prefix}.sync", queue=queue)
+        await _answered(client)
+        await subscription.unsubscribe()
+        await _answered(client)
+        told = _summary(prefix, violations[before:])
+        if not told:
+            break
+    return told
+
+
+async def _answered(client: Any) -> None:
+    async with asyncio.timeout(ROUND_TRIP):
+        await flush(client)
+
+
+def _summary(prefix: str, violations: Iterable[Violation]) -> str:
+    """What is forbidden below the prefix, each subject once."""
+    subjects: dict[str, dict[str, None]] = {}
+    for each in violations:
+        if each.subject.startswith(f"{prefix}."):
+            verb = "subscribing" if each.is_subscription else "publishing"
+            subjects.setdefault(verb, {})[each.subject] = None
+    return "; ".join(f"forbids {verb} to {', '.join(found)}" for verb, found in subjects.items())
