@@ -372,6 +372,15 @@ def test_doctor_knows_a_wrong_password() -> None:
             assert "wr0ng" not in result.output
 
 
+def test_a_wrong_password_is_told_as_what_it_is() -> None:
+    with NatsServer(user="ann", password="s3cret") as nats, RedisServer(password="s3cret") as redis:
+        for port, scheme, user in ((nats.port, "nats", "ann"), (redis.port, "redis", "")):
+            result = catga(f"{scheme}://{user}:wr0ng@127.0.0.1:{port}", "nodes")
+            assert result.exit_code == 3, result.output
+            assert result.output.startswith(f"Error: {scheme}://{user}:***@127.0.0.1:{port} refused the credentials")
+            assert "reached" not in result.output
+
+
 def test_doctor_speaks_to_no_server_in_plain_text_where_tls_is_wanted(nats_url: str) -> None:
     (found,) = parsed(nats_url.replace("nats://", "tls://ann:s3cret@"), "doctor", status=3)
     assert (found["check"], found["level"]) == ("reachable", "problem")
