@@ -28,7 +28,18 @@ async def step(message, call_next):
     return await call_next(message)
 
 
-async def told(event: Told) -> None:
+@bare.handler
+async def first(event: Told) -> None:
+    return None
+
+
+@bare.handler
+async def second(event: Told) -> None:
+    return None
+
+
+@bare.handler
+async def third(event: Told) -> None:
     return None
 
 
@@ -36,7 +47,6 @@ for mediator in (bare, wrapped):
     mediator.handler(ask)
 for _ in range(3):
     wrapped.behavior(step)
-    bare.handler(told)
 
 
 main(

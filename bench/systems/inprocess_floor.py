@@ -21,7 +21,15 @@ async def ask(request):
     return request
 
 
-async def told(event):
+async def first(event):
+    return None
+
+
+async def second(event):
+    return None
+
+
+async def third(event):
     return None
 
 
@@ -42,7 +50,7 @@ class Floor:
 
     def __init__(self, handler):
         self.handlers = {Ask: handler}
-        self.listeners = {Told: (told, told, told)}
+        self.listeners = {Told: (first, second, third)}
 
     async def send(self, request):
         try:

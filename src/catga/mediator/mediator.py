@@ -3,7 +3,6 @@
 from asyncio import CancelledError
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from itertools import islice
-from operator import length_hint
 from types import ModuleType
 from typing import TypeVar
 
@@ -83,12 +82,11 @@ class Mediator(Router):
                 return Failure(no_message(event, "event"))
             return await self._runners[type(event)](event)
         errors: tuple[CatgaError, ...] = ()
-        steps = iter(calls)
-        for call in steps:
+        for call in calls:
             try:
                 await call(event)
             except (Exception, CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
-                errors = (*errors, await calls.failed(event, length_hint(steps), error))
+                errors = (*errors, await calls.failed(event, call, error))
         return Failure(combined(errors)) if errors else _DONE
 
     async def send_batch(

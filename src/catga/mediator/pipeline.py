@@ -8,9 +8,8 @@ import asyncio
 import functools
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
-from operator import length_hint
 from types import FunctionType, MethodType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
@@ -39,7 +38,7 @@ _Told: TypeAlias = "tuple[tuple[NotReachedBehavior, str], ...]"
 
 class EventCalls(tuple[Call, ...]):
     """The paths of an event's handlers, in their order, each without the outermost part: it returns the plain value,
-    or raises. A tuple, as that is what is iterated over at no cost."""
+    or raises. A tuple, as that is what is iterated over at no cost. No two are the same object."""
 
     names: Sequence[str]
     told: Sequence[_Told]
@@ -47,15 +46,12 @@ class EventCalls(tuple[Call, ...]):
     @classmethod
     def of(cls, calls: Iterable[Call], names: Sequence[str], told: Sequence[_Told]) -> "EventCalls":
         """Put them together; all three have an item for each handler."""
-        made = cls(calls)
+        made = cls(_distinct(calls))
         made.names, made.told = names, told
         return made
 
-    async def failed(self, event: Any, left: int, error: BaseException) -> CatgaError:
-        """Return what a call raised as an error of ours.
-
-        Args:
-            left: the number of calls behind it.
+    async def failed(self, event: Any, call: Call, error: BaseException) -> CatgaError:
+        """Return what `call`, one of these, raised as an error of ours.
 
         Raises:
             asyncio.CancelledError: this task was cancelled, so that the calls behind it are not reached: `left_out`
@@ -64,11 +60,27 @@ class EventCalls(tuple[Call, ...]):
         try:
             return failed(error)
         except asyncio.CancelledError as cancelled:
-            behind = len(self) - left
+            behind = next(i for i, each in enumerate(self, 1) if each is call)
             setattr(cancelled, _NOT_REACHED, tuple(self.names[behind:]))
             if any(self.told[behind:]):
                 await settle(_tell(event, [pair for told in self.told[behind:] for pair in told]))
             raise
+
+
+def _distinct(calls: Iterable[Call]) -> Iterator[Call]:
+    """`calls`, with other objects in the place of those that come again."""
+    known: list[Call] = []
+    for call in calls:
+        known.append(_copy(call) if any(call is other for other in known) else call)
+        yield known[-1]
+
+
+def _copy(call: Call) -> Call:
+    if not isinstance(call, FunctionType):
+        return functools.partial(call)
+    copy = FunctionType(call.__code__, call.__globals__, call.__name__, call.__defaults__, call.__closure__)
+    copy.__kwdefaults__ = call.__kwdefaults__
+    return copy
 
 
 def left_out(cancelled: BaseException | None) -> dict[str, Any]:
@@ -140,14 +152,13 @@ def compile_event(
 
     async def run(event: Any) -> CatgaResult[None]:
         errors: list[CatgaError] | None = None
-        steps = iter(calls)
-        for call in steps:
+        for call in calls:
             try:
                 await call(event)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
                 if errors is None:
                     errors = []
-                errors.append(await calls.failed(event, length_hint(steps), error))
+                errors.append(await calls.failed(event, call, error))
         return done if errors is None else Failure(combined(errors), metadata)
 
     return Pipeline(run, event=calls)
