@@ -177,7 +177,7 @@ async def test_that_the_server_forbids_a_channel_that_must_be_is_told_once(
             await client.execute_command(*user[:-1], "&catga.reply.*")
 
             def told() -> list[str]:
-                return [r.levelname for r in caplog.records if "cannot subscribe" in r.message]
+                return [r.levelname for r in caplog.records if "messages cannot be exchanged" in r.message]
 
             await eventually(lambda: len(told()) >= 3)
             assert told().count("WARNING") == 1

@@ -18,7 +18,7 @@ def test_a_publish_is_packed_as_redis_py_packs_it(payload: bytes) -> None:
 
 
 def test_tls_options_on_a_plain_url_fail_at_the_call_and_name_the_fix() -> None:
-    with pytest.raises(ValueError, match=r"TLS options need a rediss:// URL, got 'redis://\*\*\*@h:1'"):
+    with pytest.raises(ValueError, match=r"TLS options need a rediss:// URL, got 'redis://:\*\*\*@h:1'"):
         add_redis_cluster(Mediator(), "redis://:secret@h:1", ssl_ca_certs="ca.pem")
 
 
