@@ -14,8 +14,8 @@ from catga import Event, Failure, Mediator, Request, Success, message
 from catga.abc import CallNext, Forward, Handle
 from catga.errors import DuplicateHandlerError, HandlerError, InvalidMessageError
 from catga.mediator import Router
+from catga.mediator.annotations import label
 from catga.mediator.behaviors import Idempotency
-from catga.mediator.pipeline import label
 from catga.result import CatgaResult
 
 

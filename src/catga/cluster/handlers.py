@@ -88,7 +88,7 @@ class LocalHandlers(dict[str, Endpoint]):
 
     def _compile(self, cls: type) -> Pipeline | None:
         if cls is Stats:
-            return compile_request(self._stats, (), self._metadata, is_plain=True)
+            return compile_request(self._stats, (), self._metadata)
         return self._registry.compile(cls, self._metadata)
 
     def _changed(self) -> None:

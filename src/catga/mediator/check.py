@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 from catga.codec import Codec
 from catga.codec.losses import obstacles
 from catga.errors import InvalidMessageError
-from catga.mediator.pipeline import label
-from catga.mediator.registry import Registry, parts, returned
+from catga.mediator.annotations import label, parts, returned
+from catga.mediator.registry import Registry
 from catga.messages import Event, Request, is_event, is_request, response_type, wire_name
 from catga.result import Failure, Success
 

@@ -6,7 +6,6 @@ outside, so the whole cost of a pipeline with nothing in it is one coroutine and
 
 import asyncio
 import functools
-import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -15,19 +14,15 @@ from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from catga.abc import Behavior, HandlerBehavior, NotReachedBehavior
 from catga.errors import CatgaError, Execution, HandlerError
+from catga.mediator.annotations import UNWRAPPED, Handler, is_coroutine_function, label, labels, returns_plain_value
 from catga.mediator.settling import settle
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 
 logger = logging.getLogger("catga.mediator")
 
-Handler: TypeAlias = Callable[[Any], Any]
 Call: TypeAlias = Callable[[Any], Awaitable[Any]]
 Run: TypeAlias = Callable[[Any], Coroutine[Any, Any, CatgaResult[Any]]]
 Direct: TypeAlias = Callable[[Any], CatgaResult[Any]]
-
-UNWRAPPED = "__catga_unwrapped__"
-"""What marks a handler whose results and awaitables are unwrapped already."""
-
 
 _TOLD = "__catga_told__"
 """What an enclosed handler keeps: the behaviors around it that are told if it is not reached."""
@@ -118,34 +113,19 @@ class Pipeline(NamedTuple):
     event: EventCalls | None = None
 
 
-def compile_request(
-    handler: Handler, behaviors: Sequence[Behavior], metadata: ResultMetadata, *, is_plain: bool
-) -> Pipeline:
-    """The pipeline of a request.
-
-    Args:
-        is_plain: the handler's annotation says that it returns neither a `CatgaResult` nor something to await.
-    """
-    if not is_coroutine_function(handler) and not behaviors and is_plain:
+def compile_request(handler: Handler, behaviors: Sequence[Behavior], metadata: ResultMetadata) -> Pipeline:
+    """The pipeline of a request."""
+    if not is_coroutine_function(handler) and not behaviors and returns_plain_value(handler):
         direct = _direct(handler, metadata)
         return Pipeline(_asynchronous(direct), direct)
-    call = around(_calling(handler, is_plain=is_plain), bound(behaviors, label(handler)))
+    call = around(_calling(handler), bound(behaviors, label(handler)))
     return Pipeline(_outermost(call, metadata), None, call)
 
 
-def compile_event(
-    handlers: Sequence[Handler], behaviors: Sequence[Behavior], metadata: ResultMetadata, *, are_plain: Sequence[bool]
-) -> Pipeline:
-    """The pipeline of an event: every handler runs, one after the other, whatever the others do.
-
-    Args:
-        are_plain: for each handler, what `compile_request` asks.
-    """
+def compile_event(handlers: Sequence[Handler], behaviors: Sequence[Behavior], metadata: ResultMetadata) -> Pipeline:
+    """The pipeline of an event: every handler runs, one after the other, whatever the others do."""
     names = labels(handlers)
-    made = (
-        around(_calling(handler, is_plain=is_plain), bound(behaviors, name))
-        for handler, name, is_plain in zip(handlers, names, are_plain, strict=True)
-    )
+    made = (around(_calling(handler), bound(behaviors, name)) for handler, name in zip(handlers, names, strict=True))
     told = [_told(handler, behaviors, name) for handler, name in zip(handlers, names, strict=True)]
     calls = EventCalls.of(made, names, told)
     done: Success[None] = Success(None, metadata)
@@ -176,11 +156,11 @@ def bound(behaviors: Sequence[Behavior], name: str) -> list[Behavior]:
     return [b.bound_to(name) if isinstance(b, HandlerBehavior) else b for b in behaviors]
 
 
-def enclosed(handler: Handler, behaviors: Sequence[Behavior], name: str, *, is_plain: bool) -> Handler:
+def enclosed(handler: Handler, behaviors: Sequence[Behavior], name: str) -> Handler:
     """`handler`, which is called `name`, with `behaviors` of its own, as one handler."""
     if not behaviors:
         return handler
-    call = around(_calling(handler, is_plain=is_plain), bound(behaviors, name))
+    call = around(_calling(handler), bound(behaviors, name))
 
     @functools.wraps(handler)
     async def run(message: Any) -> Any:
@@ -189,23 +169,6 @@ def enclosed(handler: Handler, behaviors: Sequence[Behavior], name: str, *, is_p
     setattr(run, UNWRAPPED, True)
     setattr(run, _TOLD, _told(handler, behaviors, name))
     return run
-
-
-def label(handler: Any) -> str:
-    """A handler's name, ``module.qualname``, the same in every process: that of the function inside of decorators
-    and `functools.partial`, or that of an object's class."""
-    function: Any = inspect.unwrap(handler)
-    while isinstance(function, functools.partial):
-        function = inspect.unwrap(function.func)
-    if not hasattr(function, "__qualname__"):
-        function = function.__class__
-    return f"{function.__module__}.{function.__qualname__}"
-
-
-def labels(handlers: Sequence[Handler]) -> list[str]:
-    """The names of an event's handlers; those that share one are numbered."""
-    names = [label(handler) for handler in handlers]
-    return [f"{name}#{names[:i].count(name) + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def _step(behavior: Behavior, call_next: Call) -> Call:
@@ -254,10 +217,10 @@ def _asynchronous(direct: Direct) -> Run:
     return run
 
 
-def _calling(handler: Handler, *, is_plain: bool) -> Call:
+def _calling(handler: Handler) -> Call:
     """`handler` as a coroutine function that returns the plain value, or raises."""
     call: Call = handler if is_coroutine_function(handler) else _awaitable(handler)
-    return call if is_plain else _unwrapping(call)
+    return call if returns_plain_value(handler) else _unwrapping(call)
 
 
 def _awaitable(handler: Handler) -> Call:
@@ -279,11 +242,6 @@ def _unwrapping(call: Call) -> Call:
 def is_result(value: object) -> TypeGuard[CatgaResult[Any]]:
     """Whether `value` is a `CatgaResult`."""
     return type(value) is Success or type(value) is Failure  # `isinstance` is slow with classes of Struct's kind
-
-
-def is_coroutine_function(handler: Handler) -> bool:
-    """Whether calling `handler` gives a coroutine: also for an object with an ``async def __call__``."""
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
 
 
 def failed(error: BaseException) -> CatgaError:

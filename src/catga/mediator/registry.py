@@ -1,28 +1,14 @@
 """Which handler belongs to which message, and the pipelines compiled from that."""
 
-import inspect
-import typing
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from types import CoroutineType, FrameType, UnionType
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from catga.abc import Behavior, Interceptor
 from catga.errors import DuplicateHandlerError, HandlerNotFoundError, InvalidMessageError
+from catga.mediator.annotations import Handler, label, labels
 from catga.mediator.intercept import intercepted
-from catga.mediator.pipeline import (
-    UNWRAPPED,
-    Call,
-    EventCalls,
-    Handler,
-    Pipeline,
-    Run,
-    compile_event,
-    compile_request,
-    enclosed,
-    label,
-    labels,
-)
+from catga.mediator.pipeline import Call, EventCalls, Pipeline, Run, compile_event, compile_request, enclosed
 from catga.messages import is_event, is_request, wire_name
 from catga.result import LOCAL, CatgaResult, Failure, ResultMetadata, Success
 
@@ -88,9 +74,9 @@ class Registry:
         """The pipeline of a message class; None where it has no handler."""
         behaviors = self._behaviors_of(cls)
         if (handler := self._requests.get(cls)) is not None:
-            return compile_request(handler, behaviors, metadata, is_plain=_returns_plain_value(handler))
+            return compile_request(handler, behaviors, metadata)
         if (handlers := self._events.get(cls)) is not None:
-            return compile_event(handlers, behaviors, metadata, are_plain=list(map(_returns_plain_value, handlers)))
+            return compile_event(handlers, behaviors, metadata)
         return None
 
     def requests(self) -> Iterator[tuple[type, Handler]]:
@@ -114,7 +100,7 @@ class Registry:
             raise InvalidMessageError(f"{cls!r} is no message: derive it from Request[R] or Event")
 
     def _enclosed(self, cls: type, handler: Handler, name: str) -> Handler:
-        return enclosed(handler, self._behaviors_of(cls), name, is_plain=_returns_plain_value(handler))
+        return enclosed(handler, self._behaviors_of(cls), name)
 
     def _behaviors_of(self, cls: type) -> list[Behavior]:
         return [b for b, only in self._behaviors if only is None or issubclass(cls, only)]
@@ -189,94 +175,3 @@ def handler_not_found(name: str, known: dict[str, Sequence[str]]) -> HandlerNotF
         text += "; nothing is handled at all: was the module with the handlers imported?"
     details = {"name": name, "near": near, "handled": {n: list(nodes) for n, nodes in known.items()}}
     return HandlerNotFoundError(text, details=details)
-
-
-def message_type_of(handler: Handler, frame: FrameType | None) -> type:
-    """The class of the message that `handler` takes, from the annotation of its first parameter.
-
-    Args:
-        frame: where the decorator stands, whose local classes the annotation may name if the handler is of its module.
-    """
-    function = _function_of(handler)
-    parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls")]
-    annotation: Any = parameters[0].annotation if parameters else inspect.Parameter.empty
-    if isinstance(annotation, str):
-        annotation = _evaluate(annotation, function, frame)
-    if not (is_request(annotation) or is_event(annotation)):
-        got = "it takes no parameter" if not parameters else f"got {annotation!r}"
-        if parameters and annotation is inspect.Parameter.empty:
-            got = f"{parameters[0].name!r} has no annotation"
-        raise InvalidMessageError(
-            f"{label(handler)} must annotate its first parameter with a request or event class: {got}"
-        )
-    return annotation  # type: ignore[no-any-return]
-
-
-def caller_frame(depth: int) -> FrameType | None:
-    """The frame `depth` calls above the caller of this function; None where the interpreter has no frames."""
-    frame = inspect.currentframe()
-    for _ in range(depth + 1):
-        frame = frame and frame.f_back
-    return frame
-
-
-def _function_of(handler: Any) -> Callable[..., Any]:
-    """`handler` itself, or the method that an object with ``__call__`` is called through."""
-    function: Callable[..., Any] = handler if inspect.isroutine(handler) else handler.__call__
-    return function
-
-
-def _returns_plain_value(handler: Handler) -> bool:
-    """Whether the annotation says that the handler returns neither a `CatgaResult` nor something to await. What a
-    decorator makes of a function may return anything."""
-    if hasattr(handler, UNWRAPPED):
-        return True
-    return all(map(_is_plain, parts(returned(handler))))
-
-
-def returned(handler: Handler) -> Any:
-    """What the annotation says that the handler returns; Any where that is open."""
-    function = _function_of(handler)
-    if hasattr(function, "__wrapped__") or hasattr(handler, "__wrapped__"):
-        return Any
-    annotation: Any = getattr(function, "__annotations__", {}).get("return", Any)
-    if isinstance(annotation, str):
-        try:
-            annotation = eval(annotation, dict(getattr(function, "__globals__", {})))  # noqa: S307 - the handler's own
-        except Exception:  # noqa: BLE001 - a name for type checkers alone, or of a function's body
-            return Any
-    return type(None) if annotation is None else annotation
-
-
-def _is_plain(part: Any) -> bool:
-    """Whether `part` is a class, and none that a result or something to await may be of."""
-    if not isinstance(part, type) or part is Any or hasattr(part, "__await__"):
-        return False
-    try:
-        return not any(issubclass(kind, part) for kind in (Success, Failure, CoroutineType))
-    except TypeError:  # a protocol, which only a type checker knows the classes of
-        return False
-
-
-def parts(annotation: Any) -> Iterator[Any]:
-    """The members of a union, without what `Annotated` says of them."""
-    origin = get_origin(annotation)
-    if origin in (typing.Union, UnionType):
-        for argument in get_args(annotation):
-            yield from parts(argument)
-    elif origin is typing.Annotated:
-        yield from parts(get_args(annotation)[0])
-    else:
-        yield origin or annotation
-
-
-def _evaluate(annotation: str, function: Any, frame: FrameType | None) -> Any:
-    names: dict[str, Any] = getattr(inspect.unwrap(function), "__globals__", {})
-    if frame is not None and frame.f_globals is names:  # elsewhere a local class would be another's namesake
-        names = {**names, **frame.f_locals}
-    try:
-        return eval(annotation, names)  # noqa: S307 - the handler's own annotation
-    except NameError as error:
-        raise InvalidMessageError(
-            f"the annotation {annotation!r} of {label(function)} is not defined: {error}"
-        ) from error

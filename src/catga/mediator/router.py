@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, overload
 
 from catga.abc import Behavior, Resolver
+from catga.mediator.annotations import Handler, caller_frame, message_type_of
 from catga.mediator.class_handler import ClassHandler, HandlerObject
-from catga.mediator.pipeline import Handler
-from catga.mediator.registry import Registry, caller_frame, message_type_of
+from catga.mediator.registry import Registry
 from catga.messages import Event, Request
 from catga.result import CatgaResult
 

@@ -1,0 +1,130 @@
+"""What a function says of itself: its name, the message that it takes, what it returns."""
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from types import CoroutineType, FrameType, UnionType
+from typing import Any, TypeAlias, get_args, get_origin
+
+from catga.errors import InvalidMessageError
+from catga.messages import is_event, is_request
+from catga.result import Failure, Success
+
+Handler: TypeAlias = Callable[[Any], Any]
+
+UNWRAPPED = "__catga_unwrapped__"
+"""What marks a handler whose results and awaitables are unwrapped already."""
+
+
+def label(handler: Any) -> str:
+    """A handler's name, ``module.qualname``, the same in every process: that of the function inside of decorators
+    and `functools.partial`, or that of an object's class."""
+    function: Any = inspect.unwrap(handler)
+    while isinstance(function, functools.partial):
+        function = inspect.unwrap(function.func)
+    if not hasattr(function, "__qualname__"):
+        function = function.__class__
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def labels(handlers: Sequence[Handler]) -> list[str]:
+    """The names of an event's handlers; those that share one are numbered."""
+    names = [label(handler) for handler in handlers]
+    return [f"{name}#{names[:i].count(name) + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def is_coroutine_function(handler: Handler) -> bool:
+    """Whether calling `handler` gives a coroutine: also for an object with an ``async def __call__``."""
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+
+
+def message_type_of(handler: Handler, frame: FrameType | None) -> type:
+    """The class of the message that `handler` takes, from the annotation of its first parameter.
+
+    Args:
+        frame: where the decorator stands, whose local classes the annotation may name if the handler is of its module.
+    """
+    function = _function_of(handler)
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls")]
+    annotation: Any = parameters[0].annotation if parameters else inspect.Parameter.empty
+    if isinstance(annotation, str):
+        annotation = _evaluate(annotation, function, frame)
+    if not (is_request(annotation) or is_event(annotation)):
+        got = "it takes no parameter" if not parameters else f"got {annotation!r}"
+        if parameters and annotation is inspect.Parameter.empty:
+            got = f"{parameters[0].name!r} has no annotation"
+        raise InvalidMessageError(
+            f"{label(handler)} must annotate its first parameter with a request or event class: {got}"
+        )
+    return annotation  # type: ignore[no-any-return]
+
+
+def caller_frame(depth: int) -> FrameType | None:
+    """The frame `depth` calls above the caller of this function; None where the interpreter has no frames."""
+    frame = inspect.currentframe()
+    for _ in range(depth + 1):
+        frame = frame and frame.f_back
+    return frame
+
+
+def _function_of(handler: Any) -> Callable[..., Any]:
+    """`handler` itself, or the method that an object with ``__call__`` is called through."""
+    function: Callable[..., Any] = handler if inspect.isroutine(handler) else handler.__call__
+    return function
+
+
+def returns_plain_value(handler: Handler) -> bool:
+    """Whether the annotation says that the handler returns neither a `CatgaResult` nor something to await. What a
+    decorator makes of a function may return anything."""
+    if hasattr(handler, UNWRAPPED):
+        return True
+    return all(map(_is_plain, parts(returned(handler))))
+
+
+def returned(handler: Handler) -> Any:
+    """What the annotation says that the handler returns; Any where that is open."""
+    function = _function_of(handler)
+    if hasattr(function, "__wrapped__") or hasattr(handler, "__wrapped__"):
+        return Any
+    annotation: Any = getattr(function, "__annotations__", {}).get("return", Any)
+    if isinstance(annotation, str):
+        try:
+            annotation = eval(annotation, dict(getattr(function, "__globals__", {})))  # noqa: S307 - the handler's own
+        except Exception:  # noqa: BLE001 - a name for type checkers alone, or of a function's body
+            return Any
+    return type(None) if annotation is None else annotation
+
+
+def _is_plain(part: Any) -> bool:
+    """Whether `part` is a class, and none that a result or something to await may be of."""
+    if not isinstance(part, type) or part is Any or hasattr(part, "__await__"):
+        return False
+    try:
+        return not any(issubclass(kind, part) for kind in (Success, Failure, CoroutineType))
+    except TypeError:  # a protocol, which only a type checker knows the classes of
+        return False
+
+
+def parts(annotation: Any) -> Iterator[Any]:
+    """The members of a union, without what `Annotated` says of them."""
+    origin = get_origin(annotation)
+    if origin in (typing.Union, UnionType):
+        for argument in get_args(annotation):
+            yield from parts(argument)
+    elif origin is typing.Annotated:
+        yield from parts(get_args(annotation)[0])
+    else:
+        yield origin or annotation
+
+
+def _evaluate(annotation: str, function: Any, frame: FrameType | None) -> Any:
+    names: dict[str, Any] = getattr(inspect.unwrap(function), "__globals__", {})
+    if frame is not None and frame.f_globals is names:  # elsewhere a local class would be another's namesake
+        names = {**names, **frame.f_locals}
+    try:
+        return eval(annotation, names)  # noqa: S307 - the handler's own annotation
+    except NameError as error:
+        raise InvalidMessageError(
+            f"the annotation {annotation!r} of {label(function)} is not defined: {error}"
+        ) from error
