@@ -29,7 +29,8 @@ class Bench:
     """A runner, and what ran in it."""
 
     def __init__(self) -> None:
-        self.runner = Runner(self._on_end, lambda call: self.late.append(call.call_id), lambda: None)
+        self.exits: list[BaseException] = []
+        self.runner = Runner(self._on_end, lambda call: self.late.append(call.call_id), self.exits.append, lambda: None)
         self.late: list[int] = []
         self.ended: list[int] = []
         self.tasks: dict[int, asyncio.Task[Any] | None] = {}

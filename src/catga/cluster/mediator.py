@@ -1,5 +1,6 @@
 """`DistributedMediator`: the verbs of a mediator, reaching a cluster."""
 
+import asyncio
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal, TypeVar
@@ -43,6 +44,7 @@ class DistributedMediator(Mediator):
         self._routing = Routing(options.routing)
         self._node: Node | None = None
         self._stopped = False
+        self._exiting: asyncio.Task[None] | None = None
 
     # -- verbs ----------------------------------------------------------------------------------------
 
@@ -213,7 +215,7 @@ class DistributedMediator(Mediator):
         self._stopped = True  # until it runs
         if os.getpid() != self._pid and self._renewed is not None:  # forked since, perhaps several times
             self._options, self._backend = self._renewed()
-        node = Node(self._options, self._backend, self.registry, self._routing)
+        node = Node(self._options, self._backend, self.registry, self._routing, self._exit)
         await node.start()
         self._node, self._stopped = node, False
 
@@ -251,6 +253,17 @@ class DistributedMediator(Mediator):
     def _through(self, message: Any, forward: Forward) -> Coroutine[Any, Any, Any]:
         return send_through(self.registry.interceptors, forward, message)
 
+    def _exit(self, reason: SystemExit | KeyboardInterrupt) -> None:
+        """A handler ends the program: leave the cluster in order before."""
+        if self._exiting is None:
+            self._exiting = asyncio.create_task(self._leave_and_exit(reason), name="catga-exit")
+
+    async def _leave_and_exit(self, reason: SystemExit | KeyboardInterrupt) -> None:
+        try:
+            await self.stop()
+        finally:
+            asyncio.get_running_loop().call_soon(_raise, reason)  # a task would keep it to itself
+
     def _joined(self) -> Node:
         if self._node is None:
             verb = "has left the cluster" if self._stopped else "has not joined the cluster: use it as `async with`"
@@ -266,3 +279,7 @@ class DistributedMediator(Mediator):
         except ClosedError as error:
             return Failure(error)
         raise AssertionError  # pragma: no cover
+
+
+def _raise(error: BaseException) -> None:
+    raise error

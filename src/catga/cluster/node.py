@@ -26,6 +26,7 @@ from catga.membership.witnesses import Question
 from catga.node import LeftReason, NodeChangeEvent, NodeChangeType, NodeInfo, NodeState
 from catga.routing import Stats as CallStats
 from catga.rpc.peer import GREET_TIMEOUT, GREETED, Peer
+from catga.rpc.runner import OnExit
 from catga.rpc.wire import Ask, Tell
 
 logger = logging.getLogger("catga.cluster")
@@ -45,10 +46,16 @@ class Node:
     """Implements `catga.membership.Host` and `catga.rpc.peer.Listener`.
 
     Make it in a running event loop; `start` it once.
+
+    Args:
+        on_exit: told that a handler wants to end the program.
     """
 
-    def __init__(self, options: ClusterOptions, backend: Backend, registry: Registry, routing: Routing) -> None:
+    def __init__(
+        self, options: ClusterOptions, backend: Backend, registry: Registry, routing: Routing, on_exit: OnExit
+    ) -> None:
         self._options = options
+        self.exits = on_exit
         self._backend = backend
         self._link = asyncio.Event()
         self._changed, self._link_changed = Changes(CHANGES_TOGETHER), Changes()

@@ -13,6 +13,8 @@ from catga.result import Failure, Success
 
 Handler: TypeAlias = Callable[[Any], Any]
 
+_RESULTS = frozenset((Success.__name__, Failure.__name__))
+
 UNWRAPPED = "__catga_unwrapped__"
 """What marks a handler whose results and awaitables are unwrapped already."""
 
@@ -79,7 +81,15 @@ def returns_plain_value(handler: Handler) -> bool:
     decorator makes of a function may return anything."""
     if hasattr(handler, UNWRAPPED):
         return True
-    return all(map(_is_plain, parts(returned(handler))))
+    return all(map(_is_plain, parts(returned(handler)))) and not _names_results(_function_of(handler))
+
+
+def _names_results(function: Any) -> bool:
+    """Whether the code names `Success` or `Failure`: then it may return one, whatever its annotation says."""
+    code = getattr(function, "__code__", None)
+    names = {*code.co_names, *code.co_freevars} if code is not None else ()
+    known: dict[str, Any] = getattr(function, "__globals__", {})
+    return any(name in _RESULTS or known.get(name) in (Success, Failure) for name in names)
 
 
 def returned(handler: Handler) -> Any:

@@ -1,6 +1,5 @@
 """Interceptors put together: the chain around a verb, and the chain around a pipeline."""
 
-from asyncio import CancelledError
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -34,8 +33,8 @@ def handling(interceptors: Sequence[Interceptor], run: Run, metadata: ResultMeta
         try:
             with running_on(metadata.node_id):
                 result: object = await handle(message)
-        except (Exception, CancelledError) as error:  # noqa: BLE001 - the border around a user's interceptor
-            return Failure(failed(error), metadata)
+        except BaseException as error:  # noqa: BLE001 - the border around a user's interceptor
+            return Failure(failed(error, message), metadata)
         if is_result(result):
             return result
         text = f"an interceptor's `handling` returned {result!r:.80}: it must return the result that it got, or another"
@@ -48,8 +47,8 @@ async def send_through(interceptors: Sequence[Interceptor], forward: Forward, me
     """Send `message` by `forward`, inside `interceptors`, with fresh headers."""
     try:
         return await sending(interceptors, forward)(message, {})
-    except (Exception, CancelledError) as error:  # noqa: BLE001 - the border around a user's interceptor
-        return Failure(failed(error))
+    except BaseException as error:  # noqa: BLE001 - the border around a user's interceptor
+        return Failure(failed(error, message))
 
 
 def intercepted(interceptors: Sequence[Interceptor], run: Run, metadata: ResultMetadata, *, is_handled: bool) -> Run:

@@ -1,6 +1,5 @@
 """`Mediator`: messages to handlers within one process."""
 
-from asyncio import CancelledError
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from itertools import islice
 from types import ModuleType
@@ -57,17 +56,18 @@ class Mediator(Router):
 
     async def send(self, request: Request[R]) -> CatgaResult[R]:
         """Run the request's handler. Await it for ``Success(value)`` or ``Failure(error)``; it raises nothing
-        but `asyncio.CancelledError`, and that only if its own task is cancelled.
+        but `asyncio.CancelledError`, and that only if its own task is cancelled. ``sys.exit()`` and Ctrl-C in a handler
+        end the program.
 
         Failures: `HandlerNotFoundError`; `HandlerError` (the handler raised; ``__cause__`` has the original);
         any `CatgaError` that the handler or a behavior raised or returned.
         """
         try:
             return Success(await self._request_calls[type(request)](request))
-        except (Exception, CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
+        except BaseException as error:  # noqa: BLE001 - the border around a user's handler
             if type(error) is KeyError and type(request) not in self._request_calls and _is_own(error):
                 return await self._send_otherwise(request)
-            return Failure(failed(error))
+            return Failure(failed(error, request))
 
     async def publish(self, event: Event) -> CatgaResult[None]:
         """Run every handler of the event, one after the other; with none, do nothing.
@@ -85,7 +85,7 @@ class Mediator(Router):
         for call in calls:
             try:
                 await call(event)
-            except (Exception, CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
+            except BaseException as error:  # noqa: BLE001 - the border around a user's handler
                 errors = (*errors, await calls.failed(event, call, error))
         return Failure(combined(errors)) if errors else _DONE
 

@@ -16,9 +16,11 @@ from catga.abc import Behavior, HandlerBehavior, NotReachedBehavior
 from catga.errors import CatgaError, Execution, HandlerError
 from catga.mediator.annotations import UNWRAPPED, Handler, is_coroutine_function, label, labels, returns_plain_value
 from catga.mediator.settling import settle
+from catga.messages import wire_name
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 
 logger = logging.getLogger("catga.mediator")
+handlers = logging.getLogger("catga.handlers")
 
 Call: TypeAlias = Callable[[Any], Awaitable[Any]]
 Run: TypeAlias = Callable[[Any], Coroutine[Any, Any, CatgaResult[Any]]]
@@ -51,9 +53,10 @@ class EventCalls(tuple[Call, ...]):
         Raises:
             asyncio.CancelledError: this task was cancelled, so that the calls behind it are not reached: `left_out`
                 names their handlers.
+            SystemExit, KeyboardInterrupt, GeneratorExit: a call raised it.
         """
         try:
-            return failed(error)
+            return failed(error, event)
         except asyncio.CancelledError as cancelled:
             behind = next(i for i, each in enumerate(self, 1) if each is call)
             setattr(cancelled, _NOT_REACHED, tuple(self.names[behind:]))
@@ -135,7 +138,7 @@ def compile_event(handlers: Sequence[Handler], behaviors: Sequence[Behavior], me
         for call in calls:
             try:
                 await call(event)
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
+            except BaseException as error:  # noqa: BLE001 - the border around a user's handler
                 if errors is None:
                     errors = []
                 errors.append(await calls.failed(event, call, error))
@@ -178,12 +181,13 @@ def _step(behavior: Behavior, call_next: Call) -> Call:
     is_method = isinstance(method, MethodType)
     function: Any = method.__func__ if is_method else method
     if not isinstance(function, FunctionType) or not _takes(function, 3 if is_method else 2):
-        return lambda message: behavior(message, call_next)
+        return _unwrapping(lambda message: behavior(message, call_next))
     filled = FunctionType(
         function.__code__.replace(), function.__globals__, function.__name__, (call_next,), function.__closure__
     )
     filled.__kwdefaults__ = function.__kwdefaults__
-    return MethodType(filled, method.__self__) if is_method else filled
+    step: Call = MethodType(filled, method.__self__) if is_method else filled
+    return step if uses_nothing_else(function) or returns_plain_value(function) else _unwrapping(step)
 
 
 def _takes(function: FunctionType, count: int) -> bool:
@@ -194,8 +198,8 @@ def _outermost(call: Callable[[Any], Awaitable[Any]], metadata: ResultMetadata) 
     async def run(message: Any) -> CatgaResult[Any]:
         try:
             return Success(await call(message), metadata)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
-            return Failure(failed(error), metadata)
+        except BaseException as error:  # noqa: BLE001 - the border around a user's handler
+            return Failure(failed(error, message), metadata)
 
     return run
 
@@ -204,8 +208,10 @@ def _direct(handler: Handler, metadata: ResultMetadata) -> Direct:
     def direct(message: Any) -> CatgaResult[Any]:
         try:
             return Success(handler(message), metadata)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a call that never waits is not cancelled
-            return Failure(as_catga_error(error), metadata)
+        except BaseException as error:
+            if isinstance(error, ENDS):
+                raise
+            return Failure(answered(error, message), metadata)  # a call that never waits is not cancelled
 
     return direct
 
@@ -239,23 +245,58 @@ def _unwrapping(call: Call) -> Call:
     return unwrapped
 
 
+def uses_nothing_else(function: FunctionType) -> bool:
+    """Whether the code names nothing but its own variables: then a result can only come from what it calls."""
+    code = function.__code__
+    return not (code.co_names or code.co_freevars or code.co_cellvars)
+
+
 def is_result(value: object) -> TypeGuard[CatgaResult[Any]]:
     """Whether `value` is a `CatgaResult`."""
     return type(value) is Success or type(value) is Failure  # `isinstance` is slow with classes of Struct's kind
 
 
-def failed(error: BaseException) -> CatgaError:
-    """What a handler raised, as an error of ours.
+ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)
+"""What ends the program, or the coroutine: no failure of a handler."""
+
+
+def failed(error: BaseException, message: object) -> CatgaError:
+    """Return what the handler of `message` raised as an error of ours, and log it if it is a bug.
 
     Raises:
         asyncio.CancelledError: that it is, and it was meant for this task, not for something that the handler awaits.
+        SystemExit, KeyboardInterrupt, GeneratorExit: that it is.
     """
+    if isinstance(error, ENDS):
+        raise error
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise error
-        return HandlerError("CancelledError: the handler was cancelled", details={"type": "CancelledError"})
+    return answered(error, message)
+
+
+def answered(error: BaseException, message: object) -> CatgaError:
+    """Return what the handler of `message` raised as an error of ours.
+
+    A `CatgaError` is an answer. Everything else is a bug, and is logged here, where its traceback is.
+    """
+    if isinstance(error, CatgaError):
+        return as_catga_error(error)
+    name = wire_name(type(message))
+    handlers.error("a handler of %s raised %s", name, _shown(error), exc_info=error, extra={"catga_message": name})
     return as_catga_error(error)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a `__str__` of the user's
+        return "<its text cannot be made>"
+
+
+def _shown(error: BaseException) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
 
 
 def as_catga_error(error: BaseException) -> CatgaError:
@@ -265,11 +306,11 @@ def as_catga_error(error: BaseException) -> CatgaError:
             # It ran: that it was refused further down (a nested call) is not a reason to run it elsewhere.
             error.execution = Execution.ANSWERED
             return error
-    name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - a `__str__` of the user's
-        text = "<its text cannot be made>"
+    name = _shown(error)
+    if isinstance(error, asyncio.CancelledError):
+        name, text = "CancelledError", "the handler was cancelled"
+    else:
+        text = _text(error)
     wrapped = HandlerError(f"{name}: {text}", details={"type": name, "message": text})
     wrapped.__cause__ = error
     return wrapped

@@ -60,6 +60,7 @@ class Listener(Knowledge, Protocol):
     def members(self) -> Sequence[NodeInfo]: ...
     def link(self, up: bool, /) -> None: ...
     def closed(self, why: str, /) -> None: ...
+    def exits(self, reason: SystemExit | KeyboardInterrupt, /) -> None: ...
 
 
 class Peer:
@@ -144,6 +145,7 @@ class Peer:
             max_concurrency=max_concurrency,
             max_queue=max_queue,
             max_payload=lambda: transport.max_payload,
+            on_exit=listener.exits,
         )
 
     # -- life -----------------------------------------------------------------------------------------

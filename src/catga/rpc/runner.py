@@ -20,14 +20,15 @@ import contextvars
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from time import perf_counter
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import msgspec
 
 from catga.codec import Codec
-from catga.errors import CatgaError, HandlerError
-from catga.mediator.pipeline import as_catga_error, left_out
+from catga.errors import CatgaError
+from catga.mediator.pipeline import answered, as_catga_error, left_out
 from catga.result import CatgaResult, Failure, Success
 from catga.rpc.answers import CallKey
 from catga.rpc.tally import Tally
@@ -79,6 +80,8 @@ class Admitted(msgspec.Struct, eq=False):
     instead: CatgaError | None = None
 
 
+OnExit: TypeAlias = "Callable[[SystemExit | KeyboardInterrupt], None]"
+
 OnEnd = Callable[[Admitted, CatgaResult[Any] | None], float]
 
 
@@ -89,11 +92,15 @@ class Runner:
         on_end: told of each call's end, with its result; None if nobody waits for one. Returns the time, by
             `perf_counter`. Raises nothing.
         on_late: told of each call whose deadline had passed before it could begin.
+        on_exit: told that a handler wants to end the program. Its caller is answered first.
         on_share: called when a shared task was made, whose step is the next in the loop's queue.
     """
 
-    def __init__(self, on_end: OnEnd, on_late: Callable[[Admitted], None], on_share: Callable[[], None]) -> None:
+    def __init__(
+        self, on_end: OnEnd, on_late: Callable[[Admitted], None], on_exit: OnExit, on_share: Callable[[], None]
+    ) -> None:
         self._on_end = on_end
+        self._on_exit = on_exit
         self._on_late = on_late
         self._on_share = on_share
         self._loop = asyncio.get_running_loop()
@@ -156,8 +163,8 @@ class Runner:
         try:
             handle = call.endpoint.call
             result = await call.endpoint.run(call.message) if handle is None else Success(await handle(call.message))
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
-            result = _ended_by(error, call)
+        except BaseException as error:  # noqa: BLE001 - the border around a user's handler
+            result = self._ended_by(error, call)
         self._on_end(call, result)
 
     # -- one task for several -------------------------------------------------------------------------
@@ -196,8 +203,8 @@ class Runner:
                 result = (
                     await call.endpoint.run(call.message) if handle is None else Success(await handle(call.message))
                 )
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the border around a user's handler
-                result = _ended_by(error, call)
+            except BaseException as error:  # noqa: BLE001 - the border around a user's handler
+                result = self._ended_by(error, call)
             now = on_end(call, result)
             if self._shared is not me:  # it suspended
                 return
@@ -216,17 +223,21 @@ class Runner:
             self._current = None
         self._go_on()
 
-
-def _ended_by(error: BaseException, call: Admitted) -> CatgaResult[Any] | None:
-    """The result of a call whose handler raised, or was cancelled."""
-    if not isinstance(error, asyncio.CancelledError):
-        return Failure(as_catga_error(error))
-    if call.cancelled:
+    def _ended_by(self, error: BaseException, call: Admitted) -> CatgaResult[Any] | None:
+        """The result of a call whose handler raised, or was cancelled."""
+        if isinstance(error, GeneratorExit) and not self._loop.is_running():
+            raise error  # nobody is left to be answered
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            self._loop.call_soon(self._on_exit, error)
+        if not isinstance(error, asyncio.CancelledError):
+            return Failure(answered(error, call.message))
+        if not call.cancelled:
+            is_ending = cast("asyncio.Task[None]", asyncio.current_task()).cancelling()
+            return Failure((as_catga_error if is_ending else partial(answered, message=call.message))(error))
         if call.instead is None:
             return None
         call.instead.details.update(left_out(error))
         return Failure(call.instead)
-    return Failure(HandlerError("CancelledError: the handler was cancelled", details={"type": "CancelledError"}))
 
 
 EAGER = sys.version_info >= (3, 12)

@@ -32,7 +32,7 @@ from catga.rpc.deadlines import Deadlines
 from catga.rpc.outbox import Outbox
 from catga.rpc.outcomes import addressed, fault_of, frame_of
 from catga.rpc.refusals import Refusals
-from catga.rpc.runner import SLICE, Admitted, Endpoint, Runner
+from catga.rpc.runner import SLICE, Admitted, Endpoint, OnExit, Runner
 from catga.rpc.wire import Call, Cancel, Fault, Reply
 
 logger = logging.getLogger("catga.rpc")
@@ -62,6 +62,7 @@ class Server:
         endpoints: by wire name. Raises `HandlerNotFoundError` for one that nothing handles.
         max_concurrency: coroutine handlers that run at once, local ones included.
         max_queue: admitted calls that wait for one of these places.
+        on_exit: told that a handler wants to end the program, in a turn of the loop of its own.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class Server:
         max_concurrency: int,
         max_queue: int,
         max_payload: Callable[[], int],
+        on_exit: OnExit,
     ) -> None:
         self._outbox = outbox
+        self._on_exit = on_exit
         self._endpoints = endpoints
         self._max_concurrency = max_concurrency
         self._max_queue = max_queue
@@ -88,7 +91,7 @@ class Server:
         """What it answered lately, and to whom."""
         self._refusals = Refusals()
         self._starting = False
-        self._runner = Runner(self._ended, self._too_late, outbox.flush_soon)
+        self._runner = Runner(self._ended, self._too_late, on_exit, outbox.flush_soon)
         self._turn = -1  # of the loop, in which plain functions are called
         self._turn_ends = 0.0  # when they have had their slice of it
         self._turn_is_over = False
@@ -147,7 +150,7 @@ class Server:
                 continue
             try:
                 on_call(frame, caller, now, started)  # type: ignore[arg-type]
-            except Exception as error:  # noqa: BLE001 - each call is its own
+            except BaseException as error:  # noqa: BLE001 - each call is its own
                 self._on_failed(frame, caller, error)  # type: ignore[arg-type]
 
     def _on_call(self, call: Call, caller: Caller, now: float, started: float) -> None:
@@ -192,8 +195,10 @@ class Server:
         else:
             self._queue.append(admitted)
 
-    def _on_failed(self, call: Call, caller: Caller, error: Exception) -> None:
+    def _on_failed(self, call: Call, caller: Caller, error: BaseException) -> None:
         """`_on_call` raised: its caller gets it."""
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            self._loop.call_soon(self._on_exit, error)
         if not isinstance(error, CatgaError):
             logger.error("a call could not be handled", exc_info=error, extra={"catga_from": caller.reply_to})
             error = as_catga_error(error)
@@ -230,7 +235,10 @@ class Server:
         started = perf_counter()
         result: CatgaResult[Any] | None = None
         if endpoint.direct is not None:
-            result = endpoint.direct(message)
+            try:
+                result = endpoint.direct(message)
+            except (SystemExit, KeyboardInterrupt) as reason:
+                result = self._exits(reason)
             endpoint.tally.add(perf_counter() - started, type(result) is Success)
             return result
         if self._busy >= self._max_concurrency and len(self._queue) >= self._max_queue:
@@ -252,11 +260,18 @@ class Server:
             return Failure(error)
         except ClosedError as error:  # the node stopped while the call waited for its place
             return Failure(error)
+        except (SystemExit, KeyboardInterrupt) as reason:
+            return self._exits(reason)
         finally:
             if has_place:
                 self._busy -= 1
                 endpoint.tally.add(perf_counter() - started, type(result) is Success)
             self._next()
+
+    def _exits(self, error: SystemExit | KeyboardInterrupt) -> Failure:
+        """A handler of a local call wants to end the program: its caller is answered first."""
+        self._loop.call_soon(self._on_exit, error)
+        return Failure(as_catga_error(error))
 
     # -- stopping -------------------------------------------------------------------------------------
 

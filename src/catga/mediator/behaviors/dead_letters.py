@@ -184,7 +184,7 @@ class DeadLetters:
         token = _replay.set(None)  # what the handler itself publishes is no replay
         try:
             value = await call_next(message)
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as error:
             await self._put(message, handler, *_reason(error), replay)
             raise
         finally:
@@ -222,7 +222,7 @@ def _not_kept(message: object, handler: str, reason: Exception) -> None:
 
 def _reason(error: BaseException) -> tuple[str, str]:
     """The code and the text of what a handler ended with."""
-    if not isinstance(error, Exception):
+    if isinstance(error, asyncio.CancelledError):
         return "cancelled", type(error).__name__
     failure = as_catga_error(error)
     return failure.code, str(failure)

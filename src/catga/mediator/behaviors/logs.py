@@ -28,7 +28,7 @@ class Logging:
         started = time.perf_counter()
         try:
             value = await call_next(message)
-        except (Exception, CancelledError) as error:
+        except BaseException as error:
             self._logger.warning("failed", extra={**_fields(message, started), "catga_error": _code(error)})
             raise
         if self._logger.isEnabledFor(self._level):
