@@ -1,0 +1,54 @@
+"""A node whose handler ends the program: `leaver.py URL LOOP`."""
+
+import asyncio
+import sys
+from dataclasses import dataclass
+
+from catga import Mediator, Request, add_cluster, message
+
+
+@message(name="leaver.Leave")
+@dataclass(frozen=True)
+class Leave(Request[int]):
+    how: str
+
+
+@message(name="leaver.Slow")
+@dataclass(frozen=True)
+class Slow(Request[str]):
+    seconds: float
+
+
+app = Mediator()
+
+
+@app.handler
+async def leave(leave: Leave) -> int:
+    if leave.how == "exit":
+        sys.exit(3)
+    raise KeyboardInterrupt
+
+
+@app.handler
+async def slow(slow: Slow) -> str:
+    await asyncio.sleep(slow.seconds)
+    return "done"
+
+
+async def main(url: str, how: str) -> None:
+    async with add_cluster(app, url, node_id="leaver") as node:
+        print("ready", flush=True)
+        if how:
+            result = await node.send(Leave(how))
+            print(result, flush=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    if sys.argv[2] == "uvloop":
+        import uvloop
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main(sys.argv[1], sys.argv[3]))
+    else:
+        asyncio.run(main(sys.argv[1], sys.argv[3]))
