@@ -9,7 +9,7 @@ from places import Table, failure, success
 from catga import CatgaError, CatgaResult, Event, Failure, Mediator, Request, Success
 from catga.abc import CallNext
 from catga.errors import OverloadedError
-from catga.mediator.behaviors import Retry
+from catga.mediator.behaviors import CircuitBreaker, Retry
 from catga.mediator.router import Router
 
 TABLE = Table()
@@ -302,3 +302,41 @@ def the_failures_of_several_handlers_of_an_event_are_told_together(app: Mediator
         raise ValueError("two")
 
     return Asked()
+
+
+@means(success(2))
+def retry_takes_a_list_of_classes(app: Mediator) -> Ask:
+    app.behavior(Retry(2, base=0.0, on=[KeyError, ValueError]))
+    failing_once(app)
+    return Ask()
+
+
+@means(success(2))
+def retry_takes_a_function(app: Mediator) -> Ask:
+    app.behavior(Retry(2, base=0.0, on=lambda error: "no" in str(error)))
+    failing_once(app)
+    return Ask()
+
+
+@means(failure("handler_error", "ValueError: no"))
+def a_circuit_breaker_takes_a_list_of_classes(app: Mediator) -> Ask:
+    app.behavior(CircuitBreaker(1, ignore=[ValueError]))
+    app.behavior(Retry(2, base=0.0, on=ValueError))
+
+    @app.handler
+    async def ask(ask: Ask) -> int:
+        raise ValueError("no")
+
+    return Ask()
+
+
+def failing_once(app: Mediator) -> None:
+    """Give `app` a handler that fails the first time, and then returns how often it was called."""
+    calls: list[Ask] = []
+
+    @app.handler
+    async def ask(ask: Ask) -> int:
+        calls.append(ask)
+        if len(calls) == 1:
+            raise ValueError("no")
+        return len(calls)

@@ -296,3 +296,11 @@ async def test_a_validator_may_be_async_and_say_its_own_path() -> None:
 
     error = error_of(await mediator(Validation(validate), echo).send(Ask()))
     assert error.details == {"path": "$.name"}
+
+
+@pytest.mark.parametrize("errors", [[ValueError, "KeyError"], "KeyError", 3, int, [ValueError("no")]])
+def test_what_are_no_exception_classes_is_refused_where_it_is_written(errors: Any) -> None:
+    """Not at the first failure, whose error it would hide."""
+    for make in (lambda: Retry(on=errors), lambda: CircuitBreaker(ignore=errors)):
+        with pytest.raises(TypeError, match="must be exception classes"):
+            make()

@@ -10,6 +10,7 @@ from typing import Any
 
 from catga.abc import Behavior, CallNext
 from catga.errors import CircuitOpenError, InvalidMessageError
+from catga.mediator.behaviors.matching import Errors, matching
 
 
 class _Circuit:
@@ -29,7 +30,8 @@ class CircuitBreaker:
     a caller who left: put `Timeout` inside, so that what hangs is a failure.
 
     Args:
-        ignore: exceptions that do not count, as the message was to blame, not what handles it.
+        ignore: exceptions that do not count, as the message was to blame, not what handles it: classes, or a function
+            that takes an exception and says so.
         clock: seconds, monotonic.
     """
 
@@ -38,14 +40,14 @@ class CircuitBreaker:
         failures: int = 5,
         *,
         reset: float = 30.0,
-        ignore: type[Exception] | tuple[type[Exception], ...] = InvalidMessageError,
+        ignore: Errors = InvalidMessageError,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if failures < 1 or not reset > 0:
             raise ValueError(f"failures must be at least 1 and reset positive, got {failures} and {reset}")
         self._failures = failures
         self._reset = reset
-        self._ignore = ignore
+        self._is_ignored = matching(ignore, "ignore")
         self._clock = clock
         self._circuits: dict[tuple[type, str], _Circuit] = {}
 
@@ -65,10 +67,9 @@ class CircuitBreaker:
         is_probe = self._enter(circuit)
         try:
             value = await call_next(message)
-        except self._ignore:
-            raise
-        except Exception:
-            self._failed(circuit, is_probe=is_probe)
+        except Exception as error:
+            if not self._is_ignored(error):
+                self._failed(circuit, is_probe=is_probe)
             raise
         else:
             if is_probe or circuit.open_until is None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from catga.abc import CallNext
 from catga.errors import CatgaError
+from catga.mediator.behaviors.matching import Errors, matching
 
 _MAX_POWER = 1000
 """Of 2, below what overflows."""
@@ -21,10 +22,12 @@ class Retry:
     Args:
         attempts: tries in all.
         base, cap: seconds.
-        on: other exceptions that are worth another try, e.g. ``ConnectionError``.
+        on: other exceptions that are worth another try: classes, e.g. ``ConnectionError``, or a function that takes an
+            exception and says so.
 
     Raises:
         ValueError: a number that cannot work.
+        TypeError: `on` has something else than exception classes.
     """
 
     def __init__(
@@ -33,14 +36,14 @@ class Retry:
         *,
         base: float = 0.05,
         cap: float = 2.0,
-        on: type[Exception] | tuple[type[Exception], ...] = (),
+        on: Errors = (),
     ) -> None:
         if attempts < 1 or not base >= 0 or not cap >= 0:
             raise ValueError(f"attempts must be at least 1, base and cap 0 or more: got {attempts}, {base}, {cap}")
         self._attempts = attempts
         self._base = base
         self._cap = cap
-        self._on = on
+        self._is_worth_it = matching(on, "on")
 
     async def __call__(self, message: object, call_next: CallNext[Any, Any]) -> Any:
         for attempt in range(self._attempts - 1):
@@ -53,4 +56,4 @@ class Retry:
         return await call_next(message)
 
     def _is_retryable(self, error: Exception) -> bool:
-        return (isinstance(error, CatgaError) and error.is_retryable) or isinstance(error, self._on)
+        return (isinstance(error, CatgaError) and error.is_retryable) or self._is_worth_it(error)
