@@ -1,9 +1,15 @@
 """catga: a typed mediator that goes from one process to a cluster by changing one URL."""
 
 from catga._version import __version__
-from catga.cluster import DistributedMediator, add_cluster, add_nats_cluster, add_redis_cluster
+from catga.cluster import (
+    DistributedMediator,
+    add_cluster,
+    add_nats_cluster,
+    add_redis_cluster,
+    current_cluster,
+)
 from catga.errors import CatgaError
-from catga.mediator import Mediator
+from catga.mediator import Mediator, current
 from catga.messages import Event, Request, message
 from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo
 from catga.result import CatgaResult, Failure, Success
@@ -30,5 +36,7 @@ __all__ = [
     "add_cluster",
     "add_nats_cluster",
     "add_redis_cluster",
+    "current",
+    "current_cluster",
     "message",
 ]

@@ -4,12 +4,13 @@ import logging
 
 import failures
 import pytest
+import verbs
 from failures import Ask, Asked, SoldOutError
 from places import PLACES, Case, call, caller_of, told
 
 from catga import Mediator
 
-CASES = failures.TABLE
+CASES = [*failures.TABLE, *verbs.TABLE]
 
 
 @pytest.fixture(params=PLACES)

@@ -2,7 +2,7 @@
 
 from catga.cluster.add import add_cluster, add_nats_cluster, add_redis_cluster
 from catga.cluster.explain import Explanation, LeftOut
-from catga.cluster.mediator import DistributedMediator
+from catga.cluster.mediator import DistributedMediator, current_cluster
 from catga.cluster.outliers import OutlierEjection
 from catga.cluster.scatter import Broadcast, Gathered
 
@@ -16,4 +16,5 @@ __all__ = [
     "add_cluster",
     "add_nats_cluster",
     "add_redis_cluster",
+    "current_cluster",
 ]

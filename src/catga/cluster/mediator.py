@@ -1,6 +1,7 @@
 """`DistributedMediator`: the verbs of a mediator, reaching a cluster."""
 
 import asyncio
+import contextvars
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal, TypeVar
@@ -13,6 +14,7 @@ from catga.cluster.options import ClusterOptions, check_metadata, check_positive
 from catga.cluster.scatter import Broadcast, Gathered
 from catga.errors import ClosedError
 from catga.mediator import Mediator
+from catga.mediator.ambient import current, gone, running
 from catga.mediator.intercept import send_through
 from catga.membership import Watcher
 from catga.messages import Event, Request
@@ -37,6 +39,8 @@ class DistributedMediator(Mediator):
     ) -> None:
         super().__init__(resolver=mediator.resolver)
         self.registry = mediator.registry
+        self._mediator = mediator
+        mediator._joins_by(self)  # pyright: ignore[reportPrivateUsage]
         self._options = options
         self._backend = backend
         self._renewed = renewed  # gives options and backend anew: names and secrets of a process of its own
@@ -215,8 +219,15 @@ class DistributedMediator(Mediator):
         self._stopped = True  # until it runs
         if os.getpid() != self._pid and self._renewed is not None:  # forked since, perhaps several times
             self._options, self._backend = self._renewed()
-        node = Node(self._options, self._backend, self.registry, self._routing, self._exit)
-        await node.start()
+        context = contextvars.copy_context()  # handlers of calls from other nodes run in copies of it
+        context.run(running.set, self)
+        node = context.run(Node, self._options, self._backend, self.registry, self._routing, self._exit)
+        node.peer.server.owner = self
+        try:
+            await node.start()
+        except BaseException:
+            self._has_no_way()
+            raise
         self._node, self._stopped = node, False
 
     async def drain(self) -> None:
@@ -240,6 +251,7 @@ class DistributedMediator(Mediator):
             return await node.stop()
         finally:
             self._node = None
+            self._has_no_way()
 
     async def __aenter__(self) -> "DistributedMediator":
         await self.start()
@@ -252,6 +264,11 @@ class DistributedMediator(Mediator):
 
     def _through(self, message: Any, forward: Forward) -> Coroutine[Any, Any, Any]:
         return send_through(self.registry.interceptors, forward, message)
+
+    def _has_no_way(self) -> None:
+        """It is not the way to anybody any more."""
+        self._mediator._has_left(self)  # pyright: ignore[reportPrivateUsage]
+        gone(self)
 
     def _exit(self, reason: SystemExit | KeyboardInterrupt) -> None:
         """A handler ends the program: leave the cluster in order before."""
@@ -279,6 +296,18 @@ class DistributedMediator(Mediator):
         except ClosedError as error:
             return Failure(error)
         raise AssertionError  # pragma: no cover
+
+
+def current_cluster() -> DistributedMediator:
+    """Return the node that runs this handler, with all the verbs of a cluster; see `catga.current`.
+
+    Raises:
+        ClosedError: this is no handler of a node, and this process does not have exactly one.
+    """
+    found = current()
+    if isinstance(found, DistributedMediator):
+        return found
+    raise ClosedError("the handler runs in one process, without a cluster: make a node with add_cluster")
 
 
 def _raise(error: BaseException) -> None:

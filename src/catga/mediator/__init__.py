@@ -1,5 +1,6 @@
 """One process: the handler table, the compiled pipeline, and the verbs."""
 
+from catga.mediator.ambient import current
 from catga.mediator.check import Problem
 from catga.mediator.context import MessageContext, MessageInfo, correlate, current_message
 from catga.mediator.mediator import Mediator
@@ -13,5 +14,6 @@ __all__ = [
     "Problem",
     "Router",
     "correlate",
+    "current",
     "current_message",
 ]

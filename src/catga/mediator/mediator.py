@@ -1,12 +1,15 @@
 """`Mediator`: messages to handlers within one process."""
 
+import logging
+import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from itertools import islice
 from types import ModuleType
 from typing import TypeVar
 
 from catga.abc import Interceptor, Resolver
-from catga.errors import CatgaError
+from catga.errors import CatgaError, ClosedError
+from catga.mediator.ambient import awaiting, made, runs_handlers
 from catga.mediator.bounded import run_all, run_stream
 from catga.mediator.check import Problem, check
 from catga.mediator.pipeline import combined, failed
@@ -14,6 +17,8 @@ from catga.mediator.registry import Runners
 from catga.mediator.router import Router
 from catga.messages import Event, Request, is_event, is_request, no_message
 from catga.result import CatgaResult, Failure, Success, joint_failure, told
+
+logger = logging.getLogger("catga.mediator")
 
 R = TypeVar("R")
 
@@ -35,6 +40,9 @@ class Mediator(Router):
         self._runners = Runners(self.registry)
         self._request_calls = self._runners.request_calls
         self._event_calls = self._runners.event_calls
+        self._nodes: list[weakref.ref[Mediator]] = []  # while there are some, nothing is in the two tables
+        self._had_node = False
+        made(self)
 
     def use(self, interceptor: Interceptor) -> None:
         """Put an interceptor around the way of every message; the first is outermost."""
@@ -78,9 +86,7 @@ class Mediator(Router):
         try:
             calls = self._event_calls[type(event)]
         except KeyError:  # the first one, or nobody's
-            if not is_event(type(event)):
-                return Failure(no_message(event, "event"))
-            return await self._runners[type(event)](event)
+            return await self._publish_otherwise(event)
         errors: tuple[CatgaError, ...] = ()
         for call in calls:
             try:
@@ -128,7 +134,64 @@ class Mediator(Router):
         """The first of its class, one with interceptors, a plain function's, or nobody's."""
         if not is_request(type(request)):
             return Failure(no_message(request, "request"))
+        if self._nodes or self._had_node:
+            try:
+                if (node := self._way()) is not None:
+                    return await node.send(request)
+            except ClosedError as error:
+                return Failure(error)
         return await self._runners[type(request)](request)
+
+    async def _publish_otherwise(self, event: Event) -> CatgaResult[None]:
+        """The first of its class, one with interceptors, or nobody's."""
+        if not is_event(type(event)):
+            return Failure(no_message(event, "event"))
+        if self._nodes or self._had_node:
+            try:
+                if (node := self._way()) is not None:
+                    return await node.publish(event)
+            except ClosedError as error:
+                return Failure(error)
+        return await self._runners[type(event)](event)
+
+    # -- its nodes ------------------------------------------------------------------------------------
+
+    @property
+    def has_node(self) -> bool:
+        """Whether a node runs its handlers: from `add_cluster` until `DistributedMediator.stop` has returned. As long
+        as one does, the verbs are the node's."""
+        return bool(self._nodes)
+
+    def _joins_by(self, node: "Mediator") -> None:
+        """`node` is the way from now on."""
+        self._nodes.append(weakref.ref(node, self._lost))
+        self._runners.forget()
+
+    def _has_left(self, node: "Mediator") -> None:
+        """`node` is no way any more."""
+        self._nodes = [each for each in self._nodes if each() not in (None, node)]
+        self._had_node = True
+
+    def _lost(self, reference: "weakref.ref[Mediator]") -> None:
+        self._nodes = [each for each in self._nodes if each is not reference]  # it was made, and never started
+
+    def _way(self) -> "Mediator | None":
+        """The node that is the way; None if there is none any more. Raises `ClosedError` if there are several."""
+        nodes = [node for node in (each() for each in self._nodes) if node is not None]
+        if len(nodes) == 1:
+            return nodes[0]
+        if not nodes:
+            self._had_node = False
+            logger.warning("the node of this Mediator has stopped: what it sends and publishes stays in this process")
+            return None
+        for mediator in awaiting():
+            if mediator in nodes:
+                return mediator
+        raise ClosedError(f"this Mediator has {len(nodes)} nodes in this process: send by one of them")
+
+
+runs_handlers[Mediator.send.__code__] = lambda mediator: mediator
+runs_handlers[Mediator.publish.__code__] = lambda mediator: mediator
 
 
 def _is_own(error: BaseException) -> bool:

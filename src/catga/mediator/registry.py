@@ -124,7 +124,7 @@ class Runners(dict[type, Run]):
         """Request class → its pipeline without the outermost part, for a caller that makes the result itself."""
         self.event_calls: dict[type, EventCalls] = {}
         """The same of events, one for each handler."""
-        registry.on_change(self._forget)
+        registry.on_change(self.forget)
 
     def __missing__(self, cls: type) -> Run:
         pipeline = self.registry.compile(cls, self.metadata)
@@ -140,7 +140,8 @@ class Runners(dict[type, Run]):
                 self.request_calls[cls] = pipeline.call
         return run
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Compile anew what is called next."""
         self.clear()
         self.request_calls.clear()
         self.event_calls.clear()

@@ -25,6 +25,8 @@ from catga.errors import (
     MaybeExecutedError,
     OverloadedError,
 )
+from catga.mediator import Mediator
+from catga.mediator.ambient import runs_handlers
 from catga.mediator.pipeline import as_catga_error, left_out
 from catga.result import CatgaResult, Failure, Success
 from catga.rpc.answers import Answers, Caller, CallKey, Seen
@@ -98,6 +100,8 @@ class Server:
         self._refusing: CatgaError | None = None
         self._idle: asyncio.Future[None] | None = None
         self._closed = False
+        self.owner: Mediator | None = None
+        """What its handlers send by: `catga.current` gives it to those that `run_local` awaits."""
         self.refused = 0
         """Calls answered with `OverloadedError`."""
         self.dropped = 0
@@ -488,3 +492,6 @@ class Server:
             f"{self._busy} calls run and {len(self._queue)} wait: the node is full",
             details={"max_concurrency": self._max_concurrency, "max_queue": self._max_queue},
         )
+
+
+runs_handlers[Server.run_local.__code__] = lambda server: server.owner

@@ -1,0 +1,75 @@
+"""Which mediator runs the handler that asks: what a handler of a Router or a class sends by.
+
+Nothing of this is on the path of a call. Where caller and handler are one process the frames of the call tell; what
+came over the bus runs in a context that a node has marked.
+"""
+
+import gc
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any
+
+from catga.errors import ClosedError
+
+if TYPE_CHECKING:
+    from catga.mediator.mediator import Mediator
+
+running: "ContextVar[Mediator | None]" = ContextVar("catga_running_mediator", default=None)
+"""The node whose call from another node this context belongs to."""
+runs_handlers: "dict[CodeType, Callable[[Any], Mediator | None]]" = {}
+"""The code of the methods that await handlers in their caller's task → what finds the mediator of their ``self``."""
+_mediators: "weakref.WeakSet[Mediator]" = weakref.WeakSet()
+
+
+def current() -> "Mediator":
+    """Return the mediator that runs this handler: the node under a node, the `Mediator` in one process.
+
+    Outside of a handler it is the only one in this process.
+
+    Raises:
+        ClosedError: this is no handler, and there are none or several.
+    """
+    found = next((mediator for mediator in awaiting() if not mediator.has_node), None) or _only()
+    if found is None:  # those that nobody refers to any more may still be there
+        gc.collect()
+        found = _only()
+    if found is None:
+        count = len(_reachable())
+        what = f"{count} mediators are in this process" if count else "no Mediator is in this process"
+        raise ClosedError(f"{what}, and this is no handler of one: send by the one that you mean")
+    return found
+
+
+def awaiting() -> "Iterator[Mediator]":
+    """Yield the mediators that await this, the innermost first, and then the node that runs this for another one."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        owner = runs_handlers.get(frame.f_code)
+        if owner is not None and (found := owner(frame.f_locals["self"])) is not None:
+            yield found
+        frame = frame.f_back
+    if (node := running.get()) is not None:
+        yield node
+
+
+def made(mediator: "Mediator") -> None:
+    """A mediator was made."""
+    _mediators.add(mediator)
+
+
+def gone(mediator: "Mediator") -> None:
+    """A node has left, or could not join."""
+    _mediators.discard(mediator)
+
+
+def _only() -> "Mediator | None":
+    found = _reachable()
+    return found[0] if len(found) == 1 else None
+
+
+def _reachable() -> "list[Mediator]":
+    """Nodes, and the mediators that have none."""
+    return [mediator for mediator in list(_mediators) if not mediator.has_node]
