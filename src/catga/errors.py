@@ -20,7 +20,7 @@
 
 An error crosses the wire as its ``code``, text and ``details`` and is rebuilt as the same class by
 the caller. A subclass of `CatgaError` that names a ``code`` of its own, defined on both sides,
-crosses the same way.
+crosses the same way. Two classes with one code are refused.
 """
 
 from enum import Enum
@@ -36,6 +36,15 @@ class Execution(Enum):
     """It may have run: only an idempotent message is tried again."""
     ANSWERED = "answered"
     """The failure is the node's answer: another node would give the same."""
+
+
+_MAIN = frozenset(("__main__", "__mp_main__"))
+
+
+def _is_same_class(one: type, other: type) -> bool:
+    """Whether a class was only defined again: by a reload, or as the script that is also imported."""
+    modules = {one.__module__, other.__module__}
+    return one.__qualname__ == other.__qualname__ and (len(modules) == 1 or bool(modules & _MAIN))
 
 
 class CatgaError(Exception):
@@ -57,6 +66,11 @@ class CatgaError(Exception):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "code" in cls.__dict__:
+            owner = CatgaError._classes.get(cls.code, cls)
+            if not _is_same_class(owner, cls):
+                raise TypeError(
+                    f"{cls!r} has the code {cls.code!r} of {owner!r}: each error class needs one of its own"
+                )
             CatgaError._classes[cls.code] = cls
 
     def __init__(self, message: str = "", *, details: dict[str, Any] | None = None) -> None:

@@ -71,11 +71,11 @@ class TestRegistration:
             app.handler(handler)
 
     def test_a_handler_without_parameters_is_refused(self, app: Mediator) -> None:
-        with pytest.raises(InvalidMessageError, match="must annotate its first parameter"):
+        with pytest.raises(InvalidMessageError, match="has no parameter for the message"):
             app.handler(lambda: None)
 
     def test_handles_wants_a_message_class(self, app: Mediator) -> None:
-        with pytest.raises(InvalidMessageError, match=r"derive it from Request\[R\] or Event"):
+        with pytest.raises(InvalidMessageError, match=r"derive a class from Request\[R\] or Event"):
             app.handles(int)(lambda _: None)
 
     async def test_annotations_may_be_strings_and_local_classes(self, app: Mediator) -> None:

@@ -57,7 +57,8 @@ class LocalHandlers(dict[str, Endpoint]):
         self._stats = stats
         self._on_change = on_change
         self._metadata = ResultMetadata(node_id)
-        registry.on_change(self._changed)
+        self._is_closed = False
+        registry.on_change(self._changed, check=self._check)
 
     def names(self) -> tuple[str, ...]:
         """Wire names of all that is handled, sorted. Raises `InvalidMessageError` for what cannot travel."""
@@ -90,6 +91,14 @@ class LocalHandlers(dict[str, Endpoint]):
         if cls is Stats:
             return compile_request(self._stats, (), self._metadata)
         return self._registry.compile(cls, self._metadata)
+
+    def close(self) -> None:
+        """Whatever is registered from now on is registered for others."""
+        self._is_closed = True
+
+    def _check(self, cls: type) -> None:
+        if not self._is_closed:
+            self._codecs[cls]
 
     def _changed(self) -> None:
         self.clear()

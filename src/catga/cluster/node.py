@@ -218,6 +218,7 @@ class Node:
         await self._quietly(self.membership.leave())
         await self._quietly(self.peer.close())
         self._alive = False
+        self.handlers.close()
         self._link.set()
         self._wake_all()  # they find the client closed
 

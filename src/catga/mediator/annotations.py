@@ -13,6 +13,7 @@ from catga.result import Failure, Success
 
 Handler: TypeAlias = Callable[[Any], Any]
 
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _RESULTS = frozenset((Success.__name__, Failure.__name__))
 
 UNWRAPPED = "__catga_unwrapped__"
@@ -47,19 +48,42 @@ def message_type_of(handler: Handler, frame: FrameType | None) -> type:
     Args:
         frame: where the decorator stands, whose local classes the annotation may name if the handler is of its module.
     """
-    function = _function_of(handler)
-    parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls")]
-    annotation: Any = parameters[0].annotation if parameters else inspect.Parameter.empty
+    parameter = parameter_of(handler)
+    annotation: Any = inspect.Parameter.empty if parameter is None else parameter.annotation
     if isinstance(annotation, str):
-        annotation = _evaluate(annotation, function, frame)
+        annotation = _evaluate(annotation, _function_of(handler), frame)
     if not (is_request(annotation) or is_event(annotation)):
-        got = "it takes no parameter" if not parameters else f"got {annotation!r}"
-        if parameters and annotation is inspect.Parameter.empty:
-            got = f"{parameters[0].name!r} has no annotation"
-        raise InvalidMessageError(
-            f"{label(handler)} must annotate its first parameter with a request or event class: {got}"
-        )
+        has_none = annotation is inspect.Parameter.empty
+        got = "it has no annotation" if has_none else f"got {annotation!r}"
+        raise InvalidMessageError(f"{label(handler)} must annotate its parameter with a request or event class: {got}")
     return annotation  # type: ignore[no-any-return]
+
+
+def parameter_of(handler: Handler) -> inspect.Parameter | None:
+    """Return the parameter that takes the message; None if the signature does not tell.
+
+    Raises:
+        InvalidMessageError: it cannot be called with a message alone, or does not return its value.
+    """
+    function = inspect.unwrap(_function_of(handler))
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise InvalidMessageError(f"{label(handler)} has a `yield`: a handler returns its value")
+    try:
+        parameters = list(inspect.signature(_function_of(handler)).parameters.values())
+    except ValueError:  # a function of C
+        return None
+    taken = [p for p in parameters if p.kind in _POSITIONAL]
+    needed = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if len(taken) == 1 and not needed:
+        return taken[0]
+    if not taken and not needed and any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return None
+    what, hint = "parameters besides the message", ": bind others with functools.partial, or write a handler class"
+    if not taken:
+        what, hint = "no parameter", " for the message"
+    elif taken[0].name in ("self", "cls"):
+        hint = ": it is a method, so register a bound one, or the class by add_handler"
+    raise InvalidMessageError(f"{label(handler)} has {what}{hint}")
 
 
 def caller_frame(depth: int) -> FrameType | None:

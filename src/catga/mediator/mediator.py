@@ -45,7 +45,13 @@ class Mediator(Router):
         made(self)
 
     def use(self, interceptor: Interceptor) -> None:
-        """Put an interceptor around the way of every message; the first is outermost."""
+        """Put an interceptor around the way of every message; the first is outermost.
+
+        Raises:
+            TypeError: it has no `sending` and `handling`.
+        """
+        if not (hasattr(interceptor, "sending") and hasattr(interceptor, "handling")):
+            raise TypeError(f"{interceptor!r} has no `sending` and `handling`: a behavior is added by `behavior`")
         self.registry.add_interceptor(interceptor)
 
     def check(self, *targets: ModuleType | type) -> list[Problem]:

@@ -9,7 +9,7 @@ from catga.errors import DuplicateHandlerError, HandlerNotFoundError, InvalidMes
 from catga.mediator.annotations import Handler, label, labels
 from catga.mediator.intercept import intercepted
 from catga.mediator.pipeline import Call, EventCalls, Pipeline, Run, compile_event, compile_request, enclosed
-from catga.messages import is_event, is_request, wire_name
+from catga.messages import Event, Request, is_event, is_request, wire_name
 from catga.result import LOCAL, CatgaResult, Failure, ResultMetadata, Success
 
 
@@ -27,13 +27,15 @@ class Registry:
         self._events: dict[type, tuple[Handler, ...]] = {}
         self._behaviors: list[tuple[Behavior, tuple[type, ...] | None]] = []
         self._listeners: list[weakref.WeakMethod[Callable[[], None]]] = []
+        self._checks: list[weakref.WeakMethod[Callable[[type], None]]] = []
 
     def add(self, cls: type, handler: Handler) -> None:
         """Bind `handler` to the message class `cls`.
 
         Raises:
             DuplicateHandlerError: a request has one already, or another class has the same wire name.
-            InvalidMessageError: `cls` is neither a request nor an event.
+            InvalidMessageError: `cls` is neither a request nor an event, the handler cannot be called with one, or a
+                node runs already and the message cannot travel.
         """
         self._expect_room(cls)
         if is_request(cls):
@@ -65,10 +67,17 @@ class Registry:
             for handler, name in zip(handlers, names, strict=True):
                 self.add(cls, other._enclosed(cls, adapt(handler), name))
 
-    def on_change(self, listener: Callable[[], None]) -> None:
-        """Call `listener`, a bound method, after each registration, as long as its object lives: nodes come and go."""
+    def on_change(self, listener: Callable[[], None], *, check: Callable[[type], None] | None = None) -> None:
+        """Call `listener`, a bound method, after each registration, as long as its object lives: nodes come and go.
+
+        Args:
+            check: another one, called before with the message class; what it raises refuses the registration.
+        """
         self._listeners = [known for known in self._listeners if known() is not None]
+        self._checks = [known for known in self._checks if known() is not None]
         self._listeners.append(weakref.WeakMethod(listener))
+        if check is not None:
+            self._checks.append(weakref.WeakMethod(check))
 
     def compile(self, cls: type, metadata: ResultMetadata) -> Pipeline | None:
         """The pipeline of a message class; None where it has no handler."""
@@ -85,9 +94,14 @@ class Registry:
 
     def not_found(self, cls: type) -> HandlerNotFoundError:
         """The error for a request nobody handles, with the handled names that look like it."""
+        owner = self.names.get(wire_name(cls))
+        if owner is not None:
+            text = f"{wire_name(cls)} is defined twice, as {owner!r} and as {cls!r}, and the first has the handler"
+            return HandlerNotFoundError(f"{text}: import it from one module, and register anew after a reload")
         return handler_not_found(wire_name(cls), dict.fromkeys(self.names, ()))
 
     def _expect_room(self, cls: type) -> None:
+        """Raise unless a handler for `cls` can be added."""
         name = wire_name(cls)
         owner = self.names.get(name, cls)
         if owner is not cls:
@@ -96,8 +110,11 @@ class Registry:
             raise DuplicateHandlerError(
                 f"{name} is handled by {label(self._requests[cls])} already: a request has exactly one handler"
             )
-        if not (is_request(cls) or is_event(cls)):
-            raise InvalidMessageError(f"{cls!r} is no message: derive it from Request[R] or Event")
+        if cls in (Request, Event) or not (is_request(cls) or is_event(cls)):
+            raise InvalidMessageError(f"{cls!r} is no message: derive a class from Request[R] or Event")
+        for known in self._checks:
+            if (check := known()) is not None:
+                check(cls)
 
     def _enclosed(self, cls: type, handler: Handler, name: str) -> Handler:
         return enclosed(handler, self._behaviors_of(cls), name)

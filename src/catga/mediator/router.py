@@ -1,10 +1,10 @@
 """`Router`: handlers of one module of a program, for a mediator to include."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar, overload
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Generic, TypeVar, cast, get_origin, overload
 
 from catga.abc import Behavior, Resolver
-from catga.mediator.annotations import Handler, caller_frame, message_type_of
+from catga.mediator.annotations import Handler, caller_frame, message_type_of, parameter_of
 from catga.mediator.class_handler import ClassHandler, HandlerObject
 from catga.mediator.registry import Registry
 from catga.messages import Event, Request
@@ -70,25 +70,34 @@ class Router:
         self.registry.add(message_type_of(handler, caller_frame(1)), handler)
         return handler
 
+    def _add(self, message_type: type, handler: Handler) -> None:
+        parameter_of(handler)
+        self.registry.add(message_type, handler)
+
     def handles(self, message_type: type[M]) -> Handles[M]:
         """Like `handler`, with the class given: parameter and return type are then checked statically."""
-        return Handles(lambda handler: self.registry.add(message_type, handler))
+        return Handles(lambda handler: self._add(message_type, handler))
 
     @overload
     def behavior(self, behavior: B, /) -> B: ...
     @overload
-    def behavior(self, /, *, only: type | tuple[type, ...]) -> Callable[[B], B]: ...
+    def behavior(self, /, *, only: type | Iterable[type]) -> Callable[[B], B]: ...
     def behavior(
-        self, behavior: B | None = None, /, *, only: type | tuple[type, ...] | None = None
+        self, behavior: B | None = None, /, *, only: type | Iterable[type] | None = None
     ) -> B | Callable[[B], B]:
         """Put a step around the handlers: ``async (message, call_next) -> value``. The first is outermost.
 
         Args:
             only: message classes (or bases of them) to which it is limited; an empty tuple is none at all.
+
+        Raises:
+            TypeError: `behavior` cannot be called, or `only` has something else than classes.
         """
-        classes = only if only is None or isinstance(only, tuple) else (only,)
+        classes = None if only is None else _classes(only)
 
         def add(step: B) -> B:
+            if not callable(step):
+                raise TypeError(f"{step!r} is no behavior: it cannot be called with (message, call_next)")
             self.registry.add_behavior(step, classes)
             return step
 
@@ -116,3 +125,12 @@ class Router:
         if isinstance(handler, ClassHandler) and handler.resolver is None:
             return ClassHandler(handler.cls, self.resolver)
         return handler
+
+
+def _classes(only: type | Iterable[type]) -> tuple[type, ...]:
+    is_one = isinstance(only, type) or get_origin(only) is not None or not isinstance(only, Iterable)
+    classes: tuple[Any, ...] = (only,) if is_one else tuple(cast("Iterable[type]", only))
+    wrong = [each for each in classes if not isinstance(each, type)]
+    if wrong:
+        raise TypeError(f"only={wrong[0]!r} is no class: name message classes, or bases of them")
+    return classes

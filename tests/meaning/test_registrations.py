@@ -1,0 +1,177 @@
+"""A registration is all or nothing, and what could never work is refused where it is written."""
+
+import asyncio
+import functools
+import sys
+import types
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from failures import Ask, Asked
+
+from catga import CatgaError, Event, Mediator, Request, add_cluster
+from catga.errors import DuplicateHandlerError, InvalidMessageError
+from catga.mediator.behaviors import Logging
+from catga.testing.waiting import eventually
+
+
+@dataclass(frozen=True)
+class Unknown(Request[int]):
+    field: "NowhereDefined"  # type: ignore[name-defined]  # noqa: F821
+
+
+async def takes_nothing() -> int:
+    return 1
+
+
+async def takes_two(ask: Ask, more: int) -> int:
+    return 1
+
+
+async def takes_a_dependency(ask: Ask, more: object = object()) -> int:
+    return 1
+
+
+async def takes_it_by_keyword(*, ask: Ask) -> int:
+    return 1
+
+
+async def needs_a_keyword(ask: Ask, *, more: int) -> int:
+    return 1
+
+
+async def generates(ask: Ask) -> AsyncIterator[int]:
+    yield 1
+
+
+def generates_plainly(asked: Asked) -> Iterator[None]:
+    yield
+
+
+class Handlers:
+    async def ask(self, ask: Ask) -> int:
+        return ask.number
+
+
+REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
+    "no parameter": (takes_nothing, "has no parameter"),
+    "two parameters": (takes_two, "parameters besides the message"),
+    "a default that a framework would fill in": (takes_a_dependency, r"functools\.partial"),
+    "the message by keyword": (takes_it_by_keyword, "has no parameter"),
+    "another keyword": (needs_a_keyword, "besides the message"),
+    "an async generator": (generates, "yield"),
+    "a generator": (generates_plainly, "yield"),
+    "a method": (Handlers.ask, "it is a method"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_handler_that_could_never_be_called_is_refused(name: str) -> None:
+    handler, text = REFUSED[name]
+    app = Mediator()
+    for register in (app.handler, app.handles(Ask), app.handles(Asked)):
+        with pytest.raises(InvalidMessageError, match=text):
+            register(handler)
+    assert app.registry.names == {}
+
+
+async def test_whatever_can_be_called_with_a_message_is_taken() -> None:
+    class Callable:
+        async def __call__(self, ask: Ask) -> int:
+            return ask.number
+
+    async def more(ask: Ask, *, factor: int = 1) -> int:
+        return factor * ask.number
+
+    async def anything(*args: Any) -> int:
+        return int(args[0].number)
+
+    kinds: list[Any] = [Handlers().ask, Callable(), more, functools.partial(more, factor=1), anything]
+    kinds.append(lambda ask: ask.number)
+    for handler in kinds:
+        app = Mediator()
+        app.handles(Ask)(handler)
+        assert (await app.send(Ask(4))).unwrap() == 4
+
+
+@pytest.mark.parametrize("cls", [Event, Request, int, Request[int]])
+def test_what_is_no_class_of_messages_is_refused(cls: Any) -> None:
+    with pytest.raises(InvalidMessageError, match="is no message"):
+        Mediator().handles(cls)(lambda _: None)
+
+
+@pytest.mark.parametrize("only", [Request[int], [Ask, "Asked"], 3])
+def test_a_behavior_for_what_is_no_class_is_refused(only: Any) -> None:
+    with pytest.raises(TypeError, match="is no class"):
+        Mediator().behavior(only=only)
+
+
+async def test_a_behavior_may_be_for_a_list_of_classes() -> None:
+    app, seen = Mediator(), list[object]()
+
+    @app.behavior(only=[Ask])
+    async def see(message: Any, call_next: Any) -> Any:
+        seen.append(message)
+        return await call_next(message)
+
+    app.handles(Ask)(lambda ask: ask.number)
+    app.handles(Asked)(lambda _: None)
+    await app.send(Ask())
+    await app.publish(Asked())
+    assert seen == [Ask()]
+
+
+def test_what_is_no_behavior_or_no_interceptor_is_refused() -> None:
+    with pytest.raises(TypeError, match="is no behavior"):
+        Mediator().behavior(object())  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="behavior"):
+        Mediator().use(Logging())  # type: ignore[arg-type]
+
+
+async def test_one_that_cannot_travel_is_refused_by_a_running_node_and_spoils_nothing() -> None:
+    url, app = f"memory://{uuid.uuid4().hex}", Mediator()
+    async with add_cluster(app, url, node_id="worker"), add_cluster(Mediator(), url, node_id="caller") as caller:
+        with pytest.raises(InvalidMessageError, match="NowhereDefined"):
+            app.handles(Unknown)(lambda _: 1)
+        assert app.registry.names == {}
+        app.handles(Ask)(lambda ask: ask.number)
+        await eventually(lambda: app.registry.names.keys() <= {*caller.get_nodes()[1].handles})
+        assert (await caller.send(Ask(3))).unwrap() == 3
+    app.handles(Unknown)(lambda _: 1)  # in one process it may run
+
+
+def test_two_error_classes_with_one_code_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"of <class 'catga\.errors\.HandlerError'>"):
+
+        class MyError(CatgaError):
+            code = "handler_error"
+
+
+def test_an_error_class_may_be_defined_again() -> None:
+    """A module is loaded again, a notebook's cell runs again, a script is imported as well."""
+    names: dict[str, Any] = {"CatgaError": CatgaError, "__name__": "shop"}
+    for name in ("shop", "shop", "__main__"):
+        names["__name__"] = name
+        exec("class SoldOut(CatgaError): code = 'shop.sold_out'", names)  # noqa: S102
+    assert CatgaError.rebuild("shop.sold_out", "", {}).__class__ is names["SoldOut"]
+
+
+def test_a_class_that_is_defined_twice_is_told_as_that() -> None:
+    module = types.ModuleType("twice")
+    sys.modules["twice"] = module
+    text = "from catga import Request\nclass Ask(Request[int]): pass"
+    try:
+        exec(text, module.__dict__)  # noqa: S102
+        first = module.Ask
+        exec(text, module.__dict__)  # noqa: S102
+    finally:
+        del sys.modules["twice"]
+    app = Mediator()
+    app.handles(first)(lambda _: 1)
+    with pytest.raises(DuplicateHandlerError, match=r"two message classes have the wire name 'twice\.Ask'"):
+        app.handles(module.Ask)(lambda _: 1)
+    found = asyncio.run(app.send(module.Ask()))
+    assert "is defined twice" in str(found.error)  # type: ignore[union-attr]
