@@ -38,6 +38,10 @@ class Adder:
         return request.a + request.b + self.offset
 
 
+class OtherAdder(Adder):
+    """Another handler class."""
+
+
 class Resolver:
     def __init__(self) -> None:
         self.released = 0
@@ -131,16 +135,43 @@ def test_including_a_second_handler_is_refused() -> None:
     app = Mediator()
     app.add_handler(Add, Adder)
     router = Router()
-    router.add_handler(Add, Adder)
+    router.add_handler(Add, OtherAdder)
     with pytest.raises(DuplicateHandlerError, match=r"Adder\.handle"):
         app.include(router)
+
+
+async def test_a_router_that_is_included_on_two_ways_runs_its_handlers_once() -> None:
+    heard: list[int] = []
+    shared, one, two, app = Router(), Router(), Router(), Mediator()
+    shared.add_handler(Add, Adder)
+    shared.handles(Added)(lambda event: heard.append(event.total))
+    for router in (one, two):
+        router.include(shared)
+        app.include(router)
+    one.behavior(seeing := Seeing())
+    app.include(one)
+    (await app.publish(Added(1))).unwrap()
+    assert heard == [1]
+    assert (await app.send(Add(1, 2))).unwrap() == 3
+    assert seeing.seen == []  # the way on which it came first
+
+
+class Seeing:
+    """A behavior that tells what it saw."""
+
+    def __init__(self) -> None:
+        self.seen: list[object] = []
+
+    async def __call__(self, message: Any, call_next: Any) -> Any:
+        self.seen.append(message)
+        return await call_next(message)
 
 
 async def test_including_is_all_or_nothing() -> None:
     heard: list[int] = []
     router = Router()
     router.handles(Added)(lambda event: heard.append(event.total))
-    router.add_handler(Add, Adder)
+    router.add_handler(Add, OtherAdder)
     app = Mediator()
     app.add_handler(Add, Adder)
     with pytest.raises(DuplicateHandlerError):

@@ -149,16 +149,16 @@ async def test_a_router_keeps_letters_of_its_own_handlers_that_were_not_reached(
     assert ("late", "not_reached") in await kept(outer)
 
 
-async def test_of_one_function_that_is_two_handlers_the_second_is_the_one_that_was_not_reached() -> None:
+async def test_of_two_handlers_with_one_name_the_second_is_the_one_that_was_not_reached() -> None:
     letters, app, started = DeadLetters(), Mediator(), asyncio.Event()
-
-    async def hang(event: Paid) -> None:
-        started.set()
-        await asyncio.Event().wait()
-
     app.behavior(letters)
     plain = Mediator()
     for _ in range(2):
+
+        async def hang(event: Paid) -> None:
+            started.set()
+            await asyncio.Event().wait()
+
         app.handles(Paid)(hang)
         plain.handles(Paid)(hang)
     await given_up(app.publish(Paid()), started.is_set)

@@ -7,7 +7,7 @@ outside, so the whole cost of a pipeline with nothing in it is one coroutine and
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from types import FunctionType, MethodType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
@@ -43,7 +43,7 @@ class EventCalls(tuple[Call, ...]):
     @classmethod
     def of(cls, calls: Iterable[Call], names: Sequence[str], told: Sequence[_Told]) -> "EventCalls":
         """Put them together; all three have an item for each handler."""
-        made = cls(_distinct(calls))
+        made = cls(calls)
         made.names, made.told = names, told
         return made
 
@@ -63,22 +63,6 @@ class EventCalls(tuple[Call, ...]):
             if any(self.told[behind:]):
                 await settle(_tell(event, [pair for told in self.told[behind:] for pair in told]))
             raise
-
-
-def _distinct(calls: Iterable[Call]) -> Iterator[Call]:
-    """`calls`, with other objects in the place of those that come again."""
-    known: list[Call] = []
-    for call in calls:
-        known.append(_copy(call) if any(call is other for other in known) else call)
-        yield known[-1]
-
-
-def _copy(call: Call) -> Call:
-    if not isinstance(call, FunctionType):
-        return functools.partial(call)
-    copy = FunctionType(call.__code__, call.__globals__, call.__name__, call.__defaults__, call.__closure__)
-    copy.__kwdefaults__ = call.__kwdefaults__
-    return copy
 
 
 def left_out(cancelled: BaseException | None) -> dict[str, Any]:

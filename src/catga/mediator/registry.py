@@ -6,7 +6,8 @@ from typing import Any
 
 from catga.abc import Behavior, Interceptor
 from catga.errors import DuplicateHandlerError, HandlerNotFoundError, InvalidMessageError
-from catga.mediator.annotations import Handler, label, labels
+from catga.mediator.annotations import UNWRAPPED, Handler, label, labels
+from catga.mediator.class_handler import ClassHandler
 from catga.mediator.intercept import intercepted
 from catga.mediator.pipeline import Call, EventCalls, Pipeline, Run, compile_event, compile_request, enclosed
 from catga.messages import Event, Request, is_event, is_request, wire_name
@@ -30,13 +31,15 @@ class Registry:
         self._checks: list[weakref.WeakMethod[Callable[[type], None]]] = []
 
     def add(self, cls: type, handler: Handler) -> None:
-        """Bind `handler` to the message class `cls`.
+        """Bind `handler` to the message class `cls`, unless it is already: a router may be included on two ways.
 
         Raises:
             DuplicateHandlerError: a request has one already, or another class has the same wire name.
             InvalidMessageError: `cls` is neither a request nor an event, the handler cannot be called with one, or a
                 node runs already and the message cannot travel.
         """
+        if self._has(cls, handler):
+            return
         self._expect_room(cls)
         if is_request(cls):
             self._requests[cls] = handler
@@ -58,7 +61,8 @@ class Registry:
     def include(self, other: "Registry", adapt: Callable[[Handler], Handler]) -> None:
         """Take over the handlers of `other`, each with its behaviors: all of them, or none. Raises like `add`."""
         for cls in other.names.values():
-            self._expect_room(cls)
+            if not all(self._has(cls, handler) for handler in other._handlers_of(cls)):
+                self._expect_room(cls)
         for cls, handler in list(other._requests.items()):
             self.add(cls, other._enclosed(cls, adapt(handler), label(handler)))
         for cls, handlers in list(other._events.items()):
@@ -100,6 +104,12 @@ class Registry:
             return HandlerNotFoundError(f"{text}: import it from one module, and register anew after a reload")
         return handler_not_found(wire_name(cls), dict.fromkeys(self.names, ()))
 
+    def _handlers_of(self, cls: type) -> tuple[Handler, ...]:
+        return (self._requests[cls],) if cls in self._requests else self._events.get(cls, ())
+
+    def _has(self, cls: type, handler: Handler) -> bool:
+        return any(_origin(known) == _origin(handler) for known in self._handlers_of(cls))
+
     def _expect_room(self, cls: type) -> None:
         """Raise unless a handler for `cls` can be added."""
         name = wire_name(cls)
@@ -128,6 +138,13 @@ class Registry:
             listener = known()
             if listener is not None:
                 listener()
+
+
+def _origin(handler: Any) -> object:
+    """What was registered first, without the behaviors of the routers on its way."""
+    while hasattr(handler, UNWRAPPED):
+        handler = handler.__wrapped__
+    return handler.cls if isinstance(handler, ClassHandler) else handler
 
 
 class Runners(dict[type, Run]):
