@@ -5,9 +5,10 @@ pydantic model, with one of the two markers among its bases.
 """
 
 import sys
+import types
 from collections.abc import Callable
 from pathlib import PurePath
-from typing import Any, Generic, TypeVar, get_args, get_origin
+from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -160,8 +161,6 @@ def response_type(cls: type) -> Any:
         raise InvalidMessageError(
             f"{cls.__qualname__} does not say what it is answered with: derive from Request[R], e.g. Request[None]"
         )
-    if isinstance(found, str) or type(found).__name__ == "ForwardRef":
-        return _resolve(cls, found if isinstance(found, str) else found.__forward_arg__)
     return found
 
 
@@ -171,7 +170,7 @@ def _response_argument(cls: type, bound: dict[Any, Any]) -> Any:
     found: Any = None
     for base in cls.__dict__.get("__orig_bases__", cls.__bases__):  # not inherited: those are another class's bases
         origin = get_origin(base) or base
-        args = tuple(_bind(arg, bound) for arg in get_args(base))
+        args = tuple(_bind(_resolved(arg, cls), bound) for arg in get_args(base))
         if origin is Request:
             found = args[0] if args else found
         elif is_request(origin):
@@ -190,12 +189,19 @@ def _bind(arg: Any, bound: dict[Any, Any]) -> Any:
     return bound.get(arg, arg) if isinstance(arg, TypeVar) else arg
 
 
-def _resolve(cls: type, expression: str) -> Any:
-    namespace = vars(sys.modules.get(cls.__module__, sys.modules["builtins"]))
+def _resolved(arg: Any, cls: type) -> Any:
+    """`arg`, which the class statement of `cls` names, with what it says as text looked up in the module of `cls`."""
+    if isinstance(arg, type | TypeVar) and not get_args(arg):
+        return arg
+    module = sys.modules.get(cls.__module__, sys.modules["builtins"])
+    holder = types.SimpleNamespace(__annotations__={"arg": arg})
     try:
-        return eval(expression, dict(namespace), {cls.__name__: cls})  # noqa: S307 - the class's own annotation
-    except NameError as error:
-        raise InvalidMessageError(f"the response type {expression!r} of {cls.__qualname__} is not defined") from error
+        return get_type_hints(holder, vars(module), {cls.__name__: cls}, include_extras=True)["arg"]
+    except Exception as error:
+        text = getattr(arg, "__forward_arg__", arg)
+        raise InvalidMessageError(
+            f"{text!r}, with which {cls.__qualname__} is answered, is not defined in {cls.__module__}: {error}"
+        ) from error
 
 
 def _has_field(cls: type, field: str) -> bool:

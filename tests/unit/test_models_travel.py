@@ -240,7 +240,7 @@ def test_what_has_a_serializer_is_left_to_it(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", [Struct | Attrs, Struct | Inner, Struct | None | Weird])
 def test_a_union_that_nobody_can_make_is_refused(kind: Any) -> None:
-    with pytest.raises(InvalidMessageError, match="Model cannot travel: Type unions"):
+    with pytest.raises(InvalidMessageError, match=r"Model cannot travel: (Type unions|Model.field holds)"):
         Codec(model_of(kind))
 
 

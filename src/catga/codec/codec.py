@@ -65,11 +65,11 @@ class Codec:
 def _decoder_for(cls: Any, what: str) -> "msgspec.msgpack.Decoder[Any]":
     try:
         decoder = msgspec.msgpack.Decoder(cls, dec_hook=ModelDecoders().decode)
-        lost = next((obstacle for obstacle in obstacles(cls) if obstacle.is_loss), None)
-    except (TypeError, NameError) as error:
-        raise InvalidMessageError(f"{what} cannot travel: {error}") from error
-    if lost is not None:
-        raise InvalidMessageError(f"{what} cannot travel: {lost.text}")
+        obstacle = next(obstacles(cls), None)
+    except Exception as error:  # of msgspec, of pydantic, or of the class's own annotations
+        raise InvalidMessageError(f"{what} cannot travel: {error or type(error).__name__}") from error
+    if obstacle is not None:
+        raise InvalidMessageError(f"{what} cannot travel: {obstacle}")
     return decoder
 
 

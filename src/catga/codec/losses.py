@@ -5,16 +5,19 @@ from typing import Any
 
 from msgspec import inspect
 
-from catga.codec.model_schema import Obstacle, fields_for_msgspec, model_obstacles
+from catga.codec.model_schema import fields_for_msgspec, model_obstacles
 from catga.codec.models import is_model, takes_names
+from catga.codec.variables import open_variables
 
 
-def obstacles(kind: Any) -> Iterator[Obstacle]:
-    """What of the type `kind`, and of all that it holds, does not come through.
+def obstacles(kind: Any) -> Iterator[str]:
+    """What of the type `kind`, and of all that it holds, does not come through: it cannot be encoded or decoded, or
+    would arrive as something else.
 
     Raises:
         NameError, TypeError: a type in it cannot be resolved, or msgspec does not support it.
     """
+    yield from open_variables(kind)
     todo: list[Any] = [inspect.type_info(kind)]
     seen: dict[int, Any] = {}
     while todo:
@@ -30,14 +33,14 @@ def obstacles(kind: Any) -> Iterator[Obstacle]:
                 todo += inspect.multi_type_info(fields_for_msgspec(info.cls).values())
 
 
-def _obstacles(info: inspect.Type | inspect.Field) -> Iterator[Obstacle]:
+def _obstacles(info: inspect.Type | inspect.Field) -> Iterator[str]:
     if isinstance(info, inspect.CustomType):
         if is_model(info.cls):
             yield from model_obstacles(info.cls, takes_names=takes_names(info.cls))
         else:
-            yield Obstacle(f"it holds a {info.cls!r}, which has no encoding", is_loss=False)
+            yield f"it holds a {info.cls!r}, which has no encoding"
     elif isinstance(info, inspect.DataclassType) and hasattr(info.cls, "__attrs_attrs__"):
         for field in info.fields:
             if field.name.startswith("_"):
                 text = f"{info.cls.__qualname__}.{field.name} is private, and of attrs classes msgspec leaves those out"
-                yield Obstacle(text, is_loss=True)
+                yield text

@@ -1,7 +1,7 @@
 """What a pydantic model holds, read from its core schema: what msgspec has to make, what would be lost."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeGuard
+from typing import Any, TypeAlias, TypeGuard
 
 import msgspec
 
@@ -19,18 +19,7 @@ _SCALARS = ("bool", "bytes", "float", "int")
 _EXACT = {"str": "text", "list": "list", "dict": "map", "typed-dict": "map", **{kind: kind for kind in _SCALARS}}
 
 
-class Obstacle(NamedTuple):
-    """What of a type does not come through.
-
-    Attributes:
-        is_loss: it would arrive as something else, without an error.
-    """
-
-    text: str
-    is_loss: bool
-
-
-def model_obstacles(model: Any, *, takes_names: bool) -> Iterator[Obstacle]:
+def model_obstacles(model: Any, *, takes_names: bool) -> Iterator[str]:
     """What of the fields of `model`, and of all that they hold, does not come through.
 
     Args:
@@ -46,14 +35,14 @@ def model_obstacles(model: Any, *, takes_names: bool) -> Iterator[Obstacle]:
         if node.get("config", {}).get("populate_by_name"):
             by_name.add(where)
         if "validation_alias" in node and not takes_names and where.rpartition(".")[0] not in by_name:
-            yield Obstacle(f"{where} has an alias: use pydantic 2.11, or populate_by_name", is_loss=True)
+            yield f"{where} has an alias: use pydantic 2.11, or populate_by_name"
         if node.get("serialization_exclude"):
-            yield Obstacle(f"{where} is left out by Field(exclude=True): make it a private attribute", is_loss=True)
+            yield f"{where} is left out by Field(exclude=True): make it a private attribute"
         if kind == "union" and _is_ambiguous(list(_forms(node, refs))):
             text = f"{where} is a union of types that look alike on the wire: one would arrive as another"
-            yield Obstacle(text, is_loss=True)
+            yield text
         if kind in _OBJECTS and not _is_for_msgspec(node):
-            yield Obstacle(f"{where} holds a {node.get('cls', kind)!r}, which has no encoding", is_loss=False)
+            yield f"{where} holds a {node.get('cls', kind)!r}, which has no encoding"
 
 
 def fields_for_msgspec(model: Any) -> dict[str, Any]:

@@ -73,14 +73,17 @@ def _cannot_travel(classes: Iterable[type]) -> Iterator[Problem]:
             yield Problem("cannot travel", name, str(error))
             continue
         for kind in [cls, response_type(cls)] if is_request(cls) else [cls]:
-            for text in dict.fromkeys(obstacle.text for obstacle in obstacles(kind)):
+            for text in dict.fromkeys(obstacles(kind)):
                 yield Problem("cannot travel", name, f"{name} cannot travel: {text}")
 
 
 def _wrong_answers(registry: Registry) -> Iterator[Problem]:
     """Type checkers see these only where a handler is registered by `handles`."""
     for cls, handler in registry.requests():
-        wanted, given = response_type(cls), returned(handler)
+        try:
+            wanted, given = response_type(cls), returned(handler)
+        except InvalidMessageError:  # told by `_cannot_travel`
+            continue
         if not _may_answer(given, wanted):
             name = wire_name(cls)
             text = f"{label(handler)} returns {_shown(given)}, but {name} is answered with {_shown(wanted)}"

@@ -1,0 +1,72 @@
+"""Type variables that nobody has said a type for: what they stand for would arrive as plain data."""
+
+from collections.abc import Iterator
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from catga.codec.models import is_model
+
+_MARKS = ("__dataclass_fields__", "__struct_fields__", "__attrs_attrs__", "_fields", "__total__")
+"""What classes have whose fields msgspec knows."""
+
+
+def open_variables(kind: Any) -> Iterator[str]:
+    """Tell the type variables that `kind`, and all that it holds, leaves open."""
+    seen: set[Any] = set()
+    todo: list[tuple[Any, dict[Any, Any], str]] = [(kind, {}, _shown(kind))]
+    while todo:
+        part, bound, where = todo.pop()
+        if isinstance(part, TypeVar):
+            if part not in bound:
+                yield f"{where} leaves the type variable {part} open: derive a class from {where}[...] that says it"
+            continue
+        key = (part, tuple(bound.items())) if _is_hashable(part) else id(part)
+        if key in seen:
+            continue
+        seen.add(key)
+        todo += ((argument, bound, where) for argument in get_args(part) if not isinstance(argument, str))
+        todo += _fields(part, bound)
+
+
+def _fields(part: Any, bound: dict[Any, Any]) -> Iterator[tuple[Any, dict[Any, Any], str]]:
+    """The types of the fields of a class, or of a generic class with its arguments."""
+    cls = get_origin(part) or part
+    if hasattr(part, "__value__"):  # a `type` statement's
+        yield part.__value__, bound, _shown(part)
+    if not isinstance(cls, type) or is_model(cls) or not _has_fields(cls):
+        return
+    given = _given(cls, _arguments(part, cls, bound))
+    for hint in get_type_hints(cls, include_extras=True).values():
+        yield hint, given, _shown(cls)
+
+
+def _given(cls: type, bound: dict[Any, Any]) -> dict[Any, Any]:
+    """The variables of `cls` and of its bases that have a type."""
+    given = dict(bound)
+    for base in cls.__dict__.get("__orig_bases__", cls.__bases__):
+        origin = get_origin(base) or base
+        if isinstance(origin, type):
+            given |= _given(origin, _arguments(base, origin, bound))
+    return given
+
+
+def _arguments(part: Any, cls: Any, bound: dict[Any, Any]) -> dict[Any, Any]:
+    """The variables of the class `cls`, with the types that `part`, it with arguments, has for them."""
+    pairs = zip(getattr(cls, "__parameters__", ()), get_args(part), strict=False)
+    said = {parameter: bound.get(argument, argument) for parameter, argument in pairs}
+    return {parameter: argument for parameter, argument in said.items() if not isinstance(argument, TypeVar)}
+
+
+def _has_fields(cls: type) -> bool:
+    return any(hasattr(cls, mark) for mark in _MARKS)
+
+
+def _is_hashable(part: Any) -> bool:
+    try:
+        hash(part)
+    except TypeError:
+        return False
+    return True
+
+
+def _shown(kind: Any) -> str:
+    return kind.__qualname__ if isinstance(kind, type) else str(kind)

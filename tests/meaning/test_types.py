@@ -1,0 +1,160 @@
+"""What a codec would change is refused before the first message; names are looked up where they were written."""
+
+import abc
+import sys
+import textwrap
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import new_class
+from typing import Any, Generic, NamedTuple, Protocol, TypedDict, TypeVar
+
+import attrs
+import msgspec
+import pytest
+import rows_archive
+import rows_orders
+
+from catga import Event, Mediator, Request, add_cluster
+from catga.codec import Codec
+from catga.errors import InvalidMessageError
+from catga.messages import response_type
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(frozen=True)
+class Box(Generic[T]):
+    content: T
+
+
+@dataclass(frozen=True)
+class Pair(Box[T], Generic[T, U]):
+    other: U
+
+
+class Page(msgspec.Struct, Request[list[T]], Generic[T], frozen=True):
+    like: T
+
+
+class Animals(Page[rows_orders.Row], frozen=True):
+    """Says what it is a page of."""
+
+
+class Abstract(abc.ABC):
+    @abc.abstractmethod
+    def method(self) -> int: ...
+
+
+class Shape(Protocol):
+    number: int
+
+
+class Pt(NamedTuple):
+    x: Any
+
+
+class Loose(TypedDict, Generic[T]):
+    x: T
+
+
+@attrs.frozen
+class SelfMade(Event):
+    number: int = 1
+    twice: int = attrs.Factory(lambda self: 2 * self.number, takes_self=True)
+
+
+@dataclass(frozen=True)
+class BadReference(Request["rows_orders.Missing"]):  # type: ignore[name-defined]
+    number: int
+
+
+def answered_with(kind: Any) -> type:
+    return dataclass(frozen=True)(new_class("Asked", (Request[kind],)))
+
+
+def holding(kind: Any) -> type:
+    return dataclass(frozen=True)(
+        new_class("Held", (Event,), exec_body=lambda ns: ns.update(__annotations__={"x": kind}))
+    )
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [T, list[T], Box, Box[T], list[Box[T]], Pair[int, U], Box[Pair[U, int]], Loose, dict[str, Loose[T]]],
+    ids=str,
+)
+@pytest.mark.parametrize("make", [answered_with, holding])
+def test_an_open_type_variable_is_refused(make: Callable[[Any], type], kind: Any) -> None:
+    with pytest.raises(InvalidMessageError, match=r"type variable|does not say what it is answered with"):
+        Codec(make(kind))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Box[int], Pair[int, str], Box[Pair[int, list[str]]], Loose[int], Pt, Box[Any], list[rows_orders.Row]],
+    ids=str,
+)
+@pytest.mark.parametrize("make", [answered_with, holding])
+def test_a_type_variable_with_a_type_is_none_that_is_open(make: Callable[[Any], type], kind: Any) -> None:
+    Codec(make(kind))
+
+
+def test_a_generic_message_is_refused_and_the_class_that_says_its_type_is_not() -> None:
+    with pytest.raises(InvalidMessageError, match="type variable"):
+        Codec(Page)
+    codec = Codec(Animals)
+    assert codec.decode_response(msgspec.msgpack.encode([{"number": 1, "price": 2.0}])) == [rows_orders.Row(1, 2.0)]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Abstract, Shape, object, Iterable[int], Iterator[int], AsyncIterator[int], complex, Exception, type[int]],
+    ids=str,
+)
+@pytest.mark.parametrize("make", [answered_with, holding])
+def test_what_cannot_be_decoded_is_refused(make: Callable[[Any], type], kind: Any) -> None:
+    with pytest.raises(InvalidMessageError, match="cannot travel"):
+        Codec(make(kind))
+
+
+def test_a_name_is_looked_up_in_the_module_that_wrote_it() -> None:
+    for cls in (rows_orders.Find, rows_archive.FindOld):
+        assert response_type(cls) is rows_orders.Row
+    for cls in (rows_orders.FindAll, rows_archive.FindAllOld):
+        assert response_type(cls) == list[rows_orders.Row]
+
+
+async def test_a_derived_request_is_answered_with_the_class_that_its_base_means() -> None:
+    app, url = Mediator(), f"memory://{uuid.uuid4().hex}"
+    app.handles(rows_archive.FindAllOld)(lambda find: [rows_orders.Row(find.number, 2.0)])
+    async with add_cluster(app, url, node_id="worker"), add_cluster(Mediator(), url, node_id="caller") as caller:
+        assert (await caller.send(rows_archive.FindAllOld(1))).unwrap() == [rows_orders.Row(1, 2.0)]
+
+
+@pytest.mark.parametrize("cls", [SelfMade, BadReference])
+async def test_whatever_goes_wrong_with_a_codec_is_an_invalid_message(cls: type) -> None:
+    app = Mediator()
+    app.handles(cls)(lambda _: 1)
+    assert [problem.kind for problem in app.check()] == ["cannot travel"]
+    with pytest.raises(InvalidMessageError):
+        await add_cluster(app, f"memory://{uuid.uuid4().hex}").start()
+    async with add_cluster(Mediator(), f"memory://{uuid.uuid4().hex}") as caller:
+        message: Any = cls(1)
+        result = await (caller.publish(message) if issubclass(cls, Event) else caller.send(message))
+        assert isinstance(result.error, InvalidMessageError)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="a statement of Python 3.12")
+def test_a_recursive_alias_is_refused_in_words() -> None:
+    names: dict[str, Any] = {"Request": Request, "dataclass": dataclass, "__name__": __name__}
+    text = """
+        type Tree = dict[str, Tree] | int
+        @dataclass(frozen=True)
+        class Grow(Request[int]):
+            tree: Tree
+    """
+    exec(textwrap.dedent(text), names)  # noqa: S102
+    with pytest.raises(InvalidMessageError, match="cannot travel"):
+        Codec(names["Grow"])
