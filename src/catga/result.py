@@ -21,12 +21,18 @@ LOCAL = ResultMetadata()
 """The metadata of a call that stayed in a process without a cluster."""
 
 
+_NO_TRUTH = "a result is neither true nor false: ask `is_success`, or use `match`"
+
+
 class Success(msgspec.Struct, Generic[T], frozen=True, gc=False):
     """A handler's value. Use `unwrap`, or ``match`` with ``case Success(value)``."""
 
     # gc=False: one is made at every call, and only a value that holds its own result could make a cycle.
     value: T
     metadata: ResultMetadata = LOCAL
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(_NO_TRUTH)
 
     @property
     def is_success(self) -> Literal[True]:
@@ -46,6 +52,9 @@ class Failure(msgspec.Struct, frozen=True):
 
     error: CatgaError
     metadata: ResultMetadata = LOCAL
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(_NO_TRUTH)
 
     @property
     def is_success(self) -> Literal[False]:

@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 import catga.errors
-from catga import CatgaError, Failure, Success
+from catga import CatgaError, CatgaResult, Failure, Success
 from catga.errors import CatgaTimeoutError, Execution, HandlerNotFoundError, MissingExtraError
 from catga.result import ResultMetadata
 from catga.rpc.outcomes import error_of, fault_of
@@ -94,3 +94,9 @@ def test_errors_are_also_what_python_expects() -> None:
     assert isinstance(CatgaTimeoutError("x"), TimeoutError)
     assert isinstance(MissingExtraError("x"), ImportError)
     assert CatgaError().message == ""
+
+
+@pytest.mark.parametrize("result", [Success(0), Success(1), Failure(CatgaError("x"))])
+def test_a_result_is_no_condition(result: CatgaResult[int]) -> None:
+    with pytest.raises(TypeError, match="is_success"):
+        bool(result)

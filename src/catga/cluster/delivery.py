@@ -168,7 +168,7 @@ class Delivery:
                 return self._begin_at(job, node)
             if not await (self._pause(job) if nodes else self._wait_for_nodes(job)):
                 last = None if self._client.closed else job.failure
-                return last or Failure(self._why_nobody())
+                return Failure(self._why_nobody()) if last is None else last
             job.tried = NONE
 
     async def _wait_for_nodes(self, job: Job) -> bool:
