@@ -3,10 +3,11 @@
 import asyncio
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import ANY
 
 from places import Table, failure, success
 
-from catga import CatgaError, CatgaResult, Event, Failure, Mediator, Request, Success
+from catga import CatgaError, CatgaResult, Event, Failure, Mediator, Request, Success, message
 from catga.abc import CallNext
 from catga.errors import OverloadedError
 from catga.mediator.behaviors import CircuitBreaker, Retry
@@ -23,6 +24,18 @@ class Ask(Request[int]):
 
 @dataclass(frozen=True)
 class Asked(Event):
+    number: int = 1
+
+
+@message(timeout=0.1)
+@dataclass(frozen=True)
+class Hurried(Request[int]):
+    number: int = 1
+
+
+@message(timeout=0.1)
+@dataclass(frozen=True)
+class HurriedEvent(Event):
     number: int = 1
 
 
@@ -340,3 +353,53 @@ def failing_once(app: Mediator) -> None:
         if len(calls) == 1:
             raise ValueError("no")
         return len(calls)
+
+
+# -- deadlines ----------------------------------------------------------------------------------------
+
+
+@means(failure("timeout", ANY, "maybe"))
+def the_timeout_of_a_request_ends_it(app: Mediator) -> Hurried:
+    @app.handler
+    async def hurried(hurried: Hurried) -> int:
+        await asyncio.Event().wait()
+        return 1
+
+    return Hurried()
+
+
+@means(failure("timeout", ANY, "maybe"))
+def the_timeout_of_a_request_ends_its_behaviors(app: Mediator) -> Hurried:
+    @app.behavior
+    async def hang(message: Any, call_next: CallNext[Any, Any]) -> Any:
+        await asyncio.Event().wait()
+
+    app.handles(Hurried)(lambda hurried: hurried.number)
+    return Hurried()
+
+
+@means(failure("timeout", ANY, "maybe"))
+def the_timeout_of_an_event_ends_it(app: Mediator) -> HurriedEvent:
+    @app.handler
+    async def hurried(hurried: HurriedEvent) -> None:
+        await asyncio.Event().wait()
+
+    return HurriedEvent()
+
+
+@means(success(1))
+def a_request_within_its_timeout_is_a_success(app: Mediator) -> Hurried:
+    @app.handler
+    async def hurried(hurried: Hurried) -> int:
+        return 1
+
+    return Hurried()
+
+
+@means(failure("handler_error", "TimeoutError: "))
+def a_handlers_own_time_out_is_its_error(app: Mediator) -> Hurried:
+    @app.handler
+    async def hurried(hurried: Hurried) -> int:
+        raise TimeoutError
+
+    return Hurried()

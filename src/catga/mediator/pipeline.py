@@ -13,7 +13,7 @@ from types import FunctionType, MethodType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from catga.abc import Behavior, HandlerBehavior, NotReachedBehavior
-from catga.errors import CatgaError, Execution, HandlerError
+from catga.errors import CatgaError, CatgaTimeoutError, Execution, HandlerError
 from catga.mediator.annotations import UNWRAPPED, Handler, is_coroutine_function, label, labels, returns_plain_value
 from catga.mediator.settling import settle
 from catga.messages import wire_name
@@ -129,6 +129,24 @@ def compile_event(handlers: Sequence[Handler], behaviors: Sequence[Behavior], me
         return done if errors is None else Failure(combined(errors), metadata)
 
     return Pipeline(run, event=calls)
+
+
+def timed(run: Run, name: str, timeout: float, metadata: ResultMetadata) -> Run:
+    """`run`, cancelled after `timeout` seconds: then it is a `CatgaTimeoutError`, and may have been executed."""
+
+    async def limited(message: Any) -> CatgaResult[Any]:
+        try:
+            async with asyncio.timeout(timeout):
+                return await run(message)
+        except TimeoutError as late:  # no handler's: those are failures by now
+            return Failure(took_too_long(name, timeout, late), metadata)
+
+    return limited
+
+
+def took_too_long(name: str, timeout: float, late: TimeoutError) -> CatgaTimeoutError:
+    """The error of a message whose handlers were cancelled by its deadline."""
+    return CatgaTimeoutError(f"{name} took longer than {timeout:g} s", details=left_out(late.__cause__))
 
 
 def around(call: Call, behaviors: Sequence[Behavior]) -> Call:

@@ -9,8 +9,8 @@ from catga.errors import DuplicateHandlerError, HandlerNotFoundError, InvalidMes
 from catga.mediator.annotations import UNWRAPPED, Handler, label, labels
 from catga.mediator.class_handler import ClassHandler
 from catga.mediator.intercept import intercepted
-from catga.mediator.pipeline import Call, EventCalls, Pipeline, Run, compile_event, compile_request, enclosed
-from catga.messages import Event, Request, is_event, is_request, wire_name
+from catga.mediator.pipeline import Call, EventCalls, Pipeline, Run, compile_event, compile_request, enclosed, timed
+from catga.messages import Event, Request, is_event, is_request, options_of, wire_name
 from catga.result import LOCAL, CatgaResult, Failure, ResultMetadata, Success
 
 
@@ -163,14 +163,19 @@ class Runners(dict[type, Run]):
     def __missing__(self, cls: type) -> Run:
         pipeline = self.registry.compile(cls, self.metadata)
         run = self._no_handler if pipeline is None else pipeline.run
+        timeout = options_of(cls).timeout if is_request(cls) or is_event(cls) else None
+        if timeout is not None:
+            run = timed(run, wire_name(cls), timeout, self.metadata)
         interceptors = self.registry.interceptors
         if interceptors:
             run = intercepted(interceptors, run, self.metadata, is_handled=pipeline is not None)
         if pipeline is not None:
             self[cls] = run
-            if pipeline.event is not None and not interceptors:
+            if interceptors or timeout is not None:
+                return run
+            if pipeline.event is not None:
                 self.event_calls[cls] = pipeline.event
-            elif pipeline.call is not None and not interceptors:
+            elif pipeline.call is not None:
                 self.request_calls[cls] = pipeline.call
         return run
 

@@ -27,7 +27,7 @@ from catga.errors import (
 )
 from catga.mediator import Mediator
 from catga.mediator.ambient import runs_handlers
-from catga.mediator.pipeline import as_catga_error, left_out
+from catga.mediator.pipeline import as_catga_error, took_too_long
 from catga.result import CatgaResult, Failure, Success
 from catga.rpc.answers import Answers, Caller, CallKey, Seen
 from catga.rpc.deadlines import Deadlines
@@ -258,8 +258,7 @@ class Server:
                 result = await endpoint.run(message)
                 return result
         except TimeoutError as late:
-            text = f"{endpoint.codec.name} took longer than {timeout:g} s"
-            error = CatgaTimeoutError(text, details=left_out(late.__cause__))
+            error = took_too_long(endpoint.codec.name, timeout, late)
             error.execution = Execution.MAYBE if has_begun else Execution.NO
             return Failure(error)
         except ClosedError as error:  # the node stopped while the call waited for its place
