@@ -9,7 +9,7 @@ from catga import Failure, Mediator, Success, add_cluster
 from catga.messages import is_event
 from catga.result import CatgaResult
 
-PLACES = ("one process", "own node", "memory", "nats", "redis")
+PLACES = ("one process", "strict", "own node", "memory", "nats", "redis")
 
 
 @asynccontextmanager
@@ -19,7 +19,7 @@ async def caller_of(app: Mediator, place: str, url: str) -> AsyncIterator[Mediat
     Args:
         url: of the broker, if the place is one.
     """
-    if place == "one process":
+    if place in ("one process", "strict"):
         yield app
         return
     prefix = f"t{uuid.uuid4().hex[:12]}"
@@ -37,6 +37,33 @@ async def call(caller: Mediator, message: Any) -> CatgaResult[Any]:
     return await (caller.publish(message) if is_event(type(message)) else caller.send(message))
 
 
+class Exact:
+    """Equals what is equal and of the same types all the way down."""
+
+    def __init__(self, value: object) -> None:
+        self._value, self._types = value, types_in(value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Exact) and (self._value, self._types) == (other._value, other._types)
+
+    def __repr__(self) -> str:
+        return f"{self._value!r} of {self._types}"
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def types_in(value: Any) -> Any:
+    """The class of `value`, and those of its parts."""
+    parts: Any = ()
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = value
+    elif not isinstance(value, type) and hasattr(value, "__annotations__"):
+        parts = [getattr(value, name) for name in value.__annotations__ if hasattr(value, name)]
+    return (type(value).__name__, [types_in(part) for part in parts])
+
+
 class Told(NamedTuple):
     """What a result says, without where it comes from."""
 
@@ -49,7 +76,7 @@ class Told(NamedTuple):
 def told(result: CatgaResult[Any]) -> Told:
     """`result`, to be compared."""
     if isinstance(result, Success):
-        return Told("success", result.value)
+        return Told("success", Exact(result.value))
     assert isinstance(result, Failure)
     return Told("failure", result.error.code, result.error.message, result.error.execution.value)
 
@@ -61,7 +88,7 @@ def failure(code: str, text: str, execution: str = "answered") -> Told:
 
 def success(value: object = None) -> Told:
     """A success that a case expects."""
-    return Told("success", value)
+    return Told("success", Exact(value))
 
 
 Program = Callable[[Mediator], Any]

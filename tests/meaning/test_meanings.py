@@ -4,13 +4,14 @@ import logging
 
 import failures
 import pytest
+import values
 import verbs
 from failures import Ask, Asked, SoldOutError
 from places import PLACES, Case, call, caller_of, told
 
 from catga import Mediator
 
-CASES = [*failures.TABLE, *verbs.TABLE]
+CASES = [*failures.TABLE, *verbs.TABLE, *values.TABLE]
 
 
 @pytest.fixture(params=PLACES)
@@ -22,7 +23,17 @@ def place(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_a_program_means_the_same_everywhere(case: Case, place: tuple[str, str]) -> None:
-    app = Mediator()
+    app = Mediator(strict=place[0] == "strict")
+    message = case.program(app)
+    async with caller_of(app, *place) as caller:
+        assert told(await call(caller, message)) == case.means
+
+
+@pytest.mark.parametrize("case", values.CHANGES, ids=lambda case: case.name)
+async def test_a_value_means_the_same_on_every_node(case: Case, place: tuple[str, str]) -> None:
+    if place[0] == "one process":
+        pytest.skip("one process passes values by reference")
+    app = Mediator(strict=place[0] == "strict")
     message = case.program(app)
     async with caller_of(app, *place) as caller:
         assert told(await call(caller, message)) == case.means

@@ -14,7 +14,7 @@ from catga.errors import ClosedError, Execution
 from catga.testing.waiting import eventually
 
 
-@pytest.fixture(params=[place for place in PLACES if place not in ("one process", "own node")])
+@pytest.fixture(params=[place for place in PLACES if place not in ("one process", "strict", "own node")])
 def url(request: pytest.FixtureRequest) -> str:
     if request.param == "memory":
         return f"memory://{uuid.uuid4().hex}"

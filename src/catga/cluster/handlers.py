@@ -3,13 +3,16 @@
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from msgspec import structs
+
 from catga.cluster.stats import NodeStats, Recorder, Stats
 from catga.codec import Codec
+from catga.codec.exact import exactness
 from catga.errors import HandlerNotFoundError
 from catga.mediator.intercept import Received, handling
 from catga.mediator.pipeline import Pipeline, compile_request
 from catga.mediator.registry import Registry
-from catga.messages import is_request, wire_name
+from catga.messages import is_request, response_type, wire_name
 from catga.result import CatgaResult, ResultMetadata
 from catga.rpc.runner import Endpoint
 
@@ -75,7 +78,16 @@ class LocalHandlers(dict[str, Endpoint]):
         pipeline = None if cls is None else self._compile(cls)
         if cls is None or pipeline is None:
             raise self._not_found(name)
-        found = Endpoint(self._codecs[cls], pipeline.run, self._recorder.tally(name), pipeline.direct, pipeline.call)
+        codec, answer = self._codecs[cls], response_type(cls) if is_request(cls) else None
+        found = Endpoint(
+            codec,
+            pipeline.run,
+            self._recorder.tally(name),
+            pipeline.direct,
+            pipeline.call,
+            is_exact=exactness(cls),
+            is_exact_answer=exactness(answer),
+        )
         if self._registry.interceptors and cls is not Stats:
             found = _intercepted(found, handling(self._registry.interceptors, pipeline.run, self._metadata))
         self[name] = found
@@ -112,6 +124,6 @@ def _intercepted(endpoint: Endpoint, received: Received) -> Endpoint:
         def run(message: Any) -> Coroutine[Any, Any, CatgaResult[Any]]:
             return received(message, headers)
 
-        return Endpoint(endpoint.codec, run, endpoint.tally)
+        return structs.replace(endpoint, run=run, direct=None, call=None)
 
-    return Endpoint(endpoint.codec, endpoint.run, endpoint.tally, receiving=receiving)
+    return structs.replace(endpoint, direct=None, call=None, receiving=receiving)

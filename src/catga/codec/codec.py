@@ -54,6 +54,10 @@ class Codec:
         except Exception as error:
             raise _invalid(error, self.name) from error
 
+    def copy(self, message: Any) -> Any:
+        """`message` as it would arrive at another node. Raises `InvalidMessageError`."""
+        return self.decode(encode(message))
+
     def decode_response(self, body: bytes) -> Any:
         """The value in `body`; None, an event's. Raises like `decode`."""
         try:

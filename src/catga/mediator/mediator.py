@@ -33,11 +33,16 @@ class Mediator(Router):
     """Sends each request to its one handler and each event to all of its handlers, in this process.
 
     `add_cluster` gives the same handlers and the same verbs to a cluster.
+
+    Args:
+        resolver: makes the instances of class-based handlers; by default ``HandlerClass()``.
+        strict: pass messages and values as if they crossed the wire, and refuse what cannot: then a program means the
+            same as in a cluster. Without it they are passed by reference.
     """
 
-    def __init__(self, *, resolver: Resolver | None = None) -> None:
+    def __init__(self, *, resolver: Resolver | None = None, strict: bool = False) -> None:
         super().__init__(resolver=resolver)
-        self._runners = Runners(self.registry)
+        self._runners = Runners(self.registry, strict=strict)
         self._request_calls = self._runners.request_calls
         self._event_calls = self._runners.event_calls
         self._nodes: list[weakref.ref[Mediator]] = []  # while there are some, nothing is in the two tables

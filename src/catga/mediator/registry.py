@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from catga.abc import Behavior, Interceptor
+from catga.codec import Codec
 from catga.errors import DuplicateHandlerError, HandlerNotFoundError, InvalidMessageError
 from catga.mediator.annotations import UNWRAPPED, Handler, label, labels
+from catga.mediator.by_value import by_value
 from catga.mediator.class_handler import ClassHandler
 from catga.mediator.intercept import intercepted
 from catga.mediator.pipeline import Call, EventCalls, Pipeline, Run, compile_event, compile_request, enclosed, timed
@@ -150,19 +152,22 @@ def _origin(handler: Any) -> object:
 class Runners(dict[type, Run]):
     """Message class → compiled pipeline, filled on first use: a dictionary look-up is all a call costs."""
 
-    def __init__(self, registry: Registry, metadata: ResultMetadata = LOCAL) -> None:
+    def __init__(self, registry: Registry, metadata: ResultMetadata = LOCAL, *, strict: bool = False) -> None:
         super().__init__()
+        self._strict = strict
         self.registry = registry
         self.metadata = metadata
         self.request_calls: dict[type, Call] = {}
         """Request class → its pipeline without the outermost part, for a caller that makes the result itself."""
         self.event_calls: dict[type, EventCalls] = {}
         """The same of events, one for each handler."""
-        registry.on_change(self.forget)
+        registry.on_change(self.forget, check=self._check)
 
     def __missing__(self, cls: type) -> Run:
         pipeline = self.registry.compile(cls, self.metadata)
         run = self._no_handler if pipeline is None else pipeline.run
+        if self._strict and pipeline is not None:
+            run = by_value(run, cls, self.metadata)
         timeout = options_of(cls).timeout if is_request(cls) or is_event(cls) else None
         if timeout is not None:
             run = timed(run, wire_name(cls), timeout, self.metadata)
@@ -171,13 +176,17 @@ class Runners(dict[type, Run]):
             run = intercepted(interceptors, run, self.metadata, is_handled=pipeline is not None)
         if pipeline is not None:
             self[cls] = run
-            if interceptors or timeout is not None:
+            if interceptors or self._strict or timeout is not None:
                 return run
             if pipeline.event is not None:
                 self.event_calls[cls] = pipeline.event
             elif pipeline.call is not None:
                 self.request_calls[cls] = pipeline.call
         return run
+
+    def _check(self, cls: type) -> None:
+        if self._strict:
+            Codec(cls)
 
     def forget(self) -> None:
         """Compile anew what is called next."""

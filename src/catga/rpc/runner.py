@@ -39,11 +39,17 @@ MAX_STEP = 0.1
 """Seconds, the most that is expected of one handler's first step."""
 
 
+def _always(value: Any) -> bool:
+    return True
+
+
 class Endpoint(msgspec.Struct, frozen=True):
     """What runs a message type: its codec, its compiled pipeline, and the count of its calls.
 
     ``direct`` and ``call`` are shorter forms of its pipeline, where it has them: without a coroutine, and without the
     outermost one, which catches what is raised.
+    ``is_exact`` and ``is_exact_answer`` tell of a message and of a value whether they come back from the wire as they
+    are, so that a local call may pass them by reference.
     ``receiving``, where something wants the headers of a call, makes the endpoint for one call of them.
     """
 
@@ -53,6 +59,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     direct: Callable[[Any], CatgaResult[Any]] | None = None
     call: Callable[[Any], Awaitable[Any]] | None = None
     receiving: "Callable[[Mapping[str, str]], Endpoint] | None" = None
+    is_exact: Callable[[Any], bool] = _always
+    is_exact_answer: Callable[[Any], bool] = _always
 
 
 class Admitted(msgspec.Struct, eq=False):

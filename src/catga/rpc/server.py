@@ -10,7 +10,7 @@ import contextvars
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from time import perf_counter  # the loop's own time has milliseconds only, with uvloop
 from typing import Any, NamedTuple
@@ -27,7 +27,8 @@ from catga.errors import (
 )
 from catga.mediator import Mediator
 from catga.mediator.ambient import runs_handlers
-from catga.mediator.pipeline import as_catga_error, took_too_long
+from catga.mediator.by_value import returned
+from catga.mediator.pipeline import Direct, as_catga_error, took_too_long
 from catga.result import CatgaResult, Failure, Success
 from catga.rpc.answers import Answers, Caller, CallKey, Seen
 from catga.rpc.deadlines import Deadlines
@@ -229,22 +230,35 @@ class Server:
 
     # -- what this node sends to itself ---------------------------------------------------------------
 
-    async def run_local(self, endpoint: Endpoint, message: Any, timeout: float) -> CatgaResult[Any]:
-        """Run a message here, under the same limits, without the bus.
+    def run_local(self, endpoint: Endpoint, message: Any, timeout: float) -> Coroutine[Any, Any, CatgaResult[Any]]:
+        """Run a message here, under the same limits, without the bus, and with the same meaning.
 
         Returns a failure whose execution is NO if it was refused.
         """
         if self._refusing is not None:
-            return Failure(self._refusal())
+            return _known(Failure(self._refusal()))
+        if not endpoint.is_exact(message):
+            try:
+                message = endpoint.codec.copy(message)
+            except CatgaError as error:
+                return _known(Failure(error))
+        if endpoint.direct is not None:
+            return _known(self._run_directly(endpoint, endpoint.direct, message))
+        return self._run_placed(endpoint, message, timeout)
+
+    def _run_directly(self, endpoint: Endpoint, direct: Direct, message: Any) -> CatgaResult[Any]:
+        started = perf_counter()
+        try:
+            result = direct(message)
+        except (SystemExit, KeyboardInterrupt) as reason:
+            result = self._exits(reason)
+        endpoint.tally.add(perf_counter() - started, type(result) is Success)
+        return _returned(endpoint, result)
+
+    async def _run_placed(self, endpoint: Endpoint, message: Any, timeout: float) -> CatgaResult[Any]:
+        """Wait for a place among the running calls, and run."""
         started = perf_counter()
         result: CatgaResult[Any] | None = None
-        if endpoint.direct is not None:
-            try:
-                result = endpoint.direct(message)
-            except (SystemExit, KeyboardInterrupt) as reason:
-                result = self._exits(reason)
-            endpoint.tally.add(perf_counter() - started, type(result) is Success)
-            return result
         if self._busy >= self._max_concurrency and len(self._queue) >= self._max_queue:
             return Failure(self._overloaded())
         has_place = has_begun = False
@@ -256,7 +270,7 @@ class Server:
                     raise TimeoutError
                 has_begun = True
                 result = await endpoint.run(message)
-                return result
+                return _returned(endpoint, result)
         except TimeoutError as late:
             error = took_too_long(endpoint.codec.name, timeout, late)
             error.execution = Execution.MAYBE if has_begun else Execution.NO
@@ -493,4 +507,15 @@ class Server:
         )
 
 
+def _returned(endpoint: Endpoint, result: CatgaResult[Any]) -> CatgaResult[Any]:
+    if isinstance(result, Failure) or endpoint.is_exact_answer(result.value):
+        return result
+    return returned(endpoint.codec, result)
+
+
+async def _known(result: CatgaResult[Any]) -> CatgaResult[Any]:
+    return result
+
+
 runs_handlers[Server.run_local.__code__] = lambda server: server.owner
+runs_handlers[Server._run_placed.__code__] = lambda server: server.owner  # pyright: ignore[reportPrivateUsage]

@@ -1,0 +1,124 @@
+"""Values that come back from the wire as they were: nobody can tell whether they were copied.
+
+A call that stays on its own node need not make bytes of a value that is frozen, all the way down, and of exactly the
+types that its class names. Whether one is tells a function that is generated for its class, as one expression. All
+other values go through the codec: a list that the handler might change, an instance of a subclass, a date with a time
+zone, whatever does not fit its annotation.
+"""
+
+import dataclasses
+import datetime
+import decimal
+import enum
+import uuid
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any, TypeAlias
+
+from msgspec import inspect
+
+Exactness: TypeAlias = Callable[[Any], bool]
+
+_UTC = datetime.UTC
+_PLAIN: dict[type[inspect.Type], str] = {
+    inspect.NoneType: "{v} is None",
+    inspect.BoolType: "({v} is True or {v} is False)",
+    inspect.IntType: f"(type({{v}}) is int and {-(2**63)} <= {{v}} < {2**64})",
+    inspect.FloatType: "type({v}) is float",
+    inspect.StrType: "(type({v}) is str and ({v}.isascii() or is_text({v})))",
+    inspect.BytesType: "type({v}) is bytes",
+    inspect.DateTimeType: "(type({v}) is datetime and ({v}.tzinfo is None or {v}.tzinfo is utc) and not {v}.fold)",
+    inspect.TimeType: "(type({v}) is time and {v}.tzinfo is None and not {v}.fold)",
+    inspect.DateType: "type({v}) is date",
+    inspect.TimeDeltaType: "type({v}) is timedelta",
+    inspect.UUIDType: "type({v}) is UUID",
+    inspect.DecimalType: "type({v}) is Decimal",
+}
+"""An expression for each kind of value that has no parts."""
+_NAMES = {
+    "datetime": datetime.datetime,
+    "time": datetime.time,
+    "date": datetime.date,
+    "timedelta": datetime.timedelta,
+    "UUID": uuid.UUID,
+    "Decimal": decimal.Decimal,
+    "utc": _UTC,
+}
+_MAX_DEPTH = 8
+"""Of classes in classes; deeper ones, and those that hold themselves, go through the codec."""
+
+
+class _InexactError(Exception):
+    """No value of the type is exact."""
+
+
+def exactness(kind: Any) -> Exactness:
+    """Return a function that tells whether a value of the type `kind` comes back as it is.
+
+    Raises what `msgspec.inspect.type_info` does.
+    """
+    names: dict[str, Any] = {**_NAMES, "is_text": _is_text}
+    try:
+        expression = _expression(inspect.type_info(kind), "value", names, count(), _MAX_DEPTH)
+    except _InexactError:
+        return _never
+    return eval(f"lambda value: {expression}", names)  # type: ignore[no-any-return]  # noqa: S307 - made of parts of ours
+
+
+def _never(value: Any) -> bool:
+    return False
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be encoded: it has no lone surrogates."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _expression(info: inspect.Type, v: str, names: dict[str, Any], numbers: Iterator[int], depth: int) -> str:
+    """Python for: the value of the expression `v` is exact."""
+    plain = _PLAIN.get(type(info))
+    if plain is not None and not _is_constrained(info):
+        return plain.format(v=v)
+    if isinstance(info, inspect.UnionType):
+        return f"({' or '.join(_expression(each, v, names, numbers, depth) for each in info.types)})"
+    if isinstance(info, inspect.EnumType) and not issubclass(info.cls, enum.Flag):
+        return f"type({v}) is {_name(info.cls, names, numbers)}"
+    if isinstance(info, inspect.TupleType):
+        items = [_expression(each, f"{v}[{i}]", names, numbers, depth) for i, each in enumerate(info.item_types)]
+        return f"({' and '.join([f'type({v}) is tuple', f'len({v}) == {len(items)}', *items])})"
+    if isinstance(info, inspect.VarTupleType | inspect.FrozenSetType) and not _is_constrained(info):
+        item = f"item{next(numbers)}"
+        each = _expression(info.item_type, item, names, numbers, depth)
+        kind = "tuple" if isinstance(info, inspect.VarTupleType) else "frozenset"
+        return f"(type({v}) is {kind} and all({each} for {item} in {v}))"
+    if isinstance(info, inspect.DataclassType | inspect.StructType) and depth and _is_frozen(info.cls):
+        fields = [_expression(f.type, f"{v}.{f.name}", names, numbers, depth - 1) for f in info.fields]
+        cls = getattr(info.cls, "__origin__", info.cls)
+        return f"({' and '.join([f'type({v}) is {_name(cls, names, numbers)}', *fields])})"
+    raise _InexactError
+
+
+def _name(thing: object, names: dict[str, Any], numbers: Iterator[int]) -> str:
+    name = f"class{next(numbers)}"
+    names[name] = thing
+    return name
+
+
+def _is_constrained(info: inspect.Type) -> bool:
+    """Whether an annotation limits the values: the decoder looks at that."""
+    fields = (name for name in info.__struct_fields__ if name != "item_type")
+    return any(getattr(info, name) is not None for name in fields)
+
+
+def _is_frozen(kind: Any) -> bool:
+    """Whether nobody can change an instance, and all of it travels."""
+    cls: Any = getattr(kind, "__origin__", kind)
+    parameters: Any = getattr(cls, "__dataclass_params__", None)
+    if parameters is not None:
+        return bool(parameters.frozen) and all(field.init for field in dataclasses.fields(cls))
+    config = getattr(cls, "__struct_config__", None)
+    return config is not None and bool(config.frozen)
