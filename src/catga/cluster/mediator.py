@@ -224,11 +224,12 @@ class DistributedMediator(Mediator):
         node = context.run(Node, self._options, self._backend, self.registry, self._routing, self._exit)
         node.peer.server.owner = self
         try:
-            await node.start()
+            await node.start(lambda: self._knows_others(node))
         except BaseException:
+            self._node = None
             self._has_no_way()
             raise
-        self._node, self._stopped = node, False
+        self._stopped = False
 
     async def drain(self) -> None:
         """Take no more work and finish what was accepted, within ``drain_timeout`` seconds.
@@ -264,6 +265,10 @@ class DistributedMediator(Mediator):
 
     def _through(self, message: Any, forward: Forward) -> Coroutine[Any, Any, Any]:
         return send_through(self.registry.interceptors, forward, message)
+
+    def _knows_others(self, node: Node) -> None:
+        """Others may call its handlers before `start` has returned, and these may send."""
+        self._node = node
 
     def _has_no_way(self) -> None:
         """It is not the way to anybody any more."""

@@ -139,11 +139,15 @@ class Node:
 
     # -- life -----------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Join. Raises `ClusterError` if the broker cannot be reached in time."""
+    async def start(self, on_synced: Callable[[], None]) -> None:
+        """Join. Raises `ClusterError` if the broker cannot be reached in time.
+
+        Args:
+            on_synced: called once this node knows the others, and before any of them knows it.
+        """
         try:
             async with asyncio.timeout(self._options.connect_timeout + JOIN_GRACE):
-                await self._join()
+                await self._join(on_synced)
         except TimeoutError as error:
             url, problem = redact(self._options.url), self._problem()
             await self._abandon()
@@ -153,11 +157,12 @@ class Node:
             await self._abandon()
             raise
 
-    async def _join(self) -> None:
+    async def _join(self, on_synced: Callable[[], None]) -> None:
         self._alive = True
         await self.peer.start()
         self._link.set()
         await self.membership.sync()
+        on_synced()
         await self.peer.open_inbox(self.membership.me.incarnation)
         await self.peer.echo()
         await self.peer.probes.greet(self.members(), GREET_TIMEOUT)  # hears of a former life on a clock ahead of ours
