@@ -22,19 +22,19 @@ Exactness: TypeAlias = Callable[[Any], bool]
 _UTC = datetime.UTC
 _PLAIN: dict[type[inspect.Type], str] = {
     inspect.NoneType: "{v} is None",
-    inspect.BoolType: "({v} is True or {v} is False)",
-    inspect.IntType: f"(type({{v}}) is int and {-(2**63)} <= {{v}} < {2**64})",
+    inspect.BoolType: "type({v}) is bool",
+    inspect.IntType: f"(type({{x}} := {{v}}) is int and {-(2**63)} <= {{x}} < {2**64})",
     inspect.FloatType: "type({v}) is float",
-    inspect.StrType: "(type({v}) is str and ({v}.isascii() or is_text({v})))",
+    inspect.StrType: "(type({x} := {v}) is str and ({x}.isascii() or is_text({x})))",
     inspect.BytesType: "type({v}) is bytes",
-    inspect.DateTimeType: "(type({v}) is datetime and ({v}.tzinfo is None or {v}.tzinfo is utc) and not {v}.fold)",
-    inspect.TimeType: "(type({v}) is time and {v}.tzinfo is None and not {v}.fold)",
+    inspect.DateTimeType: "(type({x} := {v}) is datetime and ({x}.tzinfo is None or {x}.tzinfo is utc) and not {x}.fold)",
+    inspect.TimeType: "(type({x} := {v}) is time and {x}.tzinfo is None and not {x}.fold)",
     inspect.DateType: "type({v}) is date",
     inspect.TimeDeltaType: "type({v}) is timedelta",
     inspect.UUIDType: "type({v}) is UUID",
     inspect.DecimalType: "type({v}) is Decimal",
 }
-"""An expression for each kind of value that has no parts."""
+"""An expression for each kind of value ``v`` that has no parts; ``x`` is a name of its own."""
 _NAMES = {
     "datetime": datetime.datetime,
     "time": datetime.time,
@@ -82,7 +82,7 @@ def _expression(info: inspect.Type, v: str, names: dict[str, Any], numbers: Iter
     """Python for: the value of the expression `v` is exact."""
     plain = _PLAIN.get(type(info))
     if plain is not None and not _is_constrained(info):
-        return plain.format(v=v)
+        return plain.format(v=v, x=f"x{next(numbers)}")
     if isinstance(info, inspect.UnionType):
         return f"({' or '.join(_expression(each, v, names, numbers, depth) for each in info.types)})"
     if isinstance(info, inspect.EnumType) and not issubclass(info.cls, enum.Flag):

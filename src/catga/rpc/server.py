@@ -28,7 +28,7 @@ from catga.errors import (
 from catga.mediator import Mediator
 from catga.mediator.ambient import runs_handlers
 from catga.mediator.by_value import returned
-from catga.mediator.pipeline import Direct, as_catga_error, took_too_long
+from catga.mediator.pipeline import as_catga_error, took_too_long
 from catga.result import CatgaResult, Failure, Success
 from catga.rpc.answers import Answers, Caller, CallKey, Seen
 from catga.rpc.deadlines import Deadlines
@@ -242,18 +242,15 @@ class Server:
                 message = endpoint.codec.copy(message)
             except CatgaError as error:
                 return _known(Failure(error))
-        if endpoint.direct is not None:
-            return _known(self._run_directly(endpoint, endpoint.direct, message))
-        return self._run_placed(endpoint, message, timeout)
-
-    def _run_directly(self, endpoint: Endpoint, direct: Direct, message: Any) -> CatgaResult[Any]:
+        if endpoint.direct is None:
+            return self._run_placed(endpoint, message, timeout)
         started = perf_counter()
         try:
-            result = direct(message)
+            result = endpoint.direct(message)
         except (SystemExit, KeyboardInterrupt) as reason:
             result = self._exits(reason)
         endpoint.tally.add(perf_counter() - started, type(result) is Success)
-        return _returned(endpoint, result)
+        return _known(_returned(endpoint, result))
 
     async def _run_placed(self, endpoint: Endpoint, message: Any, timeout: float) -> CatgaResult[Any]:
         """Wait for a place among the running calls, and run."""
@@ -508,7 +505,7 @@ class Server:
 
 
 def _returned(endpoint: Endpoint, result: CatgaResult[Any]) -> CatgaResult[Any]:
-    if isinstance(result, Failure) or endpoint.is_exact_answer(result.value):
+    if type(result) is not Success or endpoint.is_exact_answer(result.value):
         return result
     return returned(endpoint.codec, result)
 
