@@ -27,7 +27,9 @@ _PLAIN: dict[type[inspect.Type], str] = {
     inspect.FloatType: "type({v}) is float",
     inspect.StrType: "(type({x} := {v}) is str and ({x}.isascii() or is_text({x})))",
     inspect.BytesType: "type({v}) is bytes",
-    inspect.DateTimeType: "(type({x} := {v}) is datetime and ({x}.tzinfo is None or {x}.tzinfo is utc) and not {x}.fold)",
+    inspect.DateTimeType: (
+        "(type({x} := {v}) is datetime and ({x}.tzinfo is None or {x}.tzinfo is utc) and not {x}.fold)"
+    ),
     inspect.TimeType: "(type({x} := {v}) is time and {x}.tzinfo is None and not {x}.fold)",
     inspect.DateType: "type({v}) is date",
     inspect.TimeDeltaType: "type({v}) is timedelta",
