@@ -1,6 +1,7 @@
 """A node whose handler ends the program: `leaver.py URL LOOP`."""
 
 import asyncio
+import signal
 import sys
 from dataclasses import dataclass
 
@@ -20,11 +21,14 @@ class Slow(Request[str]):
 
 
 app = Mediator()
+asked = asyncio.Event()
 
 
 @app.handler
 async def leave(leave: Leave) -> int:
-    if leave.how == "exit":
+    if "moment" in leave.how:
+        await asyncio.sleep(0.3)
+    if leave.how.startswith("exit"):
         sys.exit(3)
     raise KeyboardInterrupt
 
@@ -37,10 +41,13 @@ async def slow(slow: Slow) -> str:
 
 async def main(url: str, how: str) -> None:
     async with add_cluster(app, url, node_id="leaver") as node:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, asked.set)
         print("ready", flush=True)
         if how:
             result = await node.send(Leave(how))
             print(result, flush=True)
+        await asked.wait()
+        await node.stop()
         await asyncio.Event().wait()
 
 

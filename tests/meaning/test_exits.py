@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -64,3 +65,16 @@ async def test_a_call_on_the_own_node_is_answered_too(nats_url: str, loop: str) 
 async def test_in_one_process_it_is_raised_to_whoever_sends() -> None:
     with pytest.raises(SystemExit):
         await app.send(Leave("exit"))
+
+
+async def test_an_exit_while_the_node_stops_waits_for_that(nats_url: str) -> None:
+    child = await leaver(nats_url, "asyncio", "")
+    async with add_cluster(Mediator(), nats_url, node_id="caller") as caller:
+        slow = asyncio.create_task(caller.send(Slow(1.0)))
+        exits = asyncio.create_task(caller.send(Leave("exit after a moment")))
+        await eventually(lambda: caller.counters["pending_calls"] == 2)
+        child.send_signal(signal.SIGUSR1)
+        assert (await slow).unwrap() == "done"
+        assert isinstance((await exits).error, HandlerError)
+    await child.communicate()
+    assert child.returncode == 3

@@ -31,7 +31,11 @@ async def takes_two(ask: Ask, more: int) -> int:
     return 1
 
 
-async def takes_a_dependency(ask: Ask, more: object = object()) -> int:
+class Depends:
+    """As of a framework."""
+
+
+async def takes_a_dependency(ask: Ask, more: object = Depends()) -> int:
     return 1
 
 
@@ -89,7 +93,25 @@ async def test_whatever_can_be_called_with_a_message_is_taken() -> None:
     async def anything(*args: Any) -> int:
         return int(args[0].number)
 
-    kinds: list[Any] = [Handlers().ask, Callable(), more, functools.partial(more, factor=1), anything]
+    async def optional(ask: Ask, factor: int = 1) -> int:
+        return factor * ask.number
+
+    async def needs(ask: Ask, *, factor: int) -> int:
+        return factor * ask.number
+
+    @functools.wraps(needs)
+    async def injected(*args: Any, **others: Any) -> int:
+        return await needs(*args, **others, factor=1)
+
+    kinds: list[Any] = [
+        Handlers().ask,
+        Callable(),
+        more,
+        functools.partial(more, factor=1),
+        anything,
+        optional,
+        injected,
+    ]
     kinds.append(lambda ask: ask.number)
     for handler in kinds:
         app = Mediator()
@@ -175,3 +197,18 @@ def test_a_class_that_is_defined_twice_is_told_as_that() -> None:
         app.handles(module.Ask)(lambda _: 1)
     found = asyncio.run(app.send(module.Ask()))
     assert "is defined twice" in str(found.error)  # type: ignore[union-attr]
+
+
+async def test_handlers_that_are_only_equal_are_two() -> None:
+    heard: list[str] = []
+
+    @dataclass
+    class Hearing:
+        async def __call__(self, asked: Asked) -> None:
+            heard.append("x")
+
+    app = Mediator()
+    app.handles(Asked)(Hearing())
+    app.handles(Asked)(Hearing())
+    (await app.publish(Asked())).unwrap()
+    assert heard == ["x", "x"]

@@ -22,6 +22,7 @@ from catga.messages import response_type
 
 T = TypeVar("T")
 U = TypeVar("U")
+B = TypeVar("B", bound=int)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def test_an_open_type_variable_is_refused(make: Callable[[Any], type], kind: Any
 
 @pytest.mark.parametrize(
     "kind",
-    [Box[int], Pair[int, str], Box[Pair[int, list[str]]], Loose[int], Pt, Box[Any], list[rows_orders.Row]],
+    [Box[int], Box[B], Pair[int, str], Box[Pair[int, list[str]]], Loose[int], Pt, Box[Any], list[rows_orders.Row]],
     ids=str,
 )
 @pytest.mark.parametrize("make", [answered_with, holding])

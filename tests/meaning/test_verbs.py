@@ -4,13 +4,14 @@ import asyncio
 import gc
 import logging
 import uuid
+from dataclasses import dataclass
 
 import pytest
 from failures import Ask, Asked
 from places import PLACES
 
-from catga import DistributedMediator, Event, Failure, Mediator, add_cluster, current, current_cluster
-from catga.errors import ClosedError, Execution
+from catga import DistributedMediator, Event, Failure, Mediator, Request, add_cluster, current, current_cluster
+from catga.errors import ClosedError, Execution, HandlerError, InvalidMessageError
 from catga.testing.waiting import eventually
 
 
@@ -218,3 +219,38 @@ class Unrelated(Event):
 
 async def test_without_a_node_an_event_that_nobody_hears_is_a_success_as_ever() -> None:
     assert (await Mediator().publish(Unrelated())).is_success
+
+
+async def test_a_node_that_is_stopped_before_its_start_is_no_way_until_it_starts() -> None:
+    app = answering(1)
+    node = add_cluster(app, node_id="late")
+    assert await node.stop() == ()
+    assert (await app.send(Ask())).metadata.node_id == ""
+    async with node:
+        assert (await app.send(Ask())).metadata.node_id == "late"
+
+
+async def test_a_start_that_a_message_prevents_leaves_no_way() -> None:
+    @dataclass(frozen=True)
+    class Odd(Request[int]):
+        field: complex
+
+    app = answering(1)
+    app.handles(Odd)(lambda _: 1)
+    node = add_cluster(app)
+    with pytest.raises(InvalidMessageError):
+        await node.start()
+    assert (await app.send(Ask())).unwrap() == 1
+
+
+async def test_a_bugs_traceback_begins_with_the_bug() -> None:
+    app = Mediator()
+
+    @app.handler
+    def ask(ask: Ask) -> int:
+        raise ValueError("no")
+
+    result = await app.send(Ask())
+    assert isinstance(result.error, HandlerError)
+    assert result.error.__cause__ is not None
+    assert result.error.__cause__.__context__ is None

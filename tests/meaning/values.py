@@ -67,6 +67,16 @@ class Model(pydantic.BaseModel):
     at: dt.datetime | None = None
 
 
+@dataclass(frozen=True)
+class Marked:
+    """Changes itself when it is made: so it does on arrival."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", f"#{self.text}")
+
+
 class Pair(NamedTuple):
     a: int
     b: str
@@ -139,6 +149,12 @@ CHANGED: list[tuple[str, Any, Any, Told]] = [
     ("a dataclass for Any comes back as a dict", Any, Point(1), success({"x": 1, "y": 0.0})),
     ("an int enum for an int comes back as an int", int, Level.HIGH, success(3)),
     ("a list within a frozen dataclass is a copy", Mutable, Mutable([1]), success(Mutable([1]))),
+    (
+        "what changes itself when it is made does so on arrival",
+        Marked,
+        Marked("x"),
+        success(Marked("#x")),
+    ),
     ("None for an int is refused", int, None, failure("invalid_message", ANY)),
     ("a text for an int is refused", int, "7", failure("invalid_message", ANY)),
     ("a text for a list is refused", list[str], "ab", failure("invalid_message", ANY)),

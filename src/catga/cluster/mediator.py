@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import logging
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal, TypeVar
@@ -14,12 +15,14 @@ from catga.cluster.options import ClusterOptions, check_metadata, check_positive
 from catga.cluster.scatter import Broadcast, Gathered
 from catga.errors import ClosedError
 from catga.mediator import Mediator
-from catga.mediator.ambient import current, gone, running
+from catga.mediator.ambient import current, gone, made, running
 from catga.mediator.intercept import send_through
 from catga.membership import Watcher
 from catga.messages import Event, Request
 from catga.node import NodeInfo
 from catga.result import CatgaResult, Failure
+
+logger = logging.getLogger("catga.cluster")
 
 R = TypeVar("R")
 
@@ -40,7 +43,9 @@ class DistributedMediator(Mediator):
         super().__init__(resolver=mediator.resolver)
         self.registry = mediator.registry
         self._mediator = mediator
-        mediator._joins_by(self)  # pyright: ignore[reportPrivateUsage]
+        self._settled = asyncio.Event()  # neither starting nor stopping
+        self._settled.set()
+        self._is_way()
         self._options = options
         self._backend = backend
         self._renewed = renewed  # gives options and backend anew: names and secrets of a process of its own
@@ -217,18 +222,19 @@ class DistributedMediator(Mediator):
         if self._node is not None or self._stopped:
             raise ClosedError("a DistributedMediator is started once: make a new one with add_cluster")
         self._stopped = True  # until it runs
-        if os.getpid() != self._pid and self._renewed is not None:  # forked since, perhaps several times
-            self._options, self._backend = self._renewed()
-        context = contextvars.copy_context()  # handlers of calls from other nodes run in copies of it
-        context.run(running.set, self)
-        node = context.run(Node, self._options, self._backend, self.registry, self._routing, self._exit)
-        node.peer.server.owner = self
+        self._settled.clear()
+        self._is_way()
         try:
+            if os.getpid() != self._pid and self._renewed is not None:  # forked since, perhaps several times
+                self._options, self._backend = self._renewed()
+            node = self._made()
             await node.start(lambda: self._knows_others(node))
         except BaseException:
             self._node = None
-            self._has_no_way()
+            self._is_no_way()
             raise
+        finally:
+            self._settled.set()
         self._stopped = False
 
     async def drain(self) -> None:
@@ -245,14 +251,18 @@ class DistributedMediator(Mediator):
         Returns what could not be done, in words; nothing if all went well. It is in the log, too.
         """
         node = self._node
+        if node is None and not self._stopped:
+            self._is_no_way()  # until it is started
         if node is None or self._stopped:
             return ()
         self._stopped = True
+        self._settled.clear()
         try:
             return await node.stop()
         finally:
             self._node = None
-            self._has_no_way()
+            self._is_no_way()
+            self._settled.set()
 
     async def __aenter__(self) -> "DistributedMediator":
         await self.start()
@@ -270,18 +280,32 @@ class DistributedMediator(Mediator):
         """Others may call its handlers before `start` has returned, and these may send."""
         self._node = node
 
-    def _has_no_way(self) -> None:
-        """It is not the way to anybody any more."""
+    def _made(self) -> Node:
+        context = contextvars.copy_context()  # handlers of calls from other nodes run in copies of it
+        context.run(running.set, self)
+        node = context.run(Node, self._options, self._backend, self.registry, self._routing, self._exit)
+        node.peer.server.owner = self
+        return node
+
+    def _is_way(self) -> None:
+        """The verbs of its `Mediator` are its own from now on."""
+        self._mediator._joins_by(self)  # pyright: ignore[reportPrivateUsage]
+        made(self)
+
+    def _is_no_way(self) -> None:
+        """They are not any more."""
         self._mediator._has_left(self)  # pyright: ignore[reportPrivateUsage]
         gone(self)
 
     def _exit(self, reason: SystemExit | KeyboardInterrupt) -> None:
         """A handler ends the program: leave the cluster in order before."""
         if self._exiting is None:
+            logger.warning("a handler ends the program by %r: the node leaves first", reason)
             self._exiting = asyncio.create_task(self._leave_and_exit(reason), name="catga-exit")
 
     async def _leave_and_exit(self, reason: SystemExit | KeyboardInterrupt) -> None:
         try:
+            await self._settled.wait()  # it may be starting, or stopping already
             await self.stop()
         finally:
             asyncio.get_running_loop().call_soon(_raise, reason)  # a task would keep it to itself

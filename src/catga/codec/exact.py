@@ -13,6 +13,7 @@ import enum
 import uuid
 from collections.abc import Callable, Iterator
 from itertools import count
+from keyword import iskeyword
 from typing import Any, TypeAlias
 
 from msgspec import inspect
@@ -50,6 +51,10 @@ _MAX_DEPTH = 8
 """Of classes in classes; deeper ones, and those that hold themselves, go through the codec."""
 
 
+_MAX_PARTS = 200
+"""Of an expression: beyond it, a round trip costs no more."""
+
+
 class _InexactError(Exception):
     """No value of the type is exact."""
 
@@ -82,6 +87,8 @@ def _is_text(value: str) -> bool:
 
 def _expression(info: inspect.Type, v: str, names: dict[str, Any], numbers: Iterator[int], depth: int) -> str:
     """Python for: the value of the expression `v` is exact."""
+    if next(numbers) > _MAX_PARTS:
+        raise _InexactError
     plain = _PLAIN.get(type(info))
     if plain is not None and not _is_constrained(info):
         return plain.format(v=v, x=f"x{next(numbers)}")
@@ -98,6 +105,8 @@ def _expression(info: inspect.Type, v: str, names: dict[str, Any], numbers: Iter
         kind = "tuple" if isinstance(info, inspect.VarTupleType) else "frozenset"
         return f"(type({v}) is {kind} and all({each} for {item} in {v}))"
     if isinstance(info, inspect.DataclassType | inspect.StructType) and depth and _is_frozen(info.cls):
+        if any(iskeyword(f.name) for f in info.fields):
+            raise _InexactError
         fields = [_expression(f.type, f"{v}.{f.name}", names, numbers, depth - 1) for f in info.fields]
         cls = getattr(info.cls, "__origin__", info.cls)
         return f"({' and '.join([f'type({v}) is {_name(cls, names, numbers)}', *fields])})"
@@ -119,6 +128,8 @@ def _is_constrained(info: inspect.Type) -> bool:
 def _is_frozen(kind: Any) -> bool:
     """Whether nobody can change an instance, and all of it travels."""
     cls: Any = getattr(kind, "__origin__", kind)
+    if hasattr(cls, "__post_init__"):  # it would run again on arrival
+        return False
     parameters: Any = getattr(cls, "__dataclass_params__", None)
     if parameters is not None:
         return bool(parameters.frozen) and all(field.init for field in dataclasses.fields(cls))

@@ -16,7 +16,9 @@ def open_variables(kind: Any) -> Iterator[str]:
     while todo:
         part, bound, where = todo.pop()
         if isinstance(part, TypeVar):
-            if part not in bound:
+            if part.__bound__ is not None and part not in bound:
+                todo.append((part.__bound__, bound, where))
+            elif part not in bound:
                 yield f"{where} leaves the type variable {part} open: derive a class from {where}[...] that says it"
             continue
         key = (part, tuple(bound.items())) if _is_hashable(part) else id(part)
@@ -53,7 +55,11 @@ def _arguments(part: Any, cls: Any, bound: dict[Any, Any]) -> dict[Any, Any]:
     """The variables of the class `cls`, with the types that `part`, it with arguments, has for them."""
     pairs = zip(getattr(cls, "__parameters__", ()), get_args(part), strict=False)
     said = {parameter: bound.get(argument, argument) for parameter, argument in pairs}
-    return {parameter: argument for parameter, argument in said.items() if not isinstance(argument, TypeVar)}
+    return {parameter: argument for parameter, argument in said.items() if not _is_open(argument)}
+
+
+def _is_open(argument: Any) -> bool:
+    return isinstance(argument, TypeVar) and argument.__bound__ is None
 
 
 def _has_fields(cls: type) -> bool:

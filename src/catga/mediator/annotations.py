@@ -14,6 +14,7 @@ from catga.result import Failure, Success
 Handler: TypeAlias = Callable[[Any], Any]
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _RESULTS = frozenset((Success.__name__, Failure.__name__))
 
 UNWRAPPED = "__catga_unwrapped__"
@@ -65,25 +66,29 @@ def parameter_of(handler: Handler) -> inspect.Parameter | None:
     Raises:
         InvalidMessageError: it cannot be called with a message alone, or does not return its value.
     """
-    function = inspect.unwrap(_function_of(handler))
+    function = _function_of(handler)
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise InvalidMessageError(f"{label(handler)} has a `yield`: a handler returns its value")
     try:
-        parameters = list(inspect.signature(_function_of(handler)).parameters.values())
+        called = list(inspect.signature(function, follow_wrapped=False).parameters.values())
+        said = [p for p in inspect.signature(function).parameters.values() if p.kind in _POSITIONAL]
     except ValueError:  # a function of C
         return None
-    taken = [p for p in parameters if p.kind in _POSITIONAL]
-    needed = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    if len(taken) == 1 and not needed:
-        return taken[0]
-    if not taken and not needed and any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return None
+    taken = [p for p in called if p.kind in _POSITIONAL]
+    needed = [p for p in called if p not in taken[:1] and p.kind not in _VARIABLE and _is_needed(p)]
+    if not needed and (taken or any(p.kind is p.VAR_POSITIONAL for p in called)):
+        return said[0] if said else None
     what, hint = "parameters besides the message", ": bind others with functools.partial, or write a handler class"
     if not taken:
         what, hint = "no parameter", " for the message"
     elif taken[0].name in ("self", "cls"):
         hint = ": it is a method, so register a bound one, or the class by add_handler"
     raise InvalidMessageError(f"{label(handler)} has {what}{hint}")
+
+
+def _is_needed(parameter: inspect.Parameter) -> bool:
+    """Whether nobody gives it a value: a framework's ``Depends(...)`` is none either."""
+    return parameter.default is parameter.empty or type(parameter.default).__name__ == "Depends"
 
 
 def caller_frame(depth: int) -> FrameType | None:

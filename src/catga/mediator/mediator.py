@@ -84,9 +84,9 @@ class Mediator(Router):
         try:
             return Success(await self._request_calls[type(request)](request))
         except BaseException as error:  # noqa: BLE001 - the border around a user's handler
-            if type(error) is KeyError and type(request) not in self._request_calls and _is_own(error):
-                return await self._send_otherwise(request)
-            return Failure(failed(error, request))
+            if type(error) is not KeyError or type(request) in self._request_calls or not _is_own(error):
+                return Failure(failed(error, request))
+        return await self._send_otherwise(request)
 
     async def publish(self, event: Event) -> CatgaResult[None]:
         """Run every handler of the event, one after the other; with none, do nothing.
@@ -94,9 +94,8 @@ class Mediator(Router):
         A handler that fails (raises, or returns a `Failure`) does not keep the others from running. ``Failure`` has
         what failed.
         """
-        try:
-            calls = self._event_calls[type(event)]
-        except KeyError:  # the first one, or nobody's
+        calls = self._event_calls.get(type(event))
+        if calls is None:  # the first one, or nobody's
             return await self._publish_otherwise(event)
         errors: tuple[CatgaError, ...] = ()
         for call in calls:
@@ -175,8 +174,9 @@ class Mediator(Router):
 
     def _joins_by(self, node: "Mediator") -> None:
         """`node` is the way from now on."""
-        self._nodes.append(weakref.ref(node, self._lost))
-        self._runners.forget()
+        if not any(each() is node for each in self._nodes):
+            self._nodes.append(weakref.ref(node, self._lost))
+            self._runners.forget()
 
     def _has_left(self, node: "Mediator") -> None:
         """`node` is no way any more."""

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from types import MethodType
 from typing import Any
 
 from catga.abc import Behavior, Interceptor
@@ -110,7 +111,7 @@ class Registry:
         return (self._requests[cls],) if cls in self._requests else self._events.get(cls, ())
 
     def _has(self, cls: type, handler: Handler) -> bool:
-        return any(_origin(known) == _origin(handler) for known in self._handlers_of(cls))
+        return any(_is_same(_origin(known), _origin(handler)) for known in self._handlers_of(cls))
 
     def _expect_room(self, cls: type) -> None:
         """Raise unless a handler for `cls` can be added."""
@@ -146,7 +147,14 @@ def _origin(handler: Any) -> object:
     """What was registered first, without the behaviors of the routers on its way."""
     while hasattr(handler, UNWRAPPED):
         handler = handler.__wrapped__
-    return handler.cls if isinstance(handler, ClassHandler) else handler
+    return handler
+
+
+def _is_same(one: object, other: object) -> bool:
+    """Whether two handlers are one: objects that are only equal are not."""
+    if isinstance(one, ClassHandler) and isinstance(other, ClassHandler):
+        return one.cls is other.cls and one.resolver is other.resolver
+    return one is other or (isinstance(one, MethodType) and isinstance(other, MethodType) and one == other)
 
 
 class Runners(dict[type, Run]):

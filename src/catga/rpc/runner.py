@@ -237,6 +237,7 @@ class Runner:
             raise error  # nobody is left to be answered
         if isinstance(error, SystemExit | KeyboardInterrupt):
             self._loop.call_soon(self._on_exit, error)
+            return Failure(as_catga_error(error))
         if not isinstance(error, asyncio.CancelledError):
             return Failure(answered(error, call.message))
         if not call.cancelled:

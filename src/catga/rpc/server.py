@@ -204,6 +204,7 @@ class Server:
         """`_on_call` raised: its caller gets it."""
         if isinstance(error, SystemExit | KeyboardInterrupt):
             self._loop.call_soon(self._on_exit, error)
+            error = as_catga_error(error)
         if not isinstance(error, CatgaError):
             logger.error("a call could not be handled", exc_info=error, extra={"catga_from": caller.reply_to})
             error = as_catga_error(error)

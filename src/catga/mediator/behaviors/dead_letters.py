@@ -184,6 +184,8 @@ class DeadLetters:
         token = _replay.set(None)  # what the handler itself publishes is no replay
         try:
             value = await call_next(message)
+        except GeneratorExit:  # nothing may be awaited any more
+            raise
         except BaseException as error:
             await self._put(message, handler, *_reason(error), replay)
             raise
