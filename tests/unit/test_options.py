@@ -1,5 +1,6 @@
 """Bad values fail where they are given, with the fix in the text."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -106,8 +107,9 @@ async def test_nobody_at_all_is_no_missing_handler() -> None:
     assert "no node is in the cluster" in result.error.message
 
 
+@dataclass(frozen=True)
 class Nobodys(Request[None]):
-    pass
+    """A request that nobody handles."""
 
 
 def test_a_class_is_no_strategy() -> None:
