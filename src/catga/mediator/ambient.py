@@ -5,7 +5,7 @@ came over the bus runs in a context that a node has marked.
 """
 
 import gc
-import sys
+import inspect
 import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -45,7 +45,7 @@ def current() -> "Mediator":
 
 def awaiting() -> "Iterator[Mediator]":
     """Yield the mediators that await this, the innermost first, and then the node that runs this for another one."""
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = inspect.currentframe()
     while frame is not None:
         owner = runs_handlers.get(frame.f_code)
         if owner is not None and (found := owner(frame.f_locals["self"])) is not None:

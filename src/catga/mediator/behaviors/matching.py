@@ -1,7 +1,7 @@
 """Which exceptions an option of a behavior means."""
 
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 Errors: TypeAlias = type[Exception] | Iterable[type[Exception]] | Callable[[Exception], bool]
 """An exception class, several of them, or a function that says whether it is meant."""
@@ -17,14 +17,14 @@ def matching(errors: Errors, option: str) -> Callable[[Exception], bool]:
         TypeError: `errors` is none of what it may be.
     """
     if isinstance(errors, type):
-        classes: tuple[object, ...] = (errors,)
+        classes: tuple[Any, ...] = (errors,)
     elif isinstance(errors, Iterable):
-        classes = tuple(errors)
+        classes = tuple(cast("Iterable[Any]", errors))
     elif callable(errors):
         return errors
     else:
         raise TypeError(f"{option} must be exception classes, or a function that takes an exception, got {errors!r}")
-    wrong = [each for each in classes if not (isinstance(each, type) and issubclass(each, BaseException))]
+    wrong: list[Any] = [each for each in classes if not (isinstance(each, type) and issubclass(each, BaseException))]
     if wrong:
         raise TypeError(f"{option} must be exception classes, got {wrong[0]!r}")
-    return lambda error: isinstance(error, classes)  # type: ignore[arg-type]
+    return lambda error: isinstance(error, classes)
