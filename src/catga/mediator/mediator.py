@@ -141,28 +141,24 @@ class Mediator(Router):
     # -- inside ---------------------------------------------------------------------------------------
 
     async def _send_otherwise(self, request: Request[R]) -> CatgaResult[R]:
-        """The first of its class, one with interceptors, a plain function's, or nobody's."""
+        """The first of its class, one with interceptors, a plain function's, one for a node, or nobody's."""
         if not is_request(type(request)):
             return Failure(no_message(request, "request"))
-        if self._nodes or self._had_node:
-            try:
-                if (node := self._way()) is not None:
-                    return await node.send(request)
-            except ClosedError as error:
-                return Failure(error)
-        return await self._runners[type(request)](request)
+        try:
+            node = self._way()
+        except ClosedError as error:
+            return Failure(error)
+        return await (self._runners[type(request)](request) if node is None else node.send(request))
 
     async def _publish_otherwise(self, event: Event) -> CatgaResult[None]:
-        """The first of its class, one with interceptors, or nobody's."""
+        """The first of its class, one with interceptors, one for a node, or nobody's."""
         if not is_event(type(event)):
             return Failure(no_message(event, "event"))
-        if self._nodes or self._had_node:
-            try:
-                if (node := self._way()) is not None:
-                    return await node.publish(event)
-            except ClosedError as error:
-                return Failure(error)
-        return await self._runners[type(event)](event)
+        try:
+            node = self._way()
+        except ClosedError as error:
+            return Failure(error)
+        return await (self._runners[type(event)](event) if node is None else node.publish(event))
 
     # -- its nodes ------------------------------------------------------------------------------------
 
@@ -187,7 +183,9 @@ class Mediator(Router):
         self._nodes = [each for each in self._nodes if each is not reference]  # it was made, and never started
 
     def _way(self) -> "Mediator | None":
-        """The node that is the way; None if there is none any more. Raises `ClosedError` if there are several."""
+        """The node that is the way; None if there is none. Raises `ClosedError` if there are several."""
+        if not self._nodes and not self._had_node:
+            return None
         nodes = [node for node in (each() for each in self._nodes) if node is not None]
         if len(nodes) == 1:
             return nodes[0]

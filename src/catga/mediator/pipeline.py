@@ -242,7 +242,8 @@ def _awaitable(handler: Handler) -> Call:
 def _unwrapping(call: Call) -> Call:
     async def unwrapped(message: Any) -> Any:
         value = await call(message)
-        return value.unwrap() if is_result(value) else value
+        kind = type(value)  # `is_result`, written out: it is on the path of most behaviors
+        return value.unwrap() if kind is Success or kind is Failure else value
 
     return unwrapped
 
