@@ -242,8 +242,7 @@ def _awaitable(handler: Handler) -> Call:
 def _unwrapping(call: Call) -> Call:
     async def unwrapped(message: Any) -> Any:
         value = await call(message)
-        kind = type(value)  # `is_result`, written out: it is on the path of most behaviors
-        return value.unwrap() if kind is Success or kind is Failure else value
+        return value.unwrap() if is_result(value) else value
 
     return unwrapped
 
