@@ -10,6 +10,8 @@ import pytest
 from catga import DistributedMediator, Event, Failure, Mediator, Request, add_cluster, message
 from catga.abc import Outgoing
 from catga.backends.joining import BrokenError
+from catga.cluster.attempts import Job
+from catga.cluster.delivery import Delivery
 from catga.errors import CatgaError, ClusterError, Execution, MaybeExecutedError, NoNodeAvailableError
 from catga.result import CatgaResult
 from catga.routing import Queue
@@ -117,3 +119,22 @@ async def test_a_cluster_error_that_a_handler_raised_reaches_its_caller_as_it_is
         error = error_of(await node.send(Fail()))
         assert (error.code, error.execution) == (ClusterError.code, Execution.ANSWERED)
         assert (error.message, error.details) == ("the handler's own", {"shelf": 7})
+
+
+@pytest.mark.parametrize("sent", [Ask(), Queued(), Told()])
+async def test_an_attempt_that_the_deadline_lets_not_even_leave_hides_no_failure(
+    caller: DistributedMediator, sent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_to_publish(caller, BrokenError("the link is down"))
+
+    async def pause(_: Delivery, job: Job, least: float = 0.0) -> bool:  # just not over at the deadline, by its word
+        await asyncio.sleep(job.deadline - asyncio.get_running_loop().time())
+        paused.append(least)
+        return len(paused) == 1
+
+    paused: list[float] = []
+    monkeypatch.setattr(Delivery, "_pause", pause)
+    error = error_of(await (caller.publish(sent) if isinstance(sent, Event) else caller.send(sent)))
+    assert (type(error), error.execution) == (NoNodeAvailableError, Execution.NO)
+    assert "the link is down" in error.message
+    assert paused

@@ -9,7 +9,14 @@ import msgspec
 from catga.abc import RoutingStrategy
 from catga.cluster.table import Pool
 from catga.codec import Codec
-from catga.errors import CatgaError, ClusterError, Execution, MaybeExecutedError, NoNodeAvailableError
+from catga.errors import (
+    CatgaError,
+    CatgaTimeoutError,
+    ClusterError,
+    Execution,
+    MaybeExecutedError,
+    NoNodeAvailableError,
+)
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 from catga.routing import NodeStats
 from catga.rpc.destinations import Destination, Outcome
@@ -106,10 +113,13 @@ class Job(msgspec.Struct, eq=False):
         result = cast("CatgaResult[Any]", outcome)
         return result if self.attempts == 1 else msgspec.structs.replace(result, metadata=metadata)
 
-    def failed(self, failure: Failure, *, at_lost_node: bool) -> None:
-        """One attempt failed."""
-        self.failure, self.at_lost_node = failure, at_lost_node
-        self.in_doubt = self.in_doubt or failure.error.execution is Execution.MAYBE
+    def failed(self, failure: Failure, *, at_lost_node: bool) -> Failure:
+        """One attempt failed. Return the failure that stands: an attempt that the deadline let not even leave says less
+        than the one before it."""
+        if self.failure is None or not _is_unsent(failure.error):
+            self.failure, self.at_lost_node = failure, at_lost_node
+            self.in_doubt = self.in_doubt or failure.error.execution is Execution.MAYBE
+        return self.failure
 
     def final(self, failure: Failure) -> Failure:
         """The failure that the caller gets: in doubt if any attempt was."""
@@ -118,6 +128,10 @@ class Job(msgspec.Struct, eq=False):
             error.args = (f"{error.message}; an earlier attempt may have been executed",)
             error.execution = Execution.MAYBE
         return Failure(error, failure.metadata)
+
+
+def _is_unsent(error: CatgaError) -> bool:
+    return isinstance(error, CatgaTimeoutError) and error.execution is Execution.NO
 
 
 def _named(error: CatgaError) -> CatgaError:

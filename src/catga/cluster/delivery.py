@@ -158,7 +158,7 @@ class Delivery:
         """The next attempt, under way; or why there is none."""
         if job.route.is_queued:
             if not await self._linked(job.deadline):
-                return Failure(self._why_nobody(), ResultMetadata("", job.attempts))
+                return self._nobody(job)
             return self._begin_queued(job)
         while True:
             linked = self._link.is_set()
@@ -167,8 +167,7 @@ class Delivery:
             if node is not None:
                 return self._begin_at(job, node)
             if not await (self._pause(job) if nodes else self._wait_for_nodes(job)):
-                last = None if self._client.closed else job.failure
-                return Failure(self._why_nobody()) if last is None else last
+                return self._nobody(job)
             job.tried = NONE
 
     async def _wait_for_nodes(self, job: Job) -> bool:
@@ -259,7 +258,7 @@ class Delivery:
             raise
         self._tell(attempt, result)
         if isinstance(result, Failure):
-            job.failed(result, at_lost_node=attempt.is_lost)
+            return job.failed(result, at_lost_node=attempt.is_lost)
         return result
 
     def _hedge(self, job: Job, attempt: Attempt) -> None:
@@ -386,10 +385,14 @@ class Delivery:
                 break
         return self._link.is_set()
 
-    def _why_nobody(self) -> CatgaError:
+    def _nobody(self, job: Job) -> Failure:
+        """Why there is no other attempt."""
         if self._client.closed:
-            return ClosedError(self._client.closed)
-        return ClusterError("no node can take this message") if self._link.is_set() else _no_link()
+            return Failure(ClosedError(self._client.closed), ResultMetadata("", job.attempts))
+        if job.failure is not None:
+            return job.failure
+        error = ClusterError("no node can take this message") if self._link.is_set() else _no_link()
+        return Failure(error, ResultMetadata("", job.attempts))
 
     def _check_size(self, message: object, size: int) -> None:
         limit = self._peer.max_body

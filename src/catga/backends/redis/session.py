@@ -13,8 +13,9 @@ from catga.backends.redis.connect import ReplicaError, Wire, tells_replica, tell
 from catga.errors import ClusterError
 
 LOOK_INTERVAL = 2.0
-"""Seconds between looks at the connections: one that is silent after a question for two of them is dead."""
+"""Seconds between looks at the connections. Each look asks both of them something."""
 MAX_SILENT = 2
+"""Questions without a word that it may leave without a word: at the next look it is dead, 4 to 6 s after its last."""
 ANSWERS = (b"subscribe", b"unsubscribe", b"pong")
 """What the answers of a connection that subscribes begin with."""
 PING = b"*1\r\n$4\r\nPING\r\n"
@@ -155,7 +156,7 @@ class Session:
         while True:
             await asyncio.sleep(LOOK_INTERVAL)
             for connection in self._silent:
-                if self._silent[connection] > MAX_SILENT:
+                if self._silent[connection] >= MAX_SILENT:
                     raise ClusterError("the server is silent")
                 self._silent[connection] += 1
             self.post("HELLO", 2)  # as good as a PING, and the answer has the server's role
