@@ -284,7 +284,7 @@ class DistributedMediator(Mediator):
         context = contextvars.copy_context()  # handlers of calls from other nodes run in copies of it
         context.run(running.set, self)
         node = context.run(Node, self._options, self._backend, self.registry, self._routing, self._exit)
-        node.peer.server.local.owner = self
+        node.peer.server.local.owner, self._threads = self, node.peer.server.threads
         return node
 
     def _is_way(self) -> None:

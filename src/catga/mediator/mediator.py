@@ -15,6 +15,7 @@ from catga.mediator.check import Problem, check
 from catga.mediator.pipeline import combined, failed
 from catga.mediator.registry import Runners
 from catga.mediator.router import Router
+from catga.mediator.threads import MAX_THREADS, Threads
 from catga.messages import Event, Request, is_event, is_request, no_message
 from catga.result import CatgaResult, Failure, Success, joint_failure, told
 
@@ -47,6 +48,7 @@ class Mediator(Router):
         self._event_calls = self._runners.event_calls
         self._nodes: list[weakref.ref[Mediator]] = []  # while there are some, nothing is in the two tables
         self._had_node = False
+        self._threads = Threads(MAX_THREADS)
         made(self)
 
     def use(self, interceptor: Interceptor) -> None:

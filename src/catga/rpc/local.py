@@ -94,6 +94,10 @@ class Places:
                     self.waiting.remove(place)
             raise
 
+    def hold(self) -> None:
+        """Something that has no place goes on though it should have ended: count it as one that has."""
+        self.busy += 1
+
     def free(self) -> None:
         """A call that had a place has ended."""
         self.busy -= 1

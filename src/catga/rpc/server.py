@@ -24,6 +24,7 @@ from catga.errors import (
     OverloadedError,
 )
 from catga.mediator.pipeline import as_catga_error
+from catga.mediator.threads import Threads
 from catga.result import CatgaResult, Success
 from catga.rpc.answers import Answers, Caller, CallKey, Seen
 from catga.rpc.deadlines import Deadlines
@@ -75,7 +76,9 @@ class Server:
         self._context = contextvars.copy_context()
         self._calls: dict[CallKey, Admitted] = {}  # those that run or wait
         self._deadlines = Deadlines(self._calls, self._expired)
-        self._places = Places(max_concurrency, max_queue, self._start_waiting)
+        places = self._places = Places(max_concurrency, max_queue, self._start_waiting)
+        self.threads = Threads(max_concurrency, hold=places.hold, release=places.free, on_exit=on_exit)
+        """In which its blocking handlers run."""
         self.local = LocalCalls(self._places, on_exit)
         self.run_local = self.local.run
         self.answers = Answers()
@@ -249,6 +252,7 @@ class Server:
         if running:  # a handler may hold on to its cancellation: it does not hold the node
             await asyncio.wait(running, timeout=CLOSE_GRACE)
         self._deadlines.close()
+        self.threads.close()
 
     # -- inside ---------------------------------------------------------------------------------------
 
