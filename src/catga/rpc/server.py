@@ -23,12 +23,13 @@ from catga.errors import (
     MaybeExecutedError,
     OverloadedError,
 )
+from catga.mediator.nested import marks_in
 from catga.mediator.pipeline import as_catga_error
 from catga.mediator.threads import Threads
 from catga.result import CatgaResult, Success
 from catga.rpc.answers import Answers, Caller, CallKey, Seen
 from catga.rpc.deadlines import Deadlines
-from catga.rpc.local import LocalCalls, Places
+from catga.rpc.local import MAX_DEPTH, LocalCalls, Places
 from catga.rpc.outbox import Outbox
 from catga.rpc.outcomes import addressed, fault_of, frame_of
 from catga.rpc.refusals import Refusals
@@ -77,7 +78,8 @@ class Server:
         self._calls: dict[CallKey, Admitted] = {}  # those that run or wait
         self._deadlines = Deadlines(self._calls, self._expired)
         places = self._places = Places(max_concurrency, max_queue, self._start_waiting)
-        self.threads = Threads(max_concurrency, hold=places.hold, release=places.free, on_exit=on_exit)
+        most = max_concurrency * (MAX_DEPTH + 1)
+        self.threads = Threads(most, hold=places.hold, release=places.free, on_exit=on_exit)
         """In which its blocking handlers run."""
         self.local = LocalCalls(self._places, on_exit)
         self.run_local = self.local.run
@@ -120,7 +122,8 @@ class Server:
     @property
     def load(self) -> float:
         """`inflight` over the capacity."""
-        return self._places.inflight / self._places.limit
+        places = self._places  # as `inflight` does: every batch tells it
+        return (places.busy + len(places.waiting) + len(places.nested)) / places.limit
 
     # -- what comes over the bus ----------------------------------------------------------------------
 
@@ -184,11 +187,10 @@ class Server:
         deadline = now + (ttl if ttl < MAX_TTL else MAX_TTL)
         admitted = Admitted(key, call.id, endpoint, message, started, deadline, started + ttl)
         self._calls[key] = admitted
-        places = self._places
-        if places.busy < places.limit:
+        if self._places.busy < self._places.crowded and call.headers is None:
             self._start(admitted)
         else:
-            places.waiting.append(admitted)
+            self._start_or_wait(admitted, marks_in(call.headers))
 
     def _on_failed(self, call: Call, caller: Caller, error: BaseException) -> None:
         """`_on_call` raised: its caller gets it."""
@@ -212,8 +214,7 @@ class Server:
             call.instead = None
         elif call.task is not None:
             self._cancel(call, None)
-        elif call in self._places.waiting:
-            self._places.waiting.remove(call)
+        elif self._places.withdraw(call):
             del self._calls[call.key]
         else:  # it is about to begin
             self._runner.withdraw(call)
@@ -266,7 +267,7 @@ class Server:
             endpoint = endpoint.receiving(call.headers or {})
         if endpoint.direct is not None and not self._turn_is_over:  # it runs now, and needs no place
             return endpoint
-        if places.is_full:
+        if places.busy >= places.limit and places.is_full(places.depth(marks_in(call.headers))):
             raise places.overloaded()
         return endpoint
 
@@ -347,6 +348,16 @@ class Server:
     def _excuse(self, call: Admitted, error: CatgaError) -> None:
         for call_id in (call.call_id, *call.repeats):
             self._put(call.key[0], fault_of(call_id, error))
+
+    def _start_or_wait(self, call: Admitted, marks: str) -> None:
+        """It came with `marks`, or places are few."""
+        places = self._places
+        call.depth, call.endpoint = places.depth(marks), places.marked(call.endpoint, marks)
+        if places.has_place(call.depth):
+            places.lend()
+            self._start(call)
+        else:
+            places.wait(call)
 
     def _start_waiting(self, call: Admitted) -> None:
         """A place is free for it."""
