@@ -20,6 +20,12 @@ class Slow(Request[str]):
     seconds: float
 
 
+@message(name="leaver.Quit")
+@dataclass(frozen=True)
+class Quit(Request[int]):
+    status: int
+
+
 app = Mediator()
 asked = asyncio.Event()
 
@@ -31,6 +37,11 @@ async def leave(leave: Leave) -> int:
     if leave.how.startswith("exit"):
         sys.exit(3)
     raise KeyboardInterrupt
+
+
+@app.handler(in_thread=True)
+def quit_in_thread(quit: Quit) -> int:
+    sys.exit(quit.status)
 
 
 @app.handler

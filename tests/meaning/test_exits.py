@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from leaver import Leave, Slow, app
+from leaver import Leave, Quit, Slow, app
 
 import catga
 from catga import Mediator, add_cluster
@@ -62,9 +62,18 @@ async def test_a_call_on_the_own_node_is_answered_too(nats_url: str, loop: str) 
     assert child.returncode == 3
 
 
-async def test_in_one_process_it_is_raised_to_whoever_sends() -> None:
+async def test_a_blocking_function_ends_the_program_as_others_do(nats_url: str) -> None:
+    child = await leaver(nats_url, "asyncio")
+    async with add_cluster(Mediator(), nats_url, node_id="caller") as caller:
+        assert isinstance((await caller.send(Quit(4))).error, HandlerError)
+    await child.communicate()
+    assert child.returncode == 4
+
+
+@pytest.mark.parametrize("message", [Leave("exit"), Quit(3)])
+async def test_in_one_process_it_is_raised_to_whoever_sends(message: Leave | Quit) -> None:
     with pytest.raises(SystemExit):
-        await app.send(Leave("exit"))
+        await app.send(message)
 
 
 async def test_an_exit_while_the_node_stops_waits_for_that(nats_url: str) -> None:

@@ -4,6 +4,7 @@ import logging
 
 import failures
 import pytest
+import threads
 import values
 import verbs
 from failures import Ask, Asked, SoldOutError
@@ -11,7 +12,7 @@ from places import PLACES, Case, call, caller_of, told
 
 from catga import Mediator
 
-CASES = [*failures.TABLE, *verbs.TABLE, *values.TABLE]
+CASES = [*failures.TABLE, *verbs.TABLE, *values.TABLE, *threads.TABLE]
 
 
 @pytest.fixture(params=PLACES)

@@ -105,7 +105,7 @@ async def test_the_only_node_that_refuses_is_asked_again_until_the_deadline(pair
     server.refuse(ClosedError("not yet"))
     sending = asyncio.create_task(pair.caller.send(Count(1)))
     await eventually(lambda: pair.caller.counters["failovers"] >= 2)
-    server._refusing = None
+    server._places.refusing = None
     result = await sending
     assert isinstance(result, Success)
     assert result.metadata.attempts >= 3

@@ -316,7 +316,7 @@ async def test_the_repeat_of_a_refused_attempt_is_refused_although_there_is_room
     server.refuse(ClosedError("not now"))
     desk.say(a_call(1, 10), oldest=1)
     [first] = await desk.hear(1)
-    server._refusing = None
+    server._places.refusing = None
     desk.say(a_call(1, 10, key=1), oldest=1)
     [second] = await desk.hear(1)
     assert isinstance(second, Fault)
@@ -329,7 +329,7 @@ async def test_a_new_attempt_of_a_refused_request_is_judged_anew(desk: Desk) -> 
     server.refuse(ClosedError("not now"))
     desk.say(a_call(1, 10), oldest=1)
     await desk.hear(1)
-    server._refusing = None
+    server._places.refusing = None
     desk.say(a_call(2, 10, key=1), oldest=1)
     assert value((await desk.hear(1))[0]) == 1
     assert desk.ran == [10]
@@ -343,7 +343,7 @@ async def test_the_repeat_of_a_refusal_that_was_forgotten_may_have_run(
     server.refuse(ClosedError("not now"))
     desk.say(*(a_call(number, number) for number in range(1, 21)), oldest=1)
     await desk.hear(20)
-    server._refusing = None
+    server._places.refusing = None
     desk.say(a_call(5, 5, key=5), a_call(15, 15, key=15), oldest=1)
     forgotten, remembered = await desk.hear(2)
     assert isinstance(forgotten, Fault)

@@ -22,6 +22,7 @@ from catga.errors import (
     NoNodeAvailableError,
     OverloadedError,
 )
+from catga.mediator.nested import with_marks
 from catga.node import NodeInfo, NodeState
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 from catga.routing import Candidates
@@ -337,13 +338,13 @@ class Delivery:
     def _call(self, message: Any, codec: Codec, headers: dict[str, str] | None, ttl: float, last: Call | None) -> Call:
         """The frame of the next attempt, after `last`."""
         if last is None:
-            body, key = encode(message), 0
+            body, key, headers = encode(message), 0, with_marks(headers)
             if len(body) > SMALL:
                 self._check_size(message, len(body))
             if headers:
                 _check_headers(headers)
         else:
-            body, key = last.body, last.key or last.id
+            body, key, headers = last.body, last.key or last.id, last.headers
         return Call(next(self._client.ids), codec.name, ttl, body, key, headers)
 
     def _known(self, outcome: Outcome | CatgaResult[Any]) -> "asyncio.Future[Any]":

@@ -7,6 +7,7 @@ from msgspec import structs
 
 from catga.abc import Interceptor
 from catga.cluster.stats import NodeStats, Recorder, Stats
+from catga.cluster.watchdog import watch
 from catga.codec import Codec
 from catga.codec.exact import exactness
 from catga.errors import HandlerNotFoundError
@@ -63,6 +64,7 @@ class LocalHandlers(dict[str, Endpoint]):
         self._on_change = on_change
         self._metadata = ResultMetadata(node_id)
         self._is_closed = False
+        self._unwatch = watch(registry)
         registry.on_change(self._changed, check=self._check)
 
     def names(self) -> tuple[str, ...]:
@@ -110,6 +112,7 @@ class LocalHandlers(dict[str, Endpoint]):
     def close(self) -> None:
         """Whatever is registered from now on is registered for others."""
         self._is_closed = True
+        self._unwatch()
 
     def _check(self, cls: type) -> None:
         if not self._is_closed:

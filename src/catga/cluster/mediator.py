@@ -341,7 +341,7 @@ class DistributedMediator(Mediator):
         context.run(running.set, self)
         context.run(carried.set, None)
         node = context.run(Node, self._options, self._backend, self.registry, self._routing, self._exit)
-        node.peer.server.owner = self
+        node.peer.server.local.owner, self._threads = self, node.peer.server.threads
         return node
 
     def _is_way(self) -> None:

@@ -8,7 +8,7 @@ import gc
 import inspect
 import weakref
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from catga.mediator.mediator import Mediator
 
 running: "ContextVar[Mediator | None]" = ContextVar("catga_running_mediator", default=None)
-"""The node whose call from another node this context belongs to."""
+"""Who runs the handler that this context belongs to, where the frames do not tell: a call from another node, a task or
+a thread."""
 runs_handlers: "dict[CodeType, Callable[[Any], Mediator | None]]" = {}
 """The code of the methods that await handlers in their caller's task → what finds the mediator of their ``self``."""
 _mediators: "weakref.WeakSet[Mediator]" = weakref.WeakSet()
@@ -32,7 +33,7 @@ def current() -> "Mediator":
     Raises:
         ClosedError: this is no handler, and there are none or several.
     """
-    found = next((mediator for mediator in awaiting() if not mediator.has_node), None) or _only()
+    found = _found()
     if found is None:  # those that nobody refers to any more may still be there
         gc.collect()
         found = _only()
@@ -41,6 +42,14 @@ def current() -> "Mediator":
         what = f"{count} mediators are in this process" if count else "no Mediator is in this process"
         raise ClosedError(f"{what}, and this is no handler of one: send by the one that you mean")
     return found
+
+
+def marked_context() -> "tuple[Mediator | None, Context]":
+    """Return the mediator that runs this handler, if one does, and a copy of this context for a task or thread that
+    works for the handler: `current` finds the same there."""
+    found, context = _found(), copy_context()
+    context.run(running.set, found)
+    return found, context
 
 
 def awaiting() -> "Iterator[Mediator]":
@@ -63,6 +72,10 @@ def made(mediator: "Mediator") -> None:
 def gone(mediator: "Mediator") -> None:
     """A node has left, or could not join."""
     _mediators.discard(mediator)
+
+
+def _found() -> "Mediator | None":
+    return next((mediator for mediator in awaiting() if not mediator.has_node), None) or _only()
 
 
 def _only() -> "Mediator | None":

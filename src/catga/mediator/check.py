@@ -81,7 +81,7 @@ def _wrong_answers(registry: Registry) -> Iterator[Problem]:
     """Type checkers see these only where a handler is registered by `handles`."""
     for cls, handler in registry.requests():
         try:
-            wanted, given = response_type(cls), returned(handler)
+            wanted, given = response_type(cls), returned(getattr(handler, "function", handler))
         except InvalidMessageError:  # told by `_cannot_travel`
             continue
         if not _may_answer(given, wanted):

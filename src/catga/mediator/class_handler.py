@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 from catga.abc import Resolver
 from catga.errors import InvalidMessageError
+from catga.mediator.threads import Threads, finish, refuse_coroutine_function
 
 M_contra = TypeVar("M_contra", contravariant=True)
 
@@ -21,22 +22,33 @@ class ClassHandler:
 
     Args:
         resolver: makes the instances; None calls ``cls()``.
+        in_thread: ``handle`` blocks, and runs in a thread; the resolver's context stays open until that has ended.
     """
 
-    def __init__(self, cls: type[HandlerObject[Any]], resolver: Resolver | None) -> None:
+    def __init__(self, cls: type[HandlerObject[Any]], resolver: Resolver | None, *, in_thread: bool = False) -> None:
         handle = getattr(cls, "handle", None)
         if not inspect.isfunction(handle):
             raise InvalidMessageError(f"{cls!r} is no handler class: give it a method `handle(self, message)`")
+        if in_thread:
+            refuse_coroutine_function(handle)
         self.cls = cls
         self.resolver = resolver
+        self.in_thread = in_thread
         functools.update_wrapper(self, handle, updated=())
 
     async def __call__(self, message: Any) -> Any:
-        if self.resolver is None:
-            return await self._handle(self.cls(), message)
-        async with self.resolver.resolve(self.cls) as instance:
-            return await self._handle(instance, message)
+        if self.in_thread:
+            return await finish(lambda threads: self._run(message, threads), message)
+        return await self._run(message, None)
 
-    async def _handle(self, instance: HandlerObject[Any], message: Any) -> Any:
+    async def _run(self, message: Any, threads: Threads | None) -> Any:
+        if self.resolver is None:
+            return await self._handle(self.cls(), message, threads)
+        async with self.resolver.resolve(self.cls) as instance:
+            return await self._handle(instance, message, threads)
+
+    async def _handle(self, instance: HandlerObject[Any], message: Any, threads: Threads | None) -> Any:
+        if threads is not None:
+            return await threads.call(instance.handle, message)
         value = instance.handle(message)
         return await value if hasattr(value, "__await__") else value

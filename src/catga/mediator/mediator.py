@@ -16,6 +16,7 @@ from catga.mediator.check import Problem, check
 from catga.mediator.pipeline import combined, failed
 from catga.mediator.registry import Runners
 from catga.mediator.router import Router
+from catga.mediator.threads import MAX_THREADS, Threads
 from catga.messages import Event, Request, is_event, is_request, no_message
 from catga.result import CatgaResult, Failure, Success, joint_failure, told
 from catga.seconds import check_positive
@@ -49,6 +50,7 @@ class Mediator(Router):
         self._event_calls = self._runners.event_calls
         self._nodes: list[weakref.ref[Mediator]] = []  # while there are some, nothing is in the two tables
         self._had_node = False
+        self._threads = Threads(MAX_THREADS)
         made(self)
 
     def use(self, interceptor: Interceptor) -> None:

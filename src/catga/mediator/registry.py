@@ -14,6 +14,7 @@ from catga.mediator.class_handler import ClassHandler
 from catga.mediator.intercept import handling, intercepted, unheard
 from catga.mediator.isolated import Isolation
 from catga.mediator.pipeline import Call, EventCalls, Pipeline, Run, compile_event, compile_request, enclosed, timed
+from catga.mediator.threads import ThreadHandler
 from catga.messages import Event, Request, is_event, is_request, options_of, wire_name
 from catga.result import LOCAL, CatgaResult, Failure, ResultMetadata, Success
 
@@ -102,6 +103,12 @@ class Registry:
         """Each request class with its handler."""
         yield from self._requests.items()
 
+    def handlers(self) -> Iterator[Handler]:
+        """Every handler, also those that are one for several classes."""
+        yield from list(self._requests.values())
+        for handlers in list(self._events.values()):
+            yield from handlers
+
     def not_found(self, cls: type) -> HandlerNotFoundError:
         """The error for a request nobody handles, with the handled names that look like it."""
         owner = self.names.get(wire_name(cls))
@@ -160,7 +167,9 @@ def _as_it_is(run: T) -> T:
 def _is_same(one: object, other: object) -> bool:
     """Whether two handlers are one: objects that are only equal are not."""
     if isinstance(one, ClassHandler) and isinstance(other, ClassHandler):
-        return one.cls is other.cls and one.resolver is other.resolver
+        return one.cls is other.cls and one.resolver is other.resolver and one.in_thread is other.in_thread
+    if isinstance(one, ThreadHandler) and isinstance(other, ThreadHandler):
+        return _is_same(one.function, other.function)
     return one is other or (isinstance(one, MethodType) and isinstance(other, MethodType) and one == other)
 
 

@@ -7,6 +7,7 @@ from catga.abc import Behavior, Resolver
 from catga.mediator.annotations import Handler, caller_frame, message_type_of, parameter_of
 from catga.mediator.class_handler import ClassHandler, HandlerObject
 from catga.mediator.registry import Registry
+from catga.mediator.threads import ThreadHandler
 from catga.messages import Event, Request
 from catga.result import CatgaResult
 
@@ -57,26 +58,40 @@ class Router:
         """The handler table, which a `DistributedMediator` made of this mediator shares."""
         self.resolver = resolver
 
-    def handler(self, handler: H) -> H:
+    @overload
+    def handler(self, handler: H, /) -> H: ...
+    @overload
+    def handler(self, /, *, in_thread: bool) -> Callable[[H], H]: ...
+    def handler(self, handler: H | None = None, /, *, in_thread: bool = False) -> H | Callable[[H], H]:
         """Register a function for the message class that annotates its first parameter.
 
         ``async def`` handlers run as tasks; plain ``def`` handlers are called in the event loop's thread and
         must not block.
 
+        Args:
+            in_thread: the function is a plain ``def`` that blocks: each call runs in a thread. A caller whose time is
+                over gets its failure; the thread goes on, and keeps its place on the node until it ends.
+
         Raises:
             DuplicateHandlerError: the request has a handler already.
-            InvalidMessageError: the parameter is not annotated with a request or an event class.
+            InvalidMessageError: the parameter is not annotated with a request or an event class; or an ``async def``
+                was to run in a thread.
         """
-        self.registry.add(message_type_of(handler, caller_frame(1)), handler)
-        return handler
+        frame = caller_frame(1)
 
-    def _add(self, message_type: type, handler: Handler) -> None:
+        def add(function: H) -> H:
+            self.registry.add(message_type_of(function, frame), ThreadHandler(function) if in_thread else function)
+            return function
+
+        return add if handler is None else add(handler)
+
+    def _add(self, message_type: type, handler: Handler, in_thread: bool) -> None:
         parameter_of(handler)
-        self.registry.add(message_type, handler)
+        self.registry.add(message_type, ThreadHandler(handler) if in_thread else handler)
 
-    def handles(self, message_type: type[M]) -> Handles[M]:
+    def handles(self, message_type: type[M], *, in_thread: bool = False) -> Handles[M]:
         """Like `handler`, with the class given: parameter and return type are then checked statically."""
-        return Handles(lambda handler: self._add(message_type, handler))
+        return Handles(lambda handler: self._add(message_type, handler, in_thread))
 
     @overload
     def behavior(self, behavior: B, /) -> B: ...
@@ -103,14 +118,19 @@ class Router:
 
         return add if behavior is None else add(behavior)
 
-    def add_handler(self, message_type: type[M], handler: type[HandlerObject[M]]) -> None:
+    def add_handler(self, message_type: type[M], handler: type[HandlerObject[M]], *, in_thread: bool = False) -> None:
         """Register a class with ``handle(self, message)``: an instance a message, made by the resolver.
+
+        Args:
+            in_thread: ``handle`` is a plain method that blocks, and runs in a thread. The instance is made in the event
+                loop, and what the resolver opened for it is closed when the thread has ended.
 
         Raises:
             DuplicateHandlerError: the request has a handler already.
-            InvalidMessageError: `message_type` is no message class, or `handler` has no ``handle``.
+            InvalidMessageError: `message_type` is no message class, or `handler` has no ``handle``, or its is an
+                ``async def`` that was to run in a thread.
         """
-        self.registry.add(message_type, ClassHandler(handler, self.resolver))
+        self.registry.add(message_type, ClassHandler(handler, self.resolver, in_thread=in_thread))
 
     def include(self, router: "Router") -> None:
         """Take over the handlers that `router` has now. Its behaviors stay around its own handlers, inside
@@ -123,7 +143,7 @@ class Router:
 
     def _adopted(self, handler: Handler) -> Handler:
         if isinstance(handler, ClassHandler) and handler.resolver is None:
-            return ClassHandler(handler.cls, self.resolver)
+            return ClassHandler(handler.cls, self.resolver, in_thread=handler.in_thread)
         return handler
 
 

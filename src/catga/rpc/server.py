@@ -9,11 +9,9 @@ import asyncio
 import contextvars
 import logging
 import math
-from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter  # the loop's own time has milliseconds only, with uvloop
-from typing import Any, NamedTuple
+from typing import Any
 
 from catga.errors import (
     CatgaError,
@@ -25,13 +23,13 @@ from catga.errors import (
     MaybeExecutedError,
     OverloadedError,
 )
-from catga.mediator import Mediator
-from catga.mediator.ambient import runs_handlers
-from catga.mediator.by_value import returned
-from catga.mediator.pipeline import as_catga_error, took_too_long
-from catga.result import CatgaResult, Failure, Success
+from catga.mediator.nested import marks_in
+from catga.mediator.pipeline import as_catga_error
+from catga.mediator.threads import Threads
+from catga.result import CatgaResult, Success
 from catga.rpc.answers import Answers, Caller, CallKey, Seen
 from catga.rpc.deadlines import Deadlines
+from catga.rpc.local import MAX_DEPTH, LocalCalls, Places
 from catga.rpc.outbox import Outbox
 from catga.rpc.outcomes import addressed, fault_of, frame_of
 from catga.rpc.refusals import Refusals
@@ -48,13 +46,6 @@ MAX_TTL = 30 * 24 * 3600.0
 """Seconds that a caller can wait, at most."""
 MAX_REPEATS = 16
 """Repeats of a call under way that get its answer, the newest: a caller has one, or two."""
-
-
-class _Place(NamedTuple):
-    """A local call that waits for its place."""
-
-    granted: "asyncio.Future[None]"
-    deadline: float
 
 
 class Server:
@@ -81,30 +72,25 @@ class Server:
         self._outbox = outbox
         self._on_exit = on_exit
         self._endpoints = endpoints
-        self._max_concurrency = max_concurrency
-        self._max_queue = max_queue
         self._max_payload = max_payload
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
         self._calls: dict[CallKey, Admitted] = {}  # those that run or wait
         self._deadlines = Deadlines(self._calls, self._expired)
-        self._busy = 0  # calls that have a place, local ones included
-        self._queue: deque[Admitted | _Place] = deque()
+        places = self._places = Places(max_concurrency, max_queue, self._start_waiting)
+        most = max_concurrency * (MAX_DEPTH + 1)
+        self.threads = Threads(most, hold=places.hold, release=places.free, on_exit=on_exit)
+        """In which its blocking handlers run."""
+        self.local = LocalCalls(self._places, on_exit)
+        self.run_local = self.local.run
         self.answers = Answers()
         """What it answered lately, and to whom."""
         self._refusals = Refusals()
-        self._starting = False
         self._runner = Runner(self._ended, self._too_late, on_exit, outbox.flush_soon)
         self._turn = -1  # of the loop, in which plain functions are called
         self._turn_ends = 0.0  # when they have had their slice of it
         self._turn_is_over = False
-        self._refusing: CatgaError | None = None
-        self._idle: asyncio.Future[None] | None = None
         self._closed = False
-        self.owner: Mediator | None = None
-        """What its handlers send by: `catga.current` gives it to those that `run_local` awaits."""
-        self.refused = 0
-        """Calls answered with `OverloadedError`."""
         self.dropped = 0
         """Calls that nobody waited for any more before they ran."""
         self.repeated = 0
@@ -121,17 +107,23 @@ class Server:
     @property
     def refusing(self) -> CatgaError | None:
         """Why no calls are taken; None while they are."""
-        return self._refusing
+        return self._places.refusing
+
+    @property
+    def refused(self) -> int:
+        """Calls answered with `OverloadedError`."""
+        return self._places.refused
 
     @property
     def inflight(self) -> int:
         """Calls that run or wait."""
-        return self._busy + len(self._queue)
+        return self._places.inflight
 
     @property
     def load(self) -> float:
         """`inflight` over the capacity."""
-        return (self._busy + len(self._queue)) / self._max_concurrency
+        places = self._places  # as `inflight` does: every batch tells it
+        return (places.busy + len(places.waiting) + len(places.nested)) / places.limit
 
     # -- what comes over the bus ----------------------------------------------------------------------
 
@@ -195,10 +187,10 @@ class Server:
         deadline = now + (ttl if ttl < MAX_TTL else MAX_TTL)
         admitted = Admitted(key, call.id, endpoint, message, started, deadline, started + ttl)
         self._calls[key] = admitted
-        if self._busy < self._max_concurrency:
+        if self._places.busy < self._places.crowded and call.headers is None:
             self._start(admitted)
         else:
-            self._queue.append(admitted)
+            self._start_or_wait(admitted, marks_in(call.headers))
 
     def _on_failed(self, call: Call, caller: Caller, error: BaseException) -> None:
         """`_on_call` raised: its caller gets it."""
@@ -222,97 +214,30 @@ class Server:
             call.instead = None
         elif call.task is not None:
             self._cancel(call, None)
-        elif call in self._queue:
-            self._queue.remove(call)
+        elif self._places.withdraw(call):
             del self._calls[call.key]
         else:  # it is about to begin
             self._runner.withdraw(call)
             self._finish(call)
 
-    # -- what this node sends to itself ---------------------------------------------------------------
-
-    def run_local(self, endpoint: Endpoint, message: Any, timeout: float) -> Coroutine[Any, Any, CatgaResult[Any]]:
-        """Run a message here, under the same limits, without the bus, and with the same meaning.
-
-        Returns a failure whose execution is NO if it was refused.
-        """
-        if self._refusing is not None:
-            return _known(Failure(self._refusal()))
-        if not endpoint.is_exact(message):
-            try:
-                message = endpoint.codec.copy(message)
-            except CatgaError as error:
-                return _known(Failure(error))
-        if endpoint.direct is None:
-            return self._run_placed(endpoint, message, timeout)
-        started = perf_counter()
-        try:
-            result = endpoint.direct(message)
-        except (SystemExit, KeyboardInterrupt) as reason:
-            result = self._exits(reason)
-        endpoint.tally.add(perf_counter() - started, type(result) is Success)
-        return _known(_returned(endpoint, result))
-
-    async def _run_placed(self, endpoint: Endpoint, message: Any, timeout: float) -> CatgaResult[Any]:
-        """Wait for a place among the running calls, and run."""
-        started = perf_counter()
-        result: CatgaResult[Any] | None = None
-        if self._busy >= self._max_concurrency and len(self._queue) >= self._max_queue:
-            return Failure(self._overloaded())
-        has_place = has_begun = False
-        try:
-            async with asyncio.timeout(timeout):
-                await self._place(self._loop.time() + timeout)
-                has_place = True
-                if perf_counter() - started >= timeout:  # the process was stopped while it waited
-                    raise TimeoutError
-                has_begun = True
-                result = await endpoint.run(message)
-                return _returned(endpoint, result)
-        except TimeoutError as late:
-            error = took_too_long(endpoint.codec.name, timeout, late)
-            error.execution = Execution.MAYBE if has_begun else Execution.NO
-            return Failure(error)
-        except ClosedError as error:  # the node stopped while the call waited for its place
-            return Failure(error)
-        except (SystemExit, KeyboardInterrupt) as reason:
-            return self._exits(reason)
-        finally:
-            if has_place:
-                self._busy -= 1
-                endpoint.tally.add(perf_counter() - started, type(result) is Success)
-            self._next()
-
-    def _exits(self, error: SystemExit | KeyboardInterrupt) -> Failure:
-        """A handler of a local call wants to end the program: its caller is answered first."""
-        self._loop.call_soon(self._on_exit, error)
-        return Failure(as_catga_error(error))
-
     # -- stopping -------------------------------------------------------------------------------------
 
     def refuse(self, reason: CatgaError) -> None:
         """Take no more calls; those admitted go on. `reason` tells the callers, whose calls go elsewhere."""
-        self._refusing = reason
+        self._places.refusing = reason
 
     async def idle(self) -> None:
         """Return once nothing runs or waits."""
-        while self.inflight:
-            if self._idle is None or self._idle.done():
-                self._idle = self._loop.create_future()
-            await asyncio.shield(self._idle)  # others wait for it, too
+        await self._places.idle()
 
     async def close(self) -> None:
         """Cancel what still runs and wait for its end, once. What only waited is refused."""
         if self._closed:
             return
         self._closed = True
-        for waiting in self._queue:
-            if isinstance(waiting, Admitted):
-                del self._calls[waiting.key]
-                self._excuse(waiting, ClosedError("the node stopped"))
-            elif not waiting.granted.done():
-                waiting.granted.set_exception(ClosedError("the node stopped"))
-        self._queue.clear()
+        for waiting in self._places.close():
+            del self._calls[waiting.key]
+            self._excuse(waiting, ClosedError("the node stopped"))
         running: list[asyncio.Task[None]] = []
         for call in list(self._calls.values()):
             if call.task is None:  # about to begin
@@ -328,20 +253,22 @@ class Server:
         if running:  # a handler may hold on to its cancellation: it does not hold the node
             await asyncio.wait(running, timeout=CLOSE_GRACE)
         self._deadlines.close()
+        self.threads.close()
 
     # -- inside ---------------------------------------------------------------------------------------
 
     def _admit(self, call: Call) -> Endpoint:
         """What runs the call. Raises what its caller gets instead."""
-        if self._refusing is not None:
-            raise self._refusal()
+        places = self._places
+        if places.refusing is not None:
+            raise places.refusal()
         endpoint = self._endpoints[call.name]
         if (call.headers or endpoint.is_intercepted) and endpoint.receiving is not None:
             endpoint = endpoint.receiving(call.headers or {})
         if endpoint.direct is not None and not self._turn_is_over:  # it runs now, and needs no place
             return endpoint
-        if self._busy >= self._max_concurrency and len(self._queue) >= self._max_queue:
-            raise self._overloaded()
+        if places.busy >= places.limit and places.is_full(places.depth(marks_in(call.headers))):
+            raise places.overloaded()
         return endpoint
 
     def _came_before(self, key: CallKey, call: Call, caller: Caller, is_newest: bool) -> bool:
@@ -375,25 +302,8 @@ class Server:
         self.answers.keep(key, answer)
         return True
 
-    async def _place(self, deadline: float) -> None:
-        """Wait for a place among the running calls."""
-        if self._busy < self._max_concurrency:
-            self._busy += 1
-            return
-        place = _Place(self._loop.create_future(), deadline)
-        self._queue.append(place)
-        try:
-            await place.granted
-        except asyncio.CancelledError:
-            if place.granted.done() and not place.granted.cancelled() and place.granted.exception() is None:
-                self._busy -= 1
-            else:
-                with suppress(ValueError):  # it was passed over in between
-                    self._queue.remove(place)
-            raise
-
     def _start(self, call: Admitted) -> None:
-        self._busy += 1
+        self._places.busy += 1
         if call.deadline < self._deadlines.due:
             self._deadlines.watch(call.deadline)
         self._runner.start(call)
@@ -414,10 +324,8 @@ class Server:
         self._finish(call)
 
     def _finish(self, call: Admitted) -> None:
-        self._busy -= 1
         del self._calls[call.key]
-        if self._queue or self._idle is not None:
-            self._next()
+        self._places.free()
 
     def _cancel(self, call: Admitted, instead: CatgaError | None) -> None:
         assert call.task is not None  # noqa: S101
@@ -441,28 +349,23 @@ class Server:
         for call_id in (call.call_id, *call.repeats):
             self._put(call.key[0], fault_of(call_id, error))
 
-    def _next(self) -> None:
-        """A place is free: start the next calls that still have time."""
-        if not self._starting:  # an eager task that ends at once comes here again: the loop below goes on for it
-            self._starting = True
-            try:
-                while self._queue and self._busy < self._max_concurrency:
-                    self._start_waiting(self._queue.popleft())
-            finally:
-                self._starting = False
-        if self._idle is not None and not self.inflight and not self._idle.done():
-            self._idle.set_result(None)
-
-    def _start_waiting(self, waiting: "Admitted | _Place") -> None:
-        if isinstance(waiting, _Place):
-            if not waiting.granted.done():
-                self._busy += 1
-                waiting.granted.set_result(None)
-        elif waiting.deadline <= self._loop.time():
-            self.dropped += 1
-            del self._calls[waiting.key]
+    def _start_or_wait(self, call: Admitted, marks: str) -> None:
+        """It came with `marks`, or places are few."""
+        places = self._places
+        call.depth, call.endpoint = places.depth(marks), places.marked(call.endpoint, marks)
+        if places.has_place(call.depth):
+            places.lend()
+            self._start(call)
         else:
-            self._start(waiting)
+            places.wait(call)
+
+    def _start_waiting(self, call: Admitted) -> None:
+        """A place is free for it."""
+        if call.deadline <= self._loop.time():
+            self.dropped += 1
+            del self._calls[call.key]
+        else:
+            self._start(call)
 
     def _expired(self, key: CallKey) -> None:
         call = self._calls[key]
@@ -490,30 +393,3 @@ class Server:
     def _dropped_reply(self, reply_to: str) -> None:
         """The caller learns it from its deadline; to keep the reply would be unbounded."""
         logger.warning("a reply was dropped: the outbox is full", extra={"catga_reply_to": reply_to})
-
-    def _refusal(self) -> CatgaError:
-        assert self._refusing is not None  # noqa: S101
-        error = ClosedError(self._refusing.message, details=dict(self._refusing.details))
-        error.is_retryable = True
-        return error
-
-    def _overloaded(self) -> OverloadedError:
-        self.refused += 1
-        return OverloadedError(
-            f"{self._busy} calls run and {len(self._queue)} wait: the node is full",
-            details={"max_concurrency": self._max_concurrency, "max_queue": self._max_queue},
-        )
-
-
-def _returned(endpoint: Endpoint, result: CatgaResult[Any]) -> CatgaResult[Any]:
-    if type(result) is not Success or endpoint.is_exact_answer(result.value):
-        return result
-    return returned(endpoint.codec, result)
-
-
-async def _known(result: CatgaResult[Any]) -> CatgaResult[Any]:
-    return result
-
-
-runs_handlers[Server.run_local.__code__] = lambda server: server.owner
-runs_handlers[Server._run_placed.__code__] = lambda server: server.owner  # pyright: ignore[reportPrivateUsage]

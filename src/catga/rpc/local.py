@@ -1,0 +1,315 @@
+"""The places of running calls, and the calls that a node makes to itself, which take places like all others."""
+
+import asyncio
+import logging
+from bisect import insort
+from collections import deque
+from collections.abc import Callable, Coroutine
+from time import perf_counter  # the loop's own time has milliseconds only, with uvloop
+from typing import Any, NamedTuple
+
+from msgspec import structs
+
+from catga.errors import CatgaError, ClosedError, Execution, OverloadedError
+from catga.mediator import Mediator
+from catga.mediator.ambient import runs_handlers
+from catga.mediator.by_value import returned
+from catga.mediator.nested import MARK, MAX_MARKS, holding, new_mark
+from catga.mediator.pipeline import as_catga_error, took_too_long
+from catga.result import CatgaResult, Failure, Success
+from catga.rpc.runner import Admitted, Endpoint, OnExit
+
+logger = logging.getLogger("catga.rpc")
+
+MAX_DEPTH = 8
+"""So often a call may come back to a node and get a place beyond the limit: then a recursion ends."""
+
+
+class Place(NamedTuple):
+    """A local call that waits for its place."""
+
+    granted: "asyncio.Future[None]"
+    deadline: float
+    depth: int
+
+
+class Places:
+    """Who may run, who waits, and who is refused.
+
+    A call for which handlers of this node wait, one within the other, is said to be so many deep. It finds room for as
+    many times the limit more, so that it never waits for its own caller (`catga.mediator.nested`).
+
+    Args:
+        limit: calls that run at once.
+        max_waiting: calls that wait for a place.
+        start: begins a call that came over the bus and has waited; it takes its place itself.
+
+    Attributes:
+        busy: calls that have a place.
+        crowded: so many are busy when handlers begin to mark what they send.
+        waiting: calls that wait for one, the oldest first.
+        nested: those among them that are deep, the deepest first.
+        refusing: why no calls are taken; None while they are.
+        refused: calls answered with `OverloadedError`.
+        wants_idle: somebody waits until nothing runs or waits.
+    """
+
+    __slots__ = (
+        "_has_lent",
+        "_idle",
+        "_is_starting",
+        "_mark",
+        "_max_waiting",
+        "_start",
+        "busy",
+        "crowded",
+        "limit",
+        "nested",
+        "refused",
+        "refusing",
+        "waiting",
+    )
+
+    def __init__(self, limit: int, max_waiting: int, start: Callable[[Admitted], None]) -> None:
+        self.limit = limit
+        self._max_waiting = max_waiting
+        self._start = start
+        self._mark = new_mark()
+        self._has_lent = False
+        self.busy = 0
+        self.crowded = limit // 2
+        self.waiting: deque[Admitted | Place] = deque()
+        self.nested: list[Admitted | Place] = []
+        self.refusing: CatgaError | None = None
+        self.refused = 0
+        self._is_starting = False
+        self._idle: asyncio.Future[None] | None = None
+
+    @property
+    def inflight(self) -> int:
+        """Calls that run or wait."""
+        return self.busy + len(self.waiting) + len(self.nested)
+
+    def depth(self, marks: str) -> int:
+        """How deep a call with these marks is."""
+        return min(marks.count(self._mark), MAX_DEPTH)
+
+    def has_place(self, depth: int) -> bool:
+        """Whether a call that is so deep may run now."""
+        return self.busy < self.limit * (depth + 1)
+
+    def is_full(self, depth: int) -> bool:
+        """Whether a call that is so deep is too many."""
+        waiting = len(self.waiting) + len(self.nested)
+        return not self.has_place(depth) and (waiting >= self._max_waiting or depth == MAX_DEPTH)
+
+    def marked(self, endpoint: Endpoint, marks: str) -> Endpoint:
+        """`endpoint` for a call whose handler passes these marks on, and this node's own while places are few."""
+        if self.busy >= self.crowded:
+            marks = (marks + self._mark)[-MAX_MARKS * MARK :]
+
+        async def run(message: Any) -> CatgaResult[Any]:
+            token = holding.set(marks)
+            try:
+                return await endpoint.run(message)
+            finally:
+                holding.reset(token)
+
+        return structs.replace(endpoint, run=run, call=None) if marks else endpoint
+
+    def refusal(self) -> CatgaError:
+        """The error for a call while none are taken."""
+        assert self.refusing is not None  # noqa: S101
+        error = ClosedError(self.refusing.message, details=dict(self.refusing.details))
+        error.is_retryable = True
+        return error
+
+    def overloaded(self) -> OverloadedError:
+        """The error for a call that is one too many."""
+        self.refused += 1
+        return OverloadedError(
+            f"{self.busy} calls run and {len(self.waiting) + len(self.nested)} wait: the node is full",
+            details={"max_concurrency": self.limit, "max_queue": self._max_waiting},
+        )
+
+    async def take(self, deadline: float, depth: int) -> None:
+        """Wait for a place until the loop's time is `deadline`. Raises `ClosedError` if the node stops meanwhile."""
+        if self.has_place(depth):
+            self.lend()
+            self.busy += 1
+            return
+        place = Place(asyncio.get_running_loop().create_future(), deadline, depth)
+        self.wait(place)
+        try:
+            await place.granted
+        except asyncio.CancelledError:
+            if place.granted.done() and not place.granted.cancelled() and place.granted.exception() is None:
+                self.busy -= 1
+            else:
+                self.withdraw(place)
+            raise
+
+    def wait(self, call: Admitted | Place) -> None:
+        """Let it wait for its place."""
+        if call.depth:
+            insort(self.nested, call, key=lambda each: -each.depth)
+        else:
+            self.waiting.append(call)
+
+    def withdraw(self, call: Admitted | Place) -> bool:
+        """It waits no more. Returns whether it did."""
+        for waiting in (self.waiting, self.nested):
+            if call in waiting:
+                waiting.remove(call)
+                return True
+        return False
+
+    def lend(self) -> None:
+        """A call is about to begin, perhaps beyond the limit: tell it the first time."""
+        if self.busy >= self.limit and not self._has_lent:
+            self._has_lent = True
+            logger.warning(
+                "all %d places are held by handlers, and some wait for calls to this same node: these run beyond "
+                "max_concurrency",
+                self.limit,
+            )
+
+    def hold(self) -> None:
+        """Something that has no place goes on though it should have ended: count it as one that has."""
+        self.busy += 1
+
+    def free(self) -> None:
+        """A call that had a place has ended."""
+        self.busy -= 1
+        if self.waiting or self.nested or self._idle is not None:
+            self.go_on()
+
+    def go_on(self) -> None:
+        """A place may be free: start the next calls that still have time."""
+        if not self._is_starting:  # an eager task that ends at once comes here again: the loop below goes on for it
+            self._is_starting = True
+            try:
+                while (call := self._next()) is not None:
+                    self._begin(call)
+            finally:
+                self._is_starting = False
+        if self._idle is not None and not self.inflight and not self._idle.done():
+            self._idle.set_result(None)
+
+    def _next(self) -> Admitted | Place | None:
+        if self.nested and self.has_place(self.nested[0].depth):
+            return self.nested.pop(0)
+        return self.waiting.popleft() if self.waiting and self.busy < self.limit else None
+
+    def _begin(self, waiting: Admitted | Place) -> None:
+        self.lend()
+        if isinstance(waiting, Admitted):
+            self._start(waiting)
+        elif not waiting.granted.done():
+            self.busy += 1
+            waiting.granted.set_result(None)
+
+    async def idle(self) -> None:
+        """Return once nothing runs or waits."""
+        while self.inflight:
+            if self._idle is None or self._idle.done():
+                self._idle = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._idle)  # others wait for it, too
+
+    def close(self) -> list[Admitted]:
+        """Refuse what waits. Returns the calls that came over the bus, which are to be told."""
+        waiting = [*self.waiting, *self.nested]
+        self.waiting.clear()
+        self.nested.clear()
+        for each in waiting:
+            if isinstance(each, Place) and not each.granted.done():
+                each.granted.set_exception(ClosedError("the node stopped"))
+        return [each for each in waiting if isinstance(each, Admitted)]
+
+
+class LocalCalls:
+    """Runs what a node sends to itself, without the bus, under the same limits, and with the same meaning.
+
+    Args:
+        on_exit: told that a handler wants to end the program, in a turn of the loop of its own.
+    """
+
+    def __init__(self, places: Places, on_exit: OnExit) -> None:
+        self._places = places
+        self._on_exit = on_exit
+        self._loop = asyncio.get_running_loop()
+        self.owner: Mediator | None = None
+        """What its handlers send by: `catga.current` gives it to those that `run` awaits."""
+
+    def run(self, endpoint: Endpoint, message: Any, timeout: float) -> Coroutine[Any, Any, CatgaResult[Any]]:
+        """Run a message here. Returns a failure whose execution is NO if it was refused."""
+        if self._places.refusing is not None:
+            return _known(Failure(self._places.refusal()))
+        if not endpoint.is_exact(message):
+            try:
+                message = endpoint.codec.copy(message)
+            except CatgaError as error:
+                return _known(Failure(error))
+        if endpoint.direct is None:
+            return self._run_placed(endpoint, message, timeout)
+        started = perf_counter()
+        try:
+            result = endpoint.direct(message)
+        except (SystemExit, KeyboardInterrupt) as reason:
+            result = self._exits(reason)
+        endpoint.tally.add(perf_counter() - started, type(result) is Success)
+        return _known(_returned(endpoint, result))
+
+    async def _run_placed(self, endpoint: Endpoint, message: Any, timeout: float) -> CatgaResult[Any]:
+        """Wait for a place among the running calls, and run."""
+        started, places = perf_counter(), self._places
+        result: CatgaResult[Any] | None = None
+        depth = 0
+        if places.busy >= places.crowded:
+            marks = holding.get()
+            depth = places.depth(marks)
+            if places.is_full(depth):
+                return Failure(places.overloaded())
+            endpoint = places.marked(endpoint, marks)
+        has_place = has_begun = False
+        try:
+            async with asyncio.timeout(timeout):
+                await places.take(self._loop.time() + timeout, depth)
+                has_place = True
+                if perf_counter() - started >= timeout:  # the process was stopped while it waited
+                    raise TimeoutError
+                has_begun = True
+                result = await endpoint.run(message)
+                return _returned(endpoint, result)
+        except TimeoutError as late:
+            error = took_too_long(endpoint.codec.name, timeout, late)
+            error.execution = Execution.MAYBE if has_begun else Execution.NO
+            return Failure(error)
+        except ClosedError as error:  # the node stopped while the call waited for its place
+            return Failure(error)
+        except (SystemExit, KeyboardInterrupt) as reason:
+            return self._exits(reason)
+        finally:
+            if has_place:
+                places.busy -= 1
+                endpoint.tally.add(perf_counter() - started, type(result) is Success)
+            places.go_on()
+
+    def _exits(self, error: SystemExit | KeyboardInterrupt) -> Failure:
+        """A handler wants to end the program: its caller is answered first."""
+        self._loop.call_soon(self._on_exit, error)
+        return Failure(as_catga_error(error))
+
+
+def _returned(endpoint: Endpoint, result: CatgaResult[Any]) -> CatgaResult[Any]:
+    if type(result) is not Success or endpoint.is_exact_answer(result.value):
+        return result
+    return returned(endpoint.codec, result)
+
+
+async def _known(result: CatgaResult[Any]) -> CatgaResult[Any]:
+    return result
+
+
+runs_handlers[LocalCalls.run.__code__] = lambda local: local.owner
+runs_handlers[LocalCalls._run_placed.__code__] = lambda local: local.owner  # pyright: ignore[reportPrivateUsage]
