@@ -5,14 +5,14 @@ pydantic model, with one of the two markers among its bases.
 """
 
 import sys
-import types
 from collections.abc import Callable
 from pathlib import PurePath
-from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Generic, TypeVar, get_args, get_origin
 
 import msgspec
 
 from catga.errors import InvalidMessageError
+from catga.hints import has_field, resolved
 
 R_co = TypeVar("R_co", covariant=True)
 M = TypeVar("M")
@@ -44,6 +44,7 @@ class MessageOptions(msgspec.Struct, frozen=True):
 
 _OPTIONS = "__catga_options__"
 _DEFAULTS = MessageOptions()
+_OWN = "catga."
 
 
 def message(
@@ -63,15 +64,17 @@ def message(
         name: the wire name, by default ``module.Qualname``.
 
     Raises:
-        InvalidMessageError: `timeout` is not positive, or `key` names no field of the class.
+        InvalidMessageError: `timeout` is not positive, `key` names no field of the class, or `name` is one of
+            catga's own.
     """
     if timeout is not None and not timeout > 0:
         raise InvalidMessageError(f"timeout must be a positive number of seconds, got {timeout!r}")
 
     def decorate(cls: type[M]) -> type[M]:
-        if isinstance(key, str) and not _has_field(cls, key):
+        if isinstance(key, str) and not has_field(cls, key):
             raise InvalidMessageError(f"key={key!r} names no field of {cls.__qualname__}")
         setattr(cls, _OPTIONS, MessageOptions(idempotent, key, timeout, name))
+        check_name(cls)
         return cls
 
     return decorate
@@ -92,12 +95,21 @@ def wire_name(cls: type) -> str:
     that imports it agree.
     """
     name = options_of(cls).name
-    if name is not None:
-        return name
-    module = cls.__module__
-    if module == "__main__":
-        module = _main_module()
-    return f"{module}.{cls.__qualname__}"
+    return f"{_module_of(cls)}.{cls.__qualname__}" if name is None else name
+
+
+def check_name(cls: type) -> None:
+    """Raise InvalidMessageError if the wire name of a class is one of catga's own, and the class is not."""
+    name = wire_name(cls)
+    if name.startswith(_OWN) and not _module_of(cls).startswith(_OWN):
+        raise InvalidMessageError(
+            f"the wire name {name!r} of {cls!r} is catga's own, like all that begin with {_OWN!r}: "
+            f'give it another, e.g. @message(name="shop.{cls.__name__}")'
+        )
+
+
+def _module_of(cls: type) -> str:
+    return _main_module() if cls.__module__ == "__main__" else cls.__module__
 
 
 def _main_module() -> str:
@@ -193,17 +205,10 @@ def _resolved(arg: Any, cls: type) -> Any:
     """`arg`, which the class statement of `cls` names, with what it says as text looked up in the module of `cls`."""
     if isinstance(arg, type | TypeVar) and not get_args(arg):
         return arg
-    module = sys.modules.get(cls.__module__, sys.modules["builtins"])
-    holder = types.SimpleNamespace(__annotations__={"arg": arg})
     try:
-        return get_type_hints(holder, vars(module), {cls.__name__: cls}, include_extras=True)["arg"]
+        return resolved(arg, cls.__module__, {cls.__name__: cls})
     except Exception as error:
         text = getattr(arg, "__forward_arg__", arg)
         raise InvalidMessageError(
             f"{text!r}, with which {cls.__qualname__} is answered, is not defined in {cls.__module__}: {error}"
         ) from error
-
-
-def _has_field(cls: type, field: str) -> bool:
-    annotated = any(field in getattr(base, "__annotations__", {}) for base in cls.__mro__)
-    return annotated or hasattr(cls, field)

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 from failures import Ask, Asked
 
-from catga import CatgaError, Event, Mediator, Request, add_cluster
+from catga import CatgaError, Event, Mediator, Request, add_cluster, message
+from catga.cluster.stats import Stats
+from catga.codec import Codec
 from catga.errors import DuplicateHandlerError, InvalidMessageError
 from catga.mediator.behaviors import Logging
+from catga.testing.contract import words
 from catga.testing.waiting import eventually
 
 
@@ -179,6 +182,31 @@ def test_an_error_class_may_be_defined_again() -> None:
         names["__name__"] = name
         exec("class SoldOut(CatgaError): code = 'shop.sold_out'", names)  # noqa: S102
     assert CatgaError.rebuild("shop.sold_out", "", {}).__class__ is names["SoldOut"]
+
+
+def stats_of(module: str) -> type:
+    return types.new_class("Stats", (Request[int],), exec_body=lambda names: names.update(__module__=module))
+
+
+def test_a_wire_name_of_catgas_own_is_refused_when_the_class_is_made() -> None:
+    with pytest.raises(InvalidMessageError, match=r"'catga\.Stats' of .* is catga's own.*name=\"shop\.Stats\""):
+        message(name="catga.Stats")(stats_of("shop"))
+    message(name="catgatory.Stats")(stats_of("shop"))
+    message(name="shop.catga.Stats")(stats_of("shop"))
+
+
+@pytest.mark.parametrize("register", [lambda app, cls: app.handles(cls)(lambda _: 1), lambda app, cls: Codec(cls)])
+def test_a_wire_name_of_catgas_own_is_refused_wherever_it_comes_from(register: Any) -> None:
+    """A module, or a script, with the name of ours."""
+    with pytest.raises(InvalidMessageError, match=r"'catga\.Stats' of .* is catga's own"):
+        register(Mediator(), stats_of("catga"))
+
+
+async def test_catgas_own_messages_are_none_that_are_refused() -> None:
+    app = Mediator()
+    app.handles(words.Whoami)(lambda _: "me")
+    async with add_cluster(app, f"memory://{uuid.uuid4().hex}", node_id="worker") as node:
+        assert (await node.send_to_node(Stats(), "worker")).unwrap().node_id == "worker"
 
 
 def test_a_class_that_is_defined_twice_is_told_as_that() -> None:

@@ -11,6 +11,7 @@ from catga.backends import check_url, open_backend
 from catga.cluster.mediator import DistributedMediator
 from catga.cluster.options import ClusterOptions, check_options, default_node_id, default_routing
 from catga.cluster.outliers import OutlierEjection
+from catga.hints import annotations_of
 from catga.mediator import Mediator
 from catga.routing import Queue
 from catga.rpc.signing import Signer
@@ -91,7 +92,7 @@ def add_cluster(
     if not isinstance(mediator, Mediator):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"add_cluster takes a Mediator, such as Mediator(), got {mediator!r}")
     check_url(url)
-    check_options(options, CommonOptions.__annotations__)
+    check_options(options, annotations_of(CommonOptions))
     check_positive("ttl", ttl)
     checked = ClusterOptions(
         url=url,

@@ -11,7 +11,7 @@ import msgspec
 from catga.codec.losses import obstacles
 from catga.codec.models import ModelDecoders, encode_model
 from catga.errors import InvalidMessageError
-from catga.messages import is_request, options_of, response_type, wire_name
+from catga.messages import check_name, is_request, options_of, response_type, wire_name
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=encode_model)
 
@@ -32,12 +32,14 @@ class Codec:
     """All that the wire needs to know of one message class, worked out once.
 
     Raises:
-        InvalidMessageError: its fields, or its response type, cannot be decoded, or not to what was sent.
+        InvalidMessageError: its fields, or its response type, cannot be decoded, or not to what was sent; or its name
+            is one of catga's own.
     """
 
     __slots__ = ("_decoder", "_response_decoder", "cls", "idempotent", "name", "timeout")
 
     def __init__(self, cls: type) -> None:
+        check_name(cls)
         options = options_of(cls)
         self.cls = cls
         self.name = wire_name(cls)

@@ -1,22 +1,21 @@
 """What a pydantic model holds, read from its core schema: what msgspec has to make, what would be lost."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, TypeGuard
+import enum
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeGuard
 
 import msgspec
 
-Schema: TypeAlias = Mapping[str, Any]
+from catga.codec.model_shapes import Schema, named
+from catga.codec.model_unions import confusions
 
 _NO_SCHEMAS = frozenset(
     {"computed_fields", "default", "definitions", "expected", "members", "metadata", "serialization"}
 )
 _CONTENTS = frozenset({"fields", "items_schema", "keys_schema", "values_schema", "extras_schema"})
 _OBJECTS = frozenset({"callable", "generator", "is-instance", "is-subclass"})
-_TEXTS = frozenset({"complex", "date", "datetime", "decimal", "multi-host-url", "time", "timedelta", "url", "uuid"})
-_LISTS = frozenset({"call", "frozenset", "set", "tuple"})
-_MAPS = frozenset({"dataclass", "model"})
-_SCALARS = ("bool", "bytes", "float", "int")
-_EXACT = {"str": "text", "list": "list", "dict": "map", "typed-dict": "map", **{kind: kind for kind in _SCALARS}}
+_CLASSES = frozenset({"dataclass", "model"})
+_UNIONS = frozenset({"nullable", "tagged-union", "union"})
 
 
 def model_obstacles(model: Any, *, takes_names: bool) -> Iterator[str]:
@@ -38,11 +37,19 @@ def model_obstacles(model: Any, *, takes_names: bool) -> Iterator[str]:
             yield f"{where} has an alias: use pydantic 2.11, or populate_by_name"
         if node.get("serialization_exclude"):
             yield f"{where} is left out by Field(exclude=True): make it a private attribute"
-        if kind == "union" and _is_ambiguous(list(_forms(node, refs))):
-            text = f"{where} is a union of types that look alike on the wire: one would arrive as another"
-            yield text
+        if kind in _UNIONS and (pair := next(confusions(node, refs), None)):
+            yield _alike(where, refs, *pair)
+        if kind == "literal" and any(isinstance(value, enum.Enum) for value in node["expected"]):
+            yield f"{where} is a Literal of an enum's members, which arrive as their values: name the enum"
         if kind in _OBJECTS and not _is_for_msgspec(node):
             yield f"{where} holds a {node.get('cls', kind)!r}, which has no encoding"
+
+
+def _alike(where: str, refs: Mapping[str, Schema], member: Schema, other: Schema) -> str:
+    return (
+        f"{where} is a union of types that look alike on the wire: {named(member, refs)} could arrive as "
+        f"{named(other, refs)}; give them a discriminator, or use one of them, or another type"
+    )
 
 
 def fields_for_msgspec(model: Any) -> dict[str, Any]:
@@ -91,7 +98,7 @@ def _walk(
             yield from _walk(refs[ref], where, refs, seen)
         return
     is_told = is_told or "serialization" in schema
-    where = schema["cls"].__qualname__ if schema["type"] in _MAPS else where
+    where = schema["cls"].__qualname__ if schema["type"] in _CLASSES else where
     if not (is_told and schema["type"] in _OBJECTS):
         yield where, schema
     for key, value in schema.items():
@@ -128,46 +135,3 @@ def _is_for_msgspec(node: Schema) -> bool:
     if node["type"] != "is-instance" or not isinstance(node["cls"], type):
         return False
     return not isinstance(msgspec.inspect.type_info(node["cls"]), msgspec.inspect.CustomType)
-
-
-def _is_ambiguous(members: Sequence[tuple[str, str]]) -> bool:
-    """Whether pydantic would take one of the `members` of a union for another when it comes over the wire."""
-    made = [kind or form for form, kind in members]
-    exact = {form for form, kind in members if not kind}
-    others = {form for form, kind in members if kind}
-    if exact & others or {"date", "datetime"} <= set(made):  # what needs no change goes first
-        return True
-    if len({kind for form, kind in members if form == "list" and kind}) > 1:
-        return True
-    return any(_is_hidden(kind, set(made[:i])) for i, kind in enumerate(made))
-
-
-def _is_hidden(kind: str, earlier: set[str]) -> bool:
-    """Whether a member of a union would be taken for an `earlier` one, which takes text, too."""
-    if kind in ("decimal", "serialized") and earlier & {"bool", "float", "int"}:
-        return True
-    return kind in _TEXTS | {"enum", "serialized"} and "bytes" in earlier
-
-
-def _forms(node: Schema, refs: Mapping[str, Schema]) -> Iterator[tuple[str, str]]:
-    """What a value of `node` is on the wire, and what it is made to from there: nothing, if it stays that."""
-    kind = node["type"]
-    if node.get("serialization", {}).get("type", "function-wrap") != "function-wrap":
-        yield "text", "serialized"
-    elif kind in _EXACT:
-        yield _EXACT[kind], ""
-    elif kind == "enum":
-        yield from {
-            ("text" if isinstance(member.value, str) else type(member.value).__name__, kind)
-            for member in node["members"]
-        }
-    elif kind in _TEXTS | _LISTS | _MAPS:
-        yield "text" if kind in _TEXTS else "list" if kind in _LISTS else "map", kind
-    elif kind == "definition-ref":
-        yield from _forms(refs[node["schema_ref"]], refs)
-    elif kind == "union":
-        for _, choice in _children(node["choices"]):
-            yield from _forms(choice, refs)
-    else:
-        for _, inner in _children(node.get("json_schema") or node.get("lax_schema") or node.get("schema")):
-            yield from _forms(inner, refs)

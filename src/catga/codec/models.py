@@ -6,7 +6,6 @@ msgspec can make, Structs and attrs objects, is made before.
 """
 
 import functools
-import inspect
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 import msgspec
 
 from catga.codec.model_schema import fields_for_msgspec, is_dict
+from catga.hints import signature_of
 
 
 def is_model(cls: Any) -> bool:
@@ -96,7 +96,7 @@ class ModelDecoders(dict[type, Callable[[Any], Any]]):
 
 def takes_names(model: Any) -> bool:
     """Whether this pydantic, 2.11 or later, can make models by the names of their fields in place of their aliases."""
-    return "by_name" in inspect.signature(model.model_validate).parameters
+    return "by_name" in signature_of(model.model_validate).parameters
 
 
 def _validator(model: Any) -> Callable[[Any], Any]:

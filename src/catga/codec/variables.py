@@ -1,9 +1,10 @@
 """Type variables that nobody has said a type for: what they stand for would arrive as plain data."""
 
 from collections.abc import Iterator
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin
 
 from catga.codec.models import is_model
+from catga.hints import field_types
 
 _MARKS = ("__dataclass_fields__", "__struct_fields__", "__attrs_attrs__", "_fields", "__total__")
 """What classes have whose fields msgspec knows."""
@@ -37,7 +38,7 @@ def _fields(part: Any, bound: dict[Any, Any]) -> Iterator[tuple[Any, dict[Any, A
     if not isinstance(cls, type) or is_model(cls) or not _has_fields(cls):
         return
     given = _given(cls, _arguments(part, cls, bound))
-    for hint in get_type_hints(cls, include_extras=True).values():
+    for hint in field_types(cls).values():
         yield hint, given, _shown(cls)
 
 

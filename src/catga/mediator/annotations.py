@@ -8,6 +8,7 @@ from types import CoroutineType, FrameType, UnionType
 from typing import Any, TypeAlias, get_args, get_origin
 
 from catga.errors import InvalidMessageError
+from catga.hints import annotations_of, signature_of, text_of
 from catga.messages import is_event, is_request
 from catga.result import Failure, Success
 
@@ -51,8 +52,8 @@ def message_type_of(handler: Handler, frame: FrameType | None) -> type:
     """
     parameter = parameter_of(handler)
     annotation: Any = inspect.Parameter.empty if parameter is None else parameter.annotation
-    if isinstance(annotation, str):
-        annotation = _evaluate(annotation, _function_of(handler), frame)
+    if (text := text_of(annotation)) is not None:
+        annotation = _evaluate(text, _function_of(handler), frame)
     if not (is_request(annotation) or is_event(annotation)):
         has_none = annotation is inspect.Parameter.empty
         got = "it has no annotation" if has_none else f"got {annotation!r}"
@@ -70,8 +71,8 @@ def parameter_of(handler: Handler) -> inspect.Parameter | None:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise InvalidMessageError(f"{label(handler)} has a `yield`: a handler returns its value")
     try:
-        called = list(inspect.signature(function, follow_wrapped=False).parameters.values())
-        said = [p for p in inspect.signature(function).parameters.values() if p.kind in _POSITIONAL]
+        called = list(signature_of(function, follow_wrapped=False).parameters.values())
+        said = [p for p in signature_of(function).parameters.values() if p.kind in _POSITIONAL]
     except ValueError:  # a function of C
         return None
     taken = [p for p in called if p.kind in _POSITIONAL]
@@ -126,10 +127,10 @@ def returned(handler: Handler) -> Any:
     function = _function_of(handler)
     if hasattr(function, "__wrapped__") or hasattr(handler, "__wrapped__"):
         return Any
-    annotation: Any = getattr(function, "__annotations__", {}).get("return", Any)
-    if isinstance(annotation, str):
+    annotation: Any = annotations_of(function).get("return", Any)
+    if (text := text_of(annotation)) is not None:
         try:
-            annotation = eval(annotation, dict(getattr(function, "__globals__", {})))  # noqa: S307 - the handler's own
+            annotation = eval(text, dict(getattr(function, "__globals__", {})))  # noqa: S307 - the handler's own
         except Exception:  # noqa: BLE001 - a name for type checkers alone, or of a function's body
             return Any
     return type(None) if annotation is None else annotation

@@ -15,7 +15,7 @@ from catga.mediator.intercept import handling, intercepted, unheard
 from catga.mediator.isolated import Isolation
 from catga.mediator.pipeline import Call, EventCalls, Pipeline, Run, compile_event, compile_request, enclosed, timed
 from catga.mediator.threads import ThreadHandler
-from catga.messages import Event, Request, is_event, is_request, options_of, wire_name
+from catga.messages import Event, Request, check_name, is_event, is_request, options_of, wire_name
 from catga.result import LOCAL, CatgaResult, Failure, ResultMetadata, Success
 
 T = TypeVar("T")
@@ -42,8 +42,8 @@ class Registry:
 
         Raises:
             DuplicateHandlerError: a request has one already, or another class has the same wire name.
-            InvalidMessageError: `cls` is neither a request nor an event, the handler cannot be called with one, or a
-                node runs already and the message cannot travel.
+            InvalidMessageError: `cls` is neither a request nor an event, or its name is one of catga's own; the handler
+                cannot be called with one; or a node runs already and the message cannot travel.
         """
         if self._has(cls, handler):
             return
@@ -135,6 +135,7 @@ class Registry:
             )
         if cls in (Request, Event) or not (is_request(cls) or is_event(cls)):
             raise InvalidMessageError(f"{cls!r} is no message: derive a class from Request[R] or Event")
+        check_name(cls)
         for known in self._checks:
             if (check := known()) is not None:
                 check(cls)

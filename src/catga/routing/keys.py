@@ -7,6 +7,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from catga.errors import InvalidMessageError
+from catga.hints import field_type
 from catga.messages import options_of
 
 STABLE = "str, bytes, int, UUID, or a tuple of them"
@@ -46,17 +47,10 @@ def check_key(message_type: type) -> None:
         raise InvalidMessageError(
             f"{message_type.__qualname__} has no key: declare one with @message(key=...) to route it by key"
         )
-    if isinstance(key, str) and _never_stable(_annotation(message_type, key)):
+    if isinstance(key, str) and _never_stable(field_type(message_type, key)):
         raise InvalidMessageError(
             f"the key {key!r} of {message_type.__qualname__} has no stable bytes: its type must be {STABLE}"
         )
-
-
-def _annotation(cls: type, field: str) -> Any:
-    try:
-        return typing.get_type_hints(cls).get(field)
-    except Exception:  # noqa: BLE001 - names that are not defined yet: known at the call
-        return None
 
 
 def _never_stable(annotation: Any) -> bool:
