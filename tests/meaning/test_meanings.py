@@ -2,8 +2,10 @@
 
 import logging
 
+import derived
 import failures
 import pytest
+import resolvers
 import values
 import verbs
 from failures import Ask, Asked, SoldOutError
@@ -11,7 +13,7 @@ from places import PLACES, Case, call, caller_of, told
 
 from catga import Mediator
 
-CASES = [*failures.TABLE, *verbs.TABLE, *values.TABLE]
+CASES = [*failures.TABLE, *derived.TABLE, *verbs.TABLE, *resolvers.TABLE, *values.TABLE]
 
 
 @pytest.fixture(params=PLACES)
