@@ -21,6 +21,7 @@ from catga import Event, Failure, Mediator, Request, Success, add_cluster
 from catga.errors import (
     CatgaError,
     CatgaTimeoutError,
+    ClosedError,
     Execution,
     HandlerNotFoundError,
     InvalidMessageError,
@@ -185,10 +186,18 @@ def test_errors_are_problems(error: CatgaError, status: int) -> None:
     assert problem(error).status_code == status
 
 
-def test_what_did_not_run_before_its_deadline_is_not_available() -> None:
-    error = CatgaTimeoutError("the link is down")
-    error.execution = Execution.NO
-    assert problem(error).status_code == 503
+@pytest.mark.parametrize(
+    ("error", "execution", "status"),
+    [
+        (CatgaTimeoutError("the link is down"), Execution.NO, 503),
+        (NoNodeAvailableError("the first attempt was lost"), Execution.MAYBE, 502),
+        (ClosedError("its link is down for good"), Execution.MAYBE, 502),
+        (ClosedError("in a handler"), Execution.ANSWERED, 503),
+    ],
+)
+def test_only_what_did_not_run_is_unavailable(error: CatgaError, execution: Execution, status: int) -> None:
+    error.execution = execution
+    assert problem(error).status_code == status
 
 
 class SoldOut(CatgaError):

@@ -30,6 +30,7 @@ logger = logging.getLogger("catga.http")
 
 _FAILED = (500, "The request failed.")
 _UNAVAILABLE = (503, "The service is not available now.")
+_IN_DOUBT = (502, "It is not known whether the request was carried out.")
 
 _BUILT_IN: Mapping[str, tuple[int, str]] = {
     "invalid_message": (422, "The request is not valid."),
@@ -38,7 +39,7 @@ _BUILT_IN: Mapping[str, tuple[int, str]] = {
     "handler_error": _FAILED,
     "duplicate_handler": _FAILED,
     "missing_extra": _FAILED,
-    "maybe_executed": (502, "It is not known whether the request was carried out."),
+    "maybe_executed": _IN_DOUBT,
     # A gateway that has just started cannot tell a service that is down from one that never was.
     "handler_not_found": _UNAVAILABLE,
     "no_node_available": _UNAVAILABLE,
@@ -156,10 +157,11 @@ def _answer_in(error: CatgaError) -> CatgaError:
 
 
 def _usual(error: CatgaError) -> tuple[int, str]:
-    """Return status and text of an error."""
+    """Return status and text of an error. What is unavailable did not run, as far as the cluster knows."""
+    usual = _BUILT_IN.get(error.code, _FAILED)
     if error.code == "timeout" and error.execution is Execution.NO:  # it waited for a node, or for the link
         return _UNAVAILABLE
-    return _BUILT_IN.get(error.code, _FAILED)
+    return _IN_DOUBT if usual is _UNAVAILABLE and error.execution is Execution.MAYBE else usual
 
 
 def _details(error: CatgaError) -> dict[str, Any]:
