@@ -19,7 +19,7 @@ def web(cluster: DistributedMediator) -> Starlette:
         try:
             order = msgspec.json.decode(await request.body(), type=PlaceOrder)
         except msgspec.DecodeError as error:
-            return problem(InvalidMessageError(str(error)))
+            return problem(InvalidMessageError(str(error)), detail=str(error))
         result = await cluster.send(order)
         response = respond(result, status=201)
         response.headers["x-node"] = result.metadata.node_id

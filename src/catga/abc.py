@@ -321,6 +321,9 @@ class BackendSettings(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:  # url and options have credentials
         return f"BackendSettings(prefix={self.prefix!r})"
 
+    def __rich_repr__(self) -> Iterable[tuple[str, str]]:  # rich does not ask for the repr
+        yield "prefix", self.prefix
+
 
 class Backend(NamedTuple):
     """A discovery and a transport behind one URL."""

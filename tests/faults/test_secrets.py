@@ -11,17 +11,23 @@ from typing import Any
 
 import pytest
 import trustme
+from rich.pretty import pretty_repr
 
+import catga
 from catga import Mediator, add_cluster
 from catga.abc import BackendSettings
 from catga.backends import redact
-from catga.errors import ClusterError
+from catga.cli.options import Where
+from catga.cli.settings import WorkerSettings
+from catga.errors import ClusterError, InvalidMessageError
+from catga.hidden import Hidden
 from catga.rpc.signing import Signer
 from catga.testing.proxy import Proxy
 from catga.testing.servers import NatsServer, RedisServer, Server, Tls, free_port
 from catga.testing.waiting import eventually
 
 MARK = "hunter2mark"
+PACKAGE = Path(catga.__file__).parent
 KEY = f"{MARK} is the signing key".encode()
 PARTS = (MARK, MARK[:8])
 """A part of it is as bad: parsers put what is before a "/" into their errors."""
@@ -59,6 +65,18 @@ def text_of(error: BaseException) -> str:
     parts = [shown, str(error), repr(error), repr(vars(error))]
     following = [error.__cause__, error.__context__, *getattr(error, "exceptions", ())]
     return "\n".join([*parts, *(text_of(e) for e in following if e is not None)])
+
+
+def locals_of(error: BaseException) -> str:
+    """The local variables in the tracebacks of an error, its causes and contexts, as a reporter shows them. The
+    client libraries' own are theirs."""
+    parts: list[str] = []
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if Path(frame.f_code.co_filename).is_relative_to(PACKAGE):
+            shown = (f"{name} = {value!r}, {pretty_repr(value)}" for name, value in frame.f_locals.items())
+            parts.append(f"{frame.f_code.co_qualname}: {', '.join(shown)}")
+    following = [error.__cause__, None if error.__suppress_context__ else error.__context__]
+    return "\n".join([*parts, *(locals_of(each) for each in following if each is not None)])
 
 
 def clean(*texts: str) -> None:
@@ -106,11 +124,15 @@ async def fail(url: str, options: dict[str, Any]) -> str:
     try:
         node = add_cluster(Mediator(), url, node_id="n", connect_timeout=0.5, signing_keys=[KEY], **options)
         shown = f"{node!r} {node._options!r} {node._backend!r} {vars(node._backend.discovery)!r}"
-        async with node:
-            shown += "joined"
-    except (ClusterError, ValueError, TypeError) as error:
+    except (ClusterError, ValueError, TypeError) as error:  # this frame has the arguments: locals are the user's matter
         return text_of(error)
-    return shown
+    try:
+        async with node:
+            return f"{shown} joined"
+    except ClusterError as error:
+        shown = locals_of(error)
+        assert "DistributedMediator.start" in shown
+        return text_of(error) + shown
 
 
 async def test_no_secret_when_the_broker_refuses(guarded: Server, hearing: Hearing, capfd: Any) -> None:
@@ -204,7 +226,13 @@ async def command_output(url: str, command: tuple[str, ...]) -> str:
 def test_reprs_have_no_secret() -> None:
     settings = BackendSettings(url=f"nats://{MARK}@x", options={"password": MARK}, signer=Signer([KEY]))
     cluster = add_cluster(Mediator(), f"nats://it:{MARK}@x", signing_keys=[KEY], token=MARK)
-    clean(repr(settings), repr(Signer([KEY])), repr(cluster), repr(cluster._options), repr(cluster._backend))
+    worker = WorkerSettings(target="app", url=f"nats://it:{MARK}@x")
+    where = Where(f"nats://it:{MARK}@x", "catga", 1.0, (KEY,))
+    for each in (settings, Signer([KEY]), cluster, cluster._options, cluster._backend, worker, where, Hidden(MARK)):
+        clean(repr(each), pretty_repr(each))
+    with pytest.raises(InvalidMessageError) as refused:
+        Signer([KEY]).open(["a"], Signer([KEY]).seal("b", b"batch"))
+    clean(locals_of(refused.value))
     with pytest.raises(ValueError, match="signing_keys") as caught:
         Signer([MARK.encode()])
     clean(str(caught.value))

@@ -2,8 +2,10 @@
 
 import logging
 
+import derived
 import failures
 import pytest
+import resolvers
 import threads
 import values
 import verbs
@@ -12,7 +14,7 @@ from places import PLACES, Case, call, caller_of, told
 
 from catga import Mediator
 
-CASES = [*failures.TABLE, *verbs.TABLE, *values.TABLE, *threads.TABLE]
+CASES = [*failures.TABLE, *derived.TABLE, *verbs.TABLE, *resolvers.TABLE, *values.TABLE, *threads.TABLE]
 
 
 @pytest.fixture(params=PLACES)

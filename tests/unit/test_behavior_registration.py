@@ -312,3 +312,15 @@ def test_check_of_a_sound_mediator_is_empty() -> None:
     app = Mediator()
     app.add_handler(Add, Adder)
     assert app.check(Add, Added) == []
+
+
+def test_check_finds_an_event_of_which_only_the_base_has_a_handler() -> None:
+    @dataclass(frozen=True)
+    class AddedTwice(Added):
+        pass
+
+    app = Mediator()
+    app.handles(Added)(lambda _: None)
+    assert [(p.kind, "its base" in p.text) for p in app.check(AddedTwice)] == [("no handler", True)]
+    app.handles(AddedTwice)(lambda _: None)
+    assert app.check(AddedTwice) == []

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import json
+import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,13 +17,15 @@ import msgspec
 import pytest
 from starlette.applications import Starlette
 
-from catga import Failure, Mediator, Success, add_cluster
+from catga import Event, Failure, Mediator, Request, Success, add_cluster
 from catga.errors import (
     CatgaError,
     CatgaTimeoutError,
-    CircuitOpenError,
-    HandlerError,
+    ClosedError,
+    Execution,
+    HandlerNotFoundError,
     InvalidMessageError,
+    MaybeExecutedError,
     NoNodeAvailableError,
     RateLimitedError,
 )
@@ -75,7 +78,7 @@ async def test_the_example_gateway_answers_and_reports_problems() -> None:
 
 async def test_ready_tells_the_reason_and_live_does_not_care() -> None:
     cluster = add_cluster(Mediator(), "memory://health", node_id="n1")
-    app = Starlette(routes=health_routes(cluster))
+    app = Starlette(routes=health_routes(cluster, details=True))
     async with client(app) as http:
         before = await http.get("/health/ready")
         assert before.status_code == 503
@@ -91,7 +94,7 @@ async def test_ready_tells_the_reason_and_live_does_not_care() -> None:
 async def test_a_node_without_its_broker_is_not_ready_and_is_again_when_the_broker_is_back() -> None:
     with NatsServer() as server:
         cluster = add_cluster(Mediator(), server.url)
-        app = Starlette(routes=health_routes(cluster), lifespan=lifespan(cluster))
+        app = Starlette(routes=health_routes(cluster, details=True), lifespan=lifespan(cluster))
         async with client(app) as http:
 
             async def reason() -> str:
@@ -121,10 +124,50 @@ class Point:
     x: int
 
 
+@dataclass(frozen=True)
+class Ordered(Request[int]):
+    sku: str
+
+
+@dataclass(frozen=True)
+class Opened(Event):
+    sku: str
+
+
 def test_values_are_json_and_none_is_no_content() -> None:
     response = respond(Success(Point(1)), status=201)
     assert (response.status_code, response.body) == (201, b'{"x":1}')
     assert respond(Success(None)).status_code == 204
+
+
+INSIDES = "shop.PlaceOrder at node-7 of nats://10.1.2.3:4222"
+
+
+def kinds_of_ours() -> list[type[CatgaError]]:
+    def tree(cls: type[CatgaError]) -> list[type[CatgaError]]:
+        mine = [cls] if cls.__module__ == "catga.errors" and cls is not CatgaError else []
+        return mine + [found for sub in cls.__subclasses__() for found in tree(sub)]
+
+    return tree(CatgaError)
+
+
+def test_every_code_of_ours_has_a_status() -> None:
+    assert {kind.code for kind in kinds_of_ours()} == set(STATUS)
+
+
+@pytest.mark.parametrize("kind", kinds_of_ours())
+def test_an_error_of_ours_shows_nothing_of_the_insides_and_is_logged_once(
+    kind: type[CatgaError], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    error = kind(INSIDES, details={"retry_after": 1.2, "handled": {"shop.PlaceOrder": ["node-7"]}, "path": "$.sku"})
+    response = problem(error)
+    body = msgspec.json.decode(bytes(response.body))
+    assert (response.status_code, body["status"], body["code"]) == (STATUS[kind.code], STATUS[kind.code], kind.code)
+    assert body["detail"].endswith(".")
+    assert not [word for word in ("shop", "node-7", "10.1.2.3", "sku") if word in str(body) + str(response.headers)]
+    assert response.headers["retry-after"] == "2"
+    assert [INSIDES in record.getMessage() for record in caplog.records] == [True]
 
 
 @pytest.mark.parametrize(
@@ -133,43 +176,134 @@ def test_values_are_json_and_none_is_no_content() -> None:
         (InvalidMessageError("bad"), 422),
         (CatgaTimeoutError("late"), 504),
         (NoNodeAvailableError("none"), 503),
-        (RateLimitedError("slow", details={"retry_after": 1.2}), 429),
+        (HandlerNotFoundError("none"), 503),
+        (MaybeExecutedError("lost"), 502),
+        (RateLimitedError("slow"), 429),
         (CatgaError("what"), 500),
     ],
 )
 def test_errors_are_problems(error: CatgaError, status: int) -> None:
-    response = problem(error)
-    body = msgspec.json.decode(bytes(response.body))
-    assert (response.status_code, body["status"], body["code"]) == (status, status, error.code)
-    assert body["detail"] == error.message
-    if status == 429:
-        assert response.headers["retry-after"] == "2"
+    assert problem(error).status_code == status
 
 
-def test_what_a_handler_raised_is_not_told() -> None:
-    error = HandlerError("KeyError: 'password'", details={"type": "KeyError", "message": "password"})
-    response = respond(Failure(error))
+@pytest.mark.parametrize(
+    ("error", "execution", "status"),
+    [
+        (CatgaTimeoutError("the link is down"), Execution.NO, 503),
+        (NoNodeAvailableError("the first attempt was lost"), Execution.MAYBE, 502),
+        (ClosedError("its link is down for good"), Execution.MAYBE, 502),
+        (ClosedError("in a handler"), Execution.ANSWERED, 503),
+    ],
+)
+def test_only_what_did_not_run_is_unavailable(error: CatgaError, execution: Execution, status: int) -> None:
+    error.execution = execution
+    assert problem(error).status_code == status
+
+
+class SoldOut(CatgaError):
+    code = "sold_out"
+
+
+def body_of(error: CatgaError, **options: Any) -> dict[str, Any]:
+    return msgspec.json.decode(bytes(problem(error, **options).body))
+
+
+def test_an_answer_of_the_programs_own_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    body = body_of(SoldOut("no tea", details={"sku": "tea"}), errors={"sold_out": 409})
+    assert (body["status"], body["detail"], body["details"]) == (409, "no tea", {"sku": "tea"})
+    assert not caplog.records
+
+
+def test_an_answer_whose_class_is_not_known_here_keeps_its_code() -> None:
+    error = CatgaError.rebuild("of_another_service", "no tea", {"sku": "tea"})
+    body = body_of(error, errors={"of_another_service": 409})
+    assert (body["status"], body["code"], body["detail"]) == (409, "of_another_service", "no tea")
+
+
+async def test_an_answer_of_one_service_is_told_without_the_names_of_the_others() -> None:
+    shop, billing, web = Mediator(), Mediator(), Mediator()
+    billing.handles(Opened)(lambda _: None)
+
+    @shop.handler
+    def opened(event: Opened) -> None:
+        raise SoldOut("no tea", details={"sku": "tea"})
+
+    async with (
+        add_cluster(shop, "memory://joint", service="inner-shop"),
+        add_cluster(billing, "memory://joint", service="inner-billing"),
+        add_cluster(web, "memory://joint", service="web") as node,
+    ):
+        result = await node.publish(Opened("tea"))
+        assert isinstance(result, Failure)
+        body = body_of(result.error, errors={"sold_out": 409})
+    assert (body["status"], body["detail"], body["details"]) == (409, "no tea", {"sku": "tea"})
+    assert "inner" not in str(body)
+
+
+def test_a_text_of_the_program_takes_the_place_of_ours() -> None:
+    assert body_of(InvalidMessageError("x"), detail="a quantity is missing")["detail"] == "a quantity is missing"
+
+
+def test_a_status_that_has_no_name_is_taken() -> None:
+    assert problem(CatgaError("x"), errors={"catga": 499}).status_code == 499
+
+
+async def test_what_a_handler_raised_is_not_told_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    app = Mediator()
+
+    @app.handler
+    def order(request: Ordered) -> int:
+        raise KeyError("password")
+
+    response = respond(await app.send(Ordered("tea")))
     assert response.status_code == 500
     assert b"password" not in bytes(response.body)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+async def test_a_service_that_is_not_there_is_unavailable() -> None:
+    shop = Mediator()
+    shop.handles(Ordered)(lambda _: 1)
+    async with add_cluster(Mediator(), "memory://down", service="web") as web:
+        assert respond(await web.send(Ordered("tea"))).status_code == 503  # it never was
+        async with add_cluster(shop, "memory://down", service="shop"):
+            await eventually(lambda: len(web.get_nodes()) == 2)
+            assert respond(await web.send(Ordered("tea"))).status_code == 200
+        await eventually(lambda: len(web.get_nodes()) == 1)
+        assert respond(await web.send(Ordered("tea"))).status_code == 503  # it is gone
+
+
+async def test_a_link_that_is_down_is_unavailable_and_shows_no_address(caplog: pytest.LogCaptureFixture) -> None:
+    shop, web = Mediator(), Mediator()
+    shop.handles(Ordered)(lambda _: 1)
+    with NatsServer() as server:
+        cluster = add_cluster(web, server.url, node_id="web-1", request_timeout=0.5, drain_timeout=0.1)
+        app = Starlette(routes=health_routes(cluster), lifespan=lifespan(cluster))
+        async with add_cluster(shop, server.url, service="shop", drain_timeout=0.1), client(app) as http:
+            await eventually(lambda: len(cluster.get_nodes()) == 2)
+            server.kill()
+            await eventually(lambda: cluster.health == "degraded")
+            response = respond(await cluster.send(Ordered("tea")))
+            ready = await http.get("/health/ready")
+    assert (response.status_code, ready.status_code, ready.json()) == (503, 503, {"status": "unavailable"})
+    for shown in (bytes(response.body).decode(), ready.text):
+        assert not [word for word in ("web-1", "127.0.0.1", str(server.port), "Ordered") if word in shown]
+    assert [r.getMessage() for r in caplog.records if r.name == "catga.http" and "not ready" in r.getMessage()]
 
 
 def test_details_that_are_no_json_go_as_text() -> None:
-    response = problem(CatgaError("odd", details={"what": object}))
-    assert "class" in msgspec.json.decode(bytes(response.body))["details"]["what"]
+    assert "class" in body_of(CatgaError("odd", details={"what": object}))["details"]["what"]
+
+
+@pytest.mark.parametrize("details", [None, [1], "text"])
+def test_details_of_the_programs_own_may_be_anything(details: Any) -> None:
+    assert body_of(SoldOut("no tea", details=details))["detail"] == "no tea"
 
 
 @pytest.mark.parametrize("text", ["half \ud800", "whole"])
 def test_any_error_is_a_problem_that_can_be_read(text: str) -> None:
     details = {"retry_after": float("inf"), "what": text, text: object}
-    response = problem(CircuitOpenError(text, details=details))
-    assert (response.status_code, json.loads(bytes(response.body))["detail"]) == (503, text)
+    response = problem(SoldOut(text, details=details))
+    assert (response.status_code, json.loads(bytes(response.body))["detail"]) == (500, text)
     assert "retry-after" not in response.headers
-
-
-def test_every_code_of_ours_has_a_status() -> None:
-    def tree(cls: type[CatgaError]) -> set[str]:
-        mine = {cls.code} if cls.__module__ == "catga.errors" else set[str]()
-        return mine.union(*(tree(sub) for sub in cls.__subclasses__()))
-
-    never_over_http = {"catga", "duplicate_handler", "missing_extra"}
-    assert tree(CatgaError) - never_over_http == set(STATUS)

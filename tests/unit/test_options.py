@@ -1,11 +1,15 @@
 """Bad values fail where they are given, with the fix in the text."""
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from catga import ConsistentHash, Failure, Mediator, Request, RoundRobin, add_cluster
+from catga.backends.nats import OPTIONS as NATS_OPTIONS
+from catga.backends.redis.connect import OPTIONS as REDIS_OPTIONS
+from catga.cluster.add import CommonOptions, NatsOptions, RedisOptions
 from catga.errors import ClusterError, NoNodeAvailableError
 from catga.node import token
 from catga.routing import Queue
@@ -38,8 +42,6 @@ from catga.routing import Queue
         ({"request_timeout": "3"}, "request_timeout must be a positive number"),
         ({"ttl": None}, "ttl must be a positive number"),
         ({"drain_timeout": None}, "drain_timeout must be 0 or more"),
-        ({"nodeid": "a"}, "no option 'nodeid': did you mean 'node_id'"),
-        ({"heartbeat": 1, "request_time_out": 2}, "did you mean 'request_timeout'"),
         ({"max_concurrency": 0}, "max_concurrency must be at least 1"),
         ({"max_queue": -1}, "max_queue must be 0 or more"),
         ({"queues": True, "observe_only": True}, "takes no calls"),
@@ -50,6 +52,42 @@ from catga.routing import Queue
 def test_a_value_that_cannot_work_says_the_fix(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         add_cluster(Mediator(), "memory://options", **options)
+
+
+@pytest.mark.parametrize("url", ["memory://options", "nats://localhost", "redis://localhost"])
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("nodeid", "no option 'nodeid': did you mean 'node_id'"),
+        ("request_time_out", "did you mean 'request_timeout'"),
+        ("outlierz", "no option 'outlierz': did you mean 'outliers'"),
+        ("colour", "has no option 'colour'$"),
+        ("closed_cb", "has no option 'closed_cb'"),
+    ],
+)
+def test_an_option_that_nobody_takes_is_refused_by_its_name(url: str, option: str, text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        add_cluster(Mediator(), url, **{option: "secret"})
+
+
+MISSPELT = [("nats", "pasword", "password"), ("redis", "ssl_ca_cert", "ssl_ca_certs")]
+
+
+@pytest.mark.parametrize(("url", "option", "meant"), MISSPELT)
+def test_an_option_of_the_backend_that_is_misspelt_is_named(url: str, option: str, meant: str) -> None:
+    with pytest.raises(TypeError, match=f"no option '{option}': did you mean '{meant}'"):
+        add_cluster(Mediator(), f"{url}://localhost", **{option: "secret"})
+
+
+@pytest.mark.parametrize(("options", "known"), [(NatsOptions, NATS_OPTIONS), (RedisOptions, REDIS_OPTIONS)])
+def test_every_option_of_a_backend_that_is_documented_is_known_to_it(options: type, known: set[str]) -> None:
+    assert set(options.__annotations__) - set(CommonOptions.__annotations__) <= known
+
+
+def test_every_option_of_a_cluster_has_its_type_for_each_backend() -> None:
+    parameters = inspect.signature(add_cluster, eval_str=True).parameters.values()
+    taken = {each.name: each.annotation for each in parameters if each.kind is each.KEYWORD_ONLY}
+    assert taken == CommonOptions.__annotations__
 
 
 @pytest.mark.parametrize("metadata", [{"weight": 1}, {1: "a"}, "zone=eu", {"zone": None}])

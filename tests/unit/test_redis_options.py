@@ -23,7 +23,7 @@ def test_tls_options_on_a_plain_url_fail_at_the_call_and_name_the_fix() -> None:
 
 
 def test_an_unknown_option_fails_at_the_call_without_showing_the_password() -> None:
-    with pytest.raises(ValueError, match="colour") as caught:
+    with pytest.raises(TypeError, match="colour") as caught:
         add_redis_cluster(Mediator(), "redis://:secret@h:1", colour="red")  # type: ignore[call-arg]
     assert "secret" not in str(caught.value)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from urllib.parse import urlsplit
 
 from catga.abc import Backend, BackendSettings, Departure, Observation, Outgoing, Sighting, TransportListener
+from catga.backends import check_options
 from catga.errors import ClusterError
 from catga.membership.records import decode_record, encode_record
 from catga.node import NodeInfo
@@ -59,9 +60,8 @@ def hub(name: str) -> Hub:
 
 
 def open_backend(settings: BackendSettings) -> Backend:
-    """The backend of a ``memory://name`` URL."""
-    if settings.options:
-        raise ValueError(f"memory:// takes no options, got {', '.join(sorted(settings.options))}")
+    """The backend of a ``memory://name`` URL, which has no options."""
+    check_options(settings.options, (), "memory")
     parts = urlsplit(settings.url)
     name = f"{settings.prefix}/{parts.netloc}{parts.path}"
     return Backend(MemoryNodeDiscovery(name, settings.ttl), MemoryTransport(name))

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from catga.backends import redact
 from catga.cli.keys import signing_keys
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -19,6 +20,9 @@ class Where(NamedTuple):
     prefix: str
     connect_timeout: float
     signing_keys: tuple[bytes, ...] = ()
+
+    def __repr__(self) -> str:  # the URL may have a password
+        return f"Where({redact(self.url)!r}, {self.prefix!r})"
 
 
 def env_option(*names: str, **settings: Any) -> Callable[[F], F]:

@@ -1,5 +1,7 @@
 """What a worker is told by its supervisor: one JSON value in the environment, as a URL may hold a password."""
 
+from collections.abc import Iterable
+
 import msgspec
 
 
@@ -25,6 +27,12 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Names of those that come from the environment: perhaps meant for other commands."""
     supervised: bool = False
     """Standard input is a pipe from the supervisor; its end is the supervisor's."""
+
+    def __repr__(self) -> str:  # the URL may have a password
+        return f"WorkerSettings({self.target!r})"
+
+    def __rich_repr__(self) -> Iterable[str]:  # rich does not ask for the repr
+        yield self.target
 
 
 VARIABLE = "CATGA_WORKER_SETTINGS"

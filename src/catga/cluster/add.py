@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 from msgspec.structs import replace
 
 from catga.abc import Backend, BackendSettings, RoutingStrategy
-from catga.backends import check_url, open_backend
+from catga.backends import check_url, open_backend, redact
 from catga.cluster.mediator import DistributedMediator
 from catga.cluster.options import ClusterOptions, check_options, default_node_id, default_routing
 from catga.cluster.outliers import OutlierEjection
@@ -85,7 +85,7 @@ def add_cluster(
 
     Raises:
         ValueError: a value that cannot work; the message says the fix.
-        TypeError: `mediator`, `routing`, `url` or `metadata` is something else.
+        TypeError: `mediator`, `routing`, `url` or `metadata` is something else, or there is no such option.
         ClusterError: no backend has the URL's scheme.
         MissingExtraError: the backend's client library is not installed.
     """
@@ -95,7 +95,7 @@ def add_cluster(
     check_options(options, annotations_of(CommonOptions))
     check_positive("ttl", ttl)
     checked = ClusterOptions(
-        url=url,
+        url=redact(url),
         node_id=default_node_id() if node_id is None else node_id,
         service=service,
         endpoint=endpoint,
@@ -115,7 +115,6 @@ def add_cluster(
         signer=Signer(signing_keys) if signing_keys else None,
         observe_only=observe_only,
         queues=queues or (isinstance(routing, Queue) and not observe_only),
-        backend_options=options,
     )
     settings = BackendSettings(
         url=url,
@@ -127,7 +126,7 @@ def add_cluster(
     )
 
     def renewed() -> tuple[ClusterOptions, Backend]:
-        signer = Signer(signing_keys) if signing_keys else None
+        signer = checked.signer and checked.signer.renewed()
         own = replace(checked, node_id=default_node_id() if node_id is None else node_id, signer=signer)
         return own, open_backend(replace(settings, signer=signer))
 
@@ -141,6 +140,7 @@ class CommonOptions(TypedDict, total=False):
     service: str
     endpoint: str
     routing: RoutingStrategy | None
+    outliers: OutlierEjection | None
     ttl: float
     heartbeat_interval: float
     probe_interval: float

@@ -9,7 +9,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from catga.abc import Backend, Diagnosing, ForgeableBounces
-from catga.backends import redact
 from catga.cluster.changes import Changes
 from catga.cluster.delivery import Delivery
 from catga.cluster.dispatch import Dispatch, Routing
@@ -152,7 +151,7 @@ class Node:
             async with asyncio.timeout(self._options.connect_timeout + JOIN_GRACE):
                 await self._join(on_synced)
         except TimeoutError as error:
-            url, problem = redact(self._options.url), self._problem()
+            url, problem = self._options.url, self._problem()
             await self._abandon()
             text = f"could not join {url} within {self._options.connect_timeout:g} s"
             raise ClusterError(f"{text}: {problem.removeprefix(url).lstrip(': ')}" if problem else text) from error
@@ -351,7 +350,7 @@ class Node:
     def link(self, up: bool) -> None:
         if up == self._link.is_set():
             return
-        where = {"catga_url": redact(self._options.url)}
+        where = {"catga_url": self._options.url}
         if up:
             self._link.set()
             self._wake_all()
@@ -364,7 +363,7 @@ class Node:
             logger.warning("the link to the broker is down: %s", where["catga_url"], extra=where)
 
     def closed(self, why: str) -> None:
-        logger.error("%s", why, extra={"catga_url": redact(self._options.url)})
+        logger.error("%s", why, extra={"catga_url": self._options.url})
         self._wake_all()
 
     def _problem(self) -> str:

@@ -4,7 +4,6 @@ import platform
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any
 
 import msgspec
 
@@ -17,7 +16,8 @@ from catga.seconds import check_positive, is_number
 
 
 class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """See `add_cluster` for what each means. Raises ValueError for a value that cannot work."""
+    """See `add_cluster` for what each means; ``url`` is without its password. Raises ValueError for a value that cannot
+    work."""
 
     url: str
     node_id: str
@@ -39,7 +39,6 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     signer: Signer | None
     observe_only: bool
     queues: bool
-    backend_options: dict[str, Any]
 
     def __post_init__(self) -> None:
         check_name("node_id", self.node_id)
@@ -68,9 +67,6 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
                 "queues cannot be signed: a signature holds for one node's inbox, and a queue is shared, so that a "
                 "recorded call could be run again by another node: use another strategy, or no signing_keys"
             )
-
-    def __repr__(self) -> str:  # url and options have credentials
-        return f"ClusterOptions(node_id={self.node_id!r}, prefix={self.prefix!r})"
 
     @property
     def membership(self) -> MembershipSettings:
@@ -119,8 +115,8 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
 
 
 def check_options(given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ValueError for an option of the backend's that looks like a slip of the pen for one of catga's."""
+    """Raise TypeError for an option of the backend's that looks like a slip of the pen for one of catga's."""
     for name in given:
-        meant = get_close_matches(name, known, n=1, cutoff=0.9)
+        meant = get_close_matches(name, known, n=1, cutoff=0.85)  # nats-py's and redis-py's own are farther away
         if meant:
-            raise ValueError(f"there is no option {name!r}: did you mean {meant[0]!r}?")
+            raise TypeError(f"there is no option {name!r}: did you mean {meant[0]!r}?")

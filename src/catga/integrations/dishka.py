@@ -4,15 +4,27 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from dishka import AsyncContainer
+from dishka import AsyncContainer, Provider, Scope, provide
+
+from catga.mediator import Mediator, current
 
 T = TypeVar("T")
+
+
+class CatgaProvider(Provider):
+    """Provides what `catga.current` gives as the `Mediator`, to handler classes and to what they depend on."""
+
+    scope = Scope.REQUEST
+
+    @provide
+    def _mediator(self) -> Mediator:
+        return current()
 
 
 class DishkaResolver:
     """A `Resolver`: a request scope a message, closed when the message is handled.
 
-    Handler classes must be provided, like every other dependency.
+    Handler classes must be provided, like every other dependency; `CatgaProvider` provides the `Mediator`.
     """
 
     def __init__(self, container: AsyncContainer) -> None:

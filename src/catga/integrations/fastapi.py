@@ -9,6 +9,7 @@ async def create(order: CreateOrder, mediator: Annotated[Mediator, Depends(media
 """
 
 import json
+import logging
 import math
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -22,25 +23,37 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from catga.cluster import DistributedMediator
-from catga.errors import CatgaError, HandlerError
+from catga.errors import CatgaError, Execution, HandlerError
 from catga.result import CatgaResult, Success
 
-STATUS: Mapping[str, int] = {
-    "invalid_message": 422,
-    "handler_not_found": 501,
-    "handler_error": 500,
-    "timeout": 504,
-    "rate_limited": 429,
-    "in_progress": 409,
-    "overloaded": 503,
-    "circuit_open": 503,
-    "closed": 503,
-    "store": 503,
-    "cluster": 503,
-    "no_node_available": 503,
-    "node_not_found": 503,
-    "maybe_executed": 502,
+logger = logging.getLogger("catga.http")
+
+_FAILED = (500, "The request failed.")
+_UNAVAILABLE = (503, "The service is not available now.")
+_IN_DOUBT = (502, "It is not known whether the request was carried out.")
+
+_BUILT_IN: Mapping[str, tuple[int, str]] = {
+    "invalid_message": (422, "The request is not valid."),
+    "in_progress": (409, "The same request is still being carried out."),
+    "rate_limited": (429, "There were too many requests."),
+    "handler_error": _FAILED,
+    "duplicate_handler": _FAILED,
+    "missing_extra": _FAILED,
+    "maybe_executed": _IN_DOUBT,
+    # A gateway that has just started cannot tell a service that is down from one that never was.
+    "handler_not_found": _UNAVAILABLE,
+    "no_node_available": _UNAVAILABLE,
+    "node_not_found": _UNAVAILABLE,
+    "cluster": _UNAVAILABLE,
+    "closed": _UNAVAILABLE,
+    "store": _UNAVAILABLE,
+    "overloaded": _UNAVAILABLE,
+    "circuit_open": _UNAVAILABLE,
+    "timeout": (504, "The service did not answer in time."),
 }
+"""By the code of each error of catga's own: status, and what a client is told."""
+
+STATUS: Mapping[str, int] = {code: status for code, (status, _) in _BUILT_IN.items()}
 """HTTP status by error code; 500 for what is not here."""
 
 PROBLEM = "application/problem+json"
@@ -65,7 +78,7 @@ def mediator(request: Request) -> DistributedMediator:
 
 
 def respond(result: CatgaResult[Any], *, status: int = 200, errors: Mapping[str, int] | None = None) -> Response:
-    """A result as an HTTP response: its value as JSON (204 without a body for None), or a problem.
+    """A result as an HTTP response: its value as JSON (204 without a body for None), or a `problem`.
 
     Args:
         status: of a success.
@@ -78,42 +91,106 @@ def respond(result: CatgaResult[Any], *, status: int = 200, errors: Mapping[str,
     return Response(msgspec.json.encode(result.value, enc_hook=_dump), status, media_type="application/json")
 
 
-def problem(error: CatgaError, *, errors: Mapping[str, int] | None = None) -> Response:
-    """An error as ``application/problem+json`` (RFC 9457), with its ``code``, ``is_retryable`` and ``details``.
+def problem(error: CatgaError, *, errors: Mapping[str, int] | None = None, detail: str | None = None) -> Response:
+    """An error as ``application/problem+json`` (RFC 9457), with its ``code`` and ``is_retryable``.
 
-    What a handler raised is not told to the outside: of a `HandlerError` only the code is.
+    An error class of the program's own is an answer: its text and ``details`` are told to the client. Errors of catga's
+    own, and what a handler raised, have one plain text for each code; the whole error is logged here instead, once.
+
+    Args:
+        errors: HTTP status by error code, over `STATUS`.
+        detail: a text for the client, in place of the error's.
     """
-    status = (errors or {}).get(error.code) or STATUS.get(error.code, 500)
+    answer = _answer_in(error)
+    own = answer.code not in _BUILT_IN
+    # Where the class is not known here, the details have its code.
+    code = str(_details(answer).get("code", answer.code)) if type(answer) is CatgaError else answer.code
+    usual, text = _usual(answer)
+    status = (errors or {}).get(code) or usual
     body: dict[str, Any] = {
         "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
+        "title": _phrase(status),
         "status": status,
-        "code": error.code,
+        "code": code,
         "is_retryable": error.is_retryable,
+        "detail": detail or (answer.message if own else text),
     }
-    if not isinstance(error, HandlerError):
-        body |= {"detail": error.message, "details": error.details}
-    headers: dict[str, str] = {}
-    retry_after = error.details.get("retry_after")
-    if isinstance(retry_after, int | float) and math.isfinite(retry_after):
-        headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
-    return Response(_json(body), status, headers, media_type=PROBLEM)
+    if own:
+        body["details"] = answer.details
+    else:
+        _log(error, status)
+    return Response(_json(body), status, _retry_after(answer), media_type=PROBLEM)
 
 
-def health_routes(cluster: DistributedMediator, prefix: str = "/health") -> list[Route]:
-    """``/health/live``: 200 while the process answers. ``/health/ready``: 200 while the node takes work, else 503
-    with the reason."""
+def health_routes(cluster: DistributedMediator, prefix: str = "/health", *, details: bool = False) -> list[Route]:
+    """``/health/live``: 200 while the process answers. ``/health/ready``: 200 while the node takes work, else 503.
+
+    Args:
+        details: tell the node's id, the number of nodes and the reason, too, which may have the broker's address in it:
+            for routes that the outside does not reach. The reason is logged in any case.
+    """
+    logged: str | None = None
 
     async def live(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def ready(_: Request) -> Response:
+        nonlocal logged
         reason = cluster.not_ready
-        if reason is None:
-            return JSONResponse({"status": "ok", "node_id": cluster.node_id, "nodes": len(cluster.get_nodes())})
-        return JSONResponse({"status": "unavailable", "node_id": cluster.node_id, "reason": reason}, 503)
+        if reason != logged and reason is not None:
+            logger.warning("not ready: %s", reason)
+        logged = reason
+        body: dict[str, Any] = {"status": "ok" if reason is None else "unavailable"}
+        if details:
+            body |= {"node_id": cluster.node_id}
+            body |= {"nodes": len(cluster.get_nodes())} if reason is None else {"reason": reason}
+        return JSONResponse(body, 200 if reason is None else 503)
 
     return [Route(f"{prefix}/live", live), Route(f"{prefix}/ready", ready)]
+
+
+def _answer_in(error: CatgaError) -> CatgaError:
+    """Return the error of a single handler: where one stands for those of several services, or events, the first."""
+    first = error.__cause__
+    is_joint = not _details(error).keys().isdisjoint(("services", "failed"))
+    return _answer_in(first) if is_joint and isinstance(first, CatgaError) else error
+
+
+def _usual(error: CatgaError) -> tuple[int, str]:
+    """Return status and text of an error. What is unavailable did not run, as far as the cluster knows."""
+    usual = _BUILT_IN.get(error.code, _FAILED)
+    if error.code == "timeout" and error.execution is Execution.NO:  # it waited for a node, or for the link
+        return _UNAVAILABLE
+    return _IN_DOUBT if usual is _UNAVAILABLE and error.execution is Execution.MAYBE else usual
+
+
+def _details(error: CatgaError) -> dict[str, Any]:
+    details: Any = error.details  # an error of the program's may have anything there
+    return details if isinstance(details, dict) else {}
+
+
+def _log(error: CatgaError, status: int) -> None:
+    """Log what the client is not told, unless it was logged in this process, where the handler raised it."""
+    if isinstance(error, HandlerError) and not isinstance(error.__cause__, CatgaError | None):
+        return
+    level = logging.INFO if status < 500 else logging.ERROR if status == 500 else logging.WARNING
+    extra = {"catga_code": error.code, "catga_details": error.details}
+    logger.log(level, "answered with %d: %s: %s", status, error.code, error, extra=extra)
+
+
+def _retry_after(error: CatgaError) -> dict[str, str]:
+    """The header, where the error tells when another attempt makes sense."""
+    seconds = _details(error).get("retry_after")
+    if isinstance(seconds, int | float) and math.isfinite(seconds):
+        return {"Retry-After": str(max(1, math.ceil(seconds)))}
+    return {}
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:  # a number of the program's own
+        return "Error"
 
 
 def _dump(value: Any) -> Any:

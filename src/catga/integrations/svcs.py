@@ -6,13 +6,16 @@ from typing import TypeVar
 
 import svcs
 
+from catga.mediator import Mediator, current
+
 T = TypeVar("T")
 
 
 class SvcsResolver:
     """A `Resolver`: a container a message, closed when the message is handled.
 
-    Handler classes must be registered, like every other service.
+    Handler classes must be registered, like every other service. `Mediator` need not be: it is what `catga.current`
+    gives.
     """
 
     def __init__(self, registry: svcs.Registry) -> None:
@@ -21,4 +24,5 @@ class SvcsResolver:
     @asynccontextmanager
     async def resolve(self, cls: type[T], /) -> AsyncGenerator[T]:
         async with svcs.Container(self._registry) as container:
+            container.register_local_factory(Mediator, current, enter=False)  # to enter a node is to start it
             yield await container.aget(cls)

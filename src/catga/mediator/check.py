@@ -47,10 +47,14 @@ def _messages(target: ModuleType | type) -> Iterator[type]:
 
 def _unhandled(classes: Iterable[type], registered: set[type]) -> Iterator[Problem]:
     for cls in classes:
-        is_base = any(other is not cls and issubclass(other, cls) for other in registered)
-        if is_request(cls) and cls not in registered and cls is not Request and not is_base:
-            name = wire_name(cls)
+        if cls is Request or any(issubclass(other, cls) for other in registered):  # handled, or a base
+            continue
+        name = wire_name(cls)
+        if is_request(cls):
             yield Problem("no handler", name, f"no handler for {name}: is the module that has it imported or included?")
+        elif base := next((base for base in cls.__mro__ if base in registered), None):
+            text = f"no handler for {name}: that of its base {wire_name(base)} hears no derived events"
+            yield Problem("no handler", name, text)
 
 
 def _duplicates(classes: Iterable[type]) -> Iterator[Problem]:

@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from catga.errors import InvalidMessageError
+from catga.hidden import Hidden
 
 MAGIC = 0xC1
 HEADER = 37
@@ -46,8 +47,9 @@ class Signer:
             raise TypeError("signing_keys must be a list of bytes: [secret.encode()]")
         if not keys or any(len(key) < MIN_KEY for key in keys):
             raise ValueError(f"signing_keys must be one or more secrets of at least {MIN_KEY} bytes")
-        self._keys = {_key_id(key): key for key in keys}
-        self._key_id, self._key = _key_id(keys[0]), keys[0]
+        self._keys = {_key_id(key): Hidden(key) for key in keys}
+        self._key_id = _key_id(keys[0])
+        self._key = self._keys[self._key_id]
         self._sender = secrets.token_bytes(8)
         self._counter = 0
         self._seen: OrderedDict[tuple[bytes, str], tuple[int, int]] = OrderedDict()
@@ -55,6 +57,10 @@ class Signer:
 
     def __repr__(self) -> str:
         return f"Signer({len(self._keys)} keys)"
+
+    def renewed(self) -> "Signer":
+        """Return one with the same keys for another process: a counter belongs to one sender."""
+        return Signer([key.reveal() for key in self._keys.values()])
 
     def seal(self, subject: str, batch: bytes) -> bytes:
         """`batch` as it goes to `subject`."""
@@ -99,7 +105,8 @@ class Signer:
         raise InvalidMessageError("a record with a wrong signature")
 
     def _record_mac(self, key_id: bytes, label: str, record: bytes) -> bytes:
-        return hmac.digest(self._keys[key_id], b"record %b\x00%b" % (label.encode(), record), "sha256").hex().encode()
+        signed = b"record %b\x00%b" % (label.encode(), record)
+        return hmac.digest(self._keys[key_id].reveal(), signed, "sha256").hex().encode()
 
     def _is_new(self, sender: tuple[bytes, str], counter: int) -> bool:
         newest, bits = self._seen.get(sender, (0, 0))
@@ -121,6 +128,6 @@ def _key_id(key: bytes) -> bytes:
     return hashlib.sha256(b"catga key id" + key).digest()[:4]
 
 
-def _mac(key: bytes, subject: str, counted: bytes, batch: bytes) -> bytes:
+def _mac(key: Hidden[bytes], subject: str, counted: bytes, batch: bytes) -> bytes:
     name = subject.encode()
-    return hmac.digest(key, b"%b\x00%b%b" % (name, counted, batch), "sha256")[:16]
+    return hmac.digest(key.reveal(), b"%b\x00%b%b" % (name, counted, batch), "sha256")[:16]

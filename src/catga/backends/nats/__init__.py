@@ -4,20 +4,33 @@
 members travel by `discovery` (pub/sub: the members are the store) or by `kv` (a JetStream bucket).
 """
 
+import inspect
+
+from nats.aio.client import Client
+
 from catga.abc import Backend, BackendSettings
-from catga.backends.nats.client import address
-from catga.backends.nats.connection import NatsConnection
+from catga.backends import check_options
+from catga.backends.nats.connection import CALLBACKS, NatsConnection
 from catga.backends.nats.discovery import NatsNodeDiscovery
 from catga.backends.nats.transport import NatsTransport
 
 __all__ = ["NatsConnection", "NatsNodeDiscovery", "NatsTransport", "open_backend"]
 
 
+OPTIONS = {*inspect.signature(Client.connect).parameters, "client", "discovery"} - {"self", "servers", *CALLBACKS}
+
+
 def open_backend(settings: BackendSettings) -> Backend:
-    """The backend of a ``nats://`` or ``tls://`` URL. Options: those of `add_nats_cluster`."""
+    """The backend of a ``nats://`` or ``tls://`` URL. Options: those of `add_nats_cluster`, and what else
+    ``nats.connect`` takes, but for the callbacks, which are needed here.
+
+    Raises:
+        TypeError: there is no such option.
+        ValueError: it is no value of the option, or the URL names no host.
+    """
+    check_options(settings.options, OPTIONS, "nats")
     options = dict(settings.options)
     discovery = options.pop("discovery", "pubsub")
-    address(settings.url)  # what is no address is told before the start
     connection = NatsConnection(settings.url, settings.connect_timeout, options, settings.prefix)
     transport = NatsTransport(connection, settings.prefix)
     if discovery == "kv":

@@ -46,7 +46,11 @@ def address(url: str) -> tuple[list[str], dict[str, Any]]:
 async def bounded(
     operation: Awaitable[Any], url: str, what: str, timeout: float = OPERATION_TIMEOUT, *, quiet: bool = False
 ) -> Any:
-    """Return the result of `operation`. Raises `ClusterError` if it fails, or takes too long, unless `quiet`."""
+    """Return the result of `operation`. Raises `ClusterError` if it fails, or takes too long, unless `quiet`.
+
+    Args:
+        url: without its password, for the error.
+    """
     try:
         async with asyncio.timeout(timeout):
             return await operation
@@ -54,7 +58,7 @@ async def bounded(
         if quiet:
             logger.debug("%s failed", what, extra={"catga_error": repr(error)})
             return None
-        raise _kind(error)(f"{redact(url)}: {what} failed: {error!r}") from error
+        raise _kind(error)(f"{url}: {what} failed: {error!r}") from error
 
 
 def _kind(error: BaseException) -> type[ClusterError]:

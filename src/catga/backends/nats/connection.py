@@ -21,7 +21,7 @@ from catga.backends.nats import given
 from catga.backends.nats.client import bounded, drain, flush, hopeless, is_closing, is_socket
 from catga.backends.nats.direct import DirectClient, OnPayload
 from catga.backends.nats.listening import Listening, OnMessage, Renewal
-from catga.backends.nats.opening import connect
+from catga.backends.nats.opening import connect, target
 from catga.backends.nats.refusals import Refusals, Violation
 from catga.backends.nats.writing import Publication, pack, pack_unsubscribe, write
 from catga.errors import ClusterError
@@ -35,6 +35,9 @@ CLOSE_TIMEOUT = 1.0
 POLL_INTERVAL = 0.5
 """Seconds between looks whether the client has closed."""
 
+CALLBACKS = ("error_cb", "disconnected_cb", "reconnected_cb", "closed_cb")
+"""Of the client: they are ours."""
+
 T = TypeVar("T")
 
 
@@ -43,16 +46,16 @@ class NatsConnection:
 
     Args:
         client: a connected client to use instead; it is not closed here.
-        options: passed on to ``nats.connect``.
+        options: passed on to ``nats.connect``, over the credentials of the URL.
         prefix: of the subjects; what is refused to the owner of a client on others is only logged.
     """
 
     def __init__(self, url: str, connect_timeout: float, options: dict[str, Any], prefix: str = "") -> None:
-        self._url = url
+        self._url = redact(url)
         self._prefix = prefix
         self._timeout = connect_timeout
         self._given: Client | None = options.pop("client", None)
-        self._options = options
+        self._target = target(url, options)
         self._client: Client | None = self._given
         self._users = 0
         self._closing = False
@@ -77,7 +80,7 @@ class NatsConnection:
     def client(self) -> Client:
         """The connected client. Raises `ClusterError` if there is none."""
         if self._client is None or self._client.is_closed:
-            raise ClusterError(f"not connected to {redact(self._url)}")
+            raise ClusterError(f"not connected to {self._url}")
         return self._client
 
     @property
@@ -252,7 +255,7 @@ class NatsConnection:
                 return write(self._client, pack(self._client, messages))
             except BrokenError:
                 pass
-        raise BrokenError(f"the link to {redact(self._url)} is down")
+        raise BrokenError(f"the link to {self._url} is down")
 
     async def confirm(self, messages: Sequence[Publication]) -> None:
         """Publish, and return when the server has taken the messages. Raises `ClusterError`, also if it forbids one."""
@@ -275,7 +278,7 @@ class NatsConnection:
         try:
             await client._transport.drain()
         except OSError as error:
-            raise BrokenError(f"{redact(self._url)}: {error}") from error
+            raise BrokenError(f"{self._url}: {error}") from error
 
     async def request(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> Msg:
         """The answer to a message. Raises `ClusterError` if there is none in time."""
@@ -301,15 +304,10 @@ class NatsConnection:
         client.on_violation, client.refusals = self._on_violation, self.refusals
         refused = self._refused = asyncio.get_running_loop().create_future()
         self._last_problem = ""
-        options = {
-            **self._options,
-            "error_cb": self._on_error,
-            "disconnected_cb": self._on_disconnected,
-            "reconnected_cb": self._on_reconnected,
-            "closed_cb": self._on_closed,
-        }
+        ours = (self._on_error, self._on_disconnected, self._on_reconnected, self._on_closed)
+        callbacks = dict(zip(CALLBACKS, ours, strict=True))
         try:
-            await connect(client, self._url, options, self._timeout, refused, lambda: self._last_problem)
+            await connect(client, self._target, callbacks, self._timeout, refused, lambda: self._last_problem)
         except BaseException:
             await bounded(client.close(), self._url, "close", quiet=True)
             raise
@@ -357,11 +355,11 @@ class NatsConnection:
         self.problems += 1
         if not self.is_up:
             self._last_problem = text
-            self._complaints.tell(f"{redact(self._url)}: no connection yet: {text}")
+            self._complaints.tell(f"{self._url}: no connection yet: {text}")
         elif f'"{self._prefix}.'.lower() in text.lower():  # nats-py has made it lower case
-            self._complaints.refused(f"{redact(self._url)}: {text}")
+            self._complaints.refused(f"{self._url}: {text}")
         else:
-            self._complaints.tell(f"{redact(self._url)}: {text}")
+            self._complaints.tell(f"{self._url}: {text}")
 
     async def _poll_closed(self) -> None:
         """nats-py may close for ever without a word: its closing fails on a socket that is gone already."""
@@ -383,7 +381,7 @@ class NatsConnection:
         if final and self._refused is not None and not self._refused.done():
             self._refused.set_result(final)
         if self._poll is not None and not self._up:
-            self._complaints.tell(f"{redact(self._url)}: no connection yet: {text}")
+            self._complaints.tell(f"{self._url}: no connection yet: {text}")
         logger.debug("the NATS client reports a problem", extra={"catga_error": text})
 
     async def _on_disconnected(self) -> None:
@@ -400,7 +398,7 @@ class NatsConnection:
 
     def _on_violation(self, violation: Violation) -> None:
         self.problems += 1
-        text = f"{redact(self._url)} {violation}{violation.advice(self._prefix)}"
+        text = f"{self._url} {violation}{violation.advice(self._prefix)}"
         if not violation.is_subscription:
             self._complaints.refused(text)
             self.refusals.refused(violation)

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import nats.errors
 from nats.aio.client import Server
@@ -13,15 +13,38 @@ from catga.backends import redact
 from catga.backends.nats.client import address
 from catga.backends.nats.direct import DirectClient
 from catga.errors import ClusterError
+from catga.hidden import Hidden
 
 PING_INTERVAL = 2
 """Seconds between the client's own pings of the server: a half-open link is noticed after three."""
 
 
+class Target(NamedTuple):
+    """Where to connect, and as whom.
+
+    Attributes:
+        url: without its password.
+        servers: without credentials.
+        options: for ``nats.connect``.
+    """
+
+    url: str
+    servers: list[str]
+    options: Hidden[Mapping[str, Any]]
+
+
+def target(url: str, options: Mapping[str, Any]) -> Target:
+    """Return what a URL and options say. Raises ValueError for a URL that names no host."""
+    servers, credentials = address(url)
+    if options.keys() & {"user", "token"}:
+        credentials = {}
+    return Target(redact(url), servers, Hidden({**credentials, **options}))
+
+
 async def connect(
     client: DirectClient,
-    url: str,
-    options: Mapping[str, Any],
+    to: Target,
+    callbacks: Mapping[str, Any],
     timeout: float,
     refused: "asyncio.Future[str]",
     problem: Callable[[], str],
@@ -29,15 +52,14 @@ async def connect(
     """Connect `client`, which then keeps connected for ever.
 
     Args:
-        options: for ``nats.connect``, callbacks included.
+        callbacks: for ``nats.connect``.
         refused: ends the attempts, with what the server will say at each of them.
         problem: tells the last problem of the client.
 
     Raises:
         ClusterError: within `timeout` seconds. The client is of no use then, and has to be closed.
     """
-    servers, credentials = address(url)
-    settings: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "name": "catga",
         "connect_timeout": 2,
         "reconnect_time_wait": 0.1,
@@ -45,22 +67,20 @@ async def connect(
         "reconnect_to_server_handler": partial(_next_server, client),
         "ping_interval": PING_INTERVAL,
         "max_outstanding_pings": 2,
-        **({} if options.keys() & {"user", "token"} else credentials),
-        **options,
     }
-    connecting = asyncio.create_task(client.connect(servers, **settings))
+    connecting = asyncio.create_task(client.connect(to.servers, **{**defaults, **to.options.reveal(), **callbacks}))
     ends: list[asyncio.Future[Any]] = [connecting, refused]
     try:
         await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         if refused.done():
-            raise ClusterError(f"{redact(url)} {refused.result()}")
+            raise ClusterError(f"{to.url} {refused.result()}")
         if not connecting.done():
             why = f": {problem()}" if problem() else ""
-            raise ClusterError(f"{redact(url)} could not be reached within {timeout:g} s{why}")
+            raise ClusterError(f"{to.url} could not be reached within {timeout:g} s{why}")
         try:
             connecting.result()
         except (nats.errors.Error, OSError, ValueError) as error:
-            raise ClusterError(f"{redact(url)}: {error}") from error
+            raise ClusterError(f"{to.url}: {error}") from error
     except BaseException:
         connecting.cancel()
         await asyncio.gather(connecting, return_exceptions=True)

@@ -27,7 +27,8 @@ A Redis Cluster is not supported (a Sentinel-managed primary is, by ``client=``)
 import secrets
 
 from catga.abc import Backend, BackendSettings
-from catga.backends.redis.connect import Connector
+from catga.backends import check_options
+from catga.backends.redis.connect import OPTIONS, Connector
 from catga.backends.redis.discovery import RedisNodeDiscovery
 from catga.backends.redis.link import RedisLink
 from catga.backends.redis.transport import RedisTransport
@@ -39,8 +40,10 @@ def open_backend(settings: BackendSettings) -> Backend:
     """The backend of a ``redis://`` or ``rediss://`` URL. Options: those of `add_redis_cluster`.
 
     Raises:
-        ValueError: an option, or a part of the URL, that redis-py does not know; a prefix with ``:nodes`` in it.
+        TypeError: there is no such option.
+        ValueError: a part of the URL that redis-py does not know; a prefix with ``:nodes`` in it.
     """
+    check_options(settings.options, OPTIONS, "redis")
     if ":nodes" in settings.prefix:
         raise ValueError(f"prefix must not contain ':nodes', or keys of two clusters clash, got {settings.prefix!r}")
     own = f"{settings.prefix}.reply.{secrets.token_urlsafe(16)}"

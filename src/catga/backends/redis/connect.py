@@ -5,6 +5,7 @@ closes a connection whose user is cancelled.
 """
 
 import asyncio
+import inspect
 import ssl
 from contextlib import suppress
 from typing import Any, cast
@@ -33,6 +34,11 @@ _FORCED: dict[str, Any] = {
 }
 # What belongs to redis-py's pool, or to features that need its client.
 _DROPPED = ("max_connections", "timeout", "retry", "retry_on_timeout", "retry_on_error", "himport_registry")
+OPTIONS = {
+    *(name for cls in SSLConnection.__mro__ for name in inspect.signature(cls.__init__).parameters),
+    "client",
+} - {"self", "args", "kwargs"}
+"""What may be given: redis-py hands on whatever one class does not know to the next."""
 
 
 class RefusedError(ClusterError):

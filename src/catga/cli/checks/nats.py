@@ -103,7 +103,7 @@ async def connected(
             await client.connect(servers, error_cb=complain, **settings)
         yield client
     finally:
-        await bounded(client.close(), where.url, "close", CLOSE_TIMEOUT, quiet=True)
+        await bounded(client.close(), redact(where.url), "close", CLOSE_TIMEOUT, quiet=True)
 
 
 def _unreachable(where: Where, complaints: list[str], error: Exception) -> Finding:
