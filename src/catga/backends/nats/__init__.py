@@ -4,8 +4,6 @@
 members travel by `discovery` (pub/sub: the members are the store) or by `kv` (a JetStream bucket).
 """
 
-import inspect
-
 from nats.aio.client import Client
 
 from catga.abc import Backend, BackendSettings
@@ -13,11 +11,12 @@ from catga.backends import check_options
 from catga.backends.nats.connection import CALLBACKS, NatsConnection
 from catga.backends.nats.discovery import NatsNodeDiscovery
 from catga.backends.nats.transport import NatsTransport
+from catga.hints import signature_of
 
 __all__ = ["NatsConnection", "NatsNodeDiscovery", "NatsTransport", "open_backend"]
 
 
-OPTIONS = {*inspect.signature(Client.connect).parameters, "client", "discovery"} - {"self", "servers", *CALLBACKS}
+OPTIONS = {*signature_of(Client.connect).parameters, "client", "discovery"} - {"self", "servers", *CALLBACKS}
 
 
 def open_backend(settings: BackendSettings) -> Backend:

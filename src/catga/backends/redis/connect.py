@@ -5,7 +5,6 @@ closes a connection whose user is cancelled.
 """
 
 import asyncio
-import inspect
 import ssl
 from contextlib import suppress
 from typing import Any, cast
@@ -16,6 +15,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 
 from catga.backends import redact
 from catga.errors import ClusterError
+from catga.hints import signature_of
 
 CONNECT_TIMEOUT = 2.0
 """Seconds until one attempt to connect has failed."""
@@ -35,7 +35,7 @@ _FORCED: dict[str, Any] = {
 # What belongs to redis-py's pool, or to features that need its client.
 _DROPPED = ("max_connections", "timeout", "retry", "retry_on_timeout", "retry_on_error", "himport_registry")
 OPTIONS = {
-    *(name for cls in SSLConnection.__mro__ for name in inspect.signature(cls.__init__).parameters),
+    *(name for cls in SSLConnection.__mro__ for name in signature_of(cls.__init__).parameters),
     "client",
 } - {"self", "args", "kwargs"}
 """What may be given: redis-py hands on whatever one class does not know to the next."""
