@@ -3,8 +3,9 @@
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from catga.cluster.attempts import Attempt, Job, Route
 from catga.cluster.changes import Changes
@@ -23,6 +24,7 @@ from catga.errors import (
     OverloadedError,
 )
 from catga.mediator.nested import with_marks
+from catga.mediator.pipeline import is_result
 from catga.node import NodeInfo, NodeState
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 from catga.routing import Candidates
@@ -31,6 +33,8 @@ from catga.rpc.peer import Peer
 from catga.rpc.runner import Endpoint
 from catga.rpc.subjects import queue
 from catga.rpc.wire import SMALL, Call, Reply
+
+Begun: TypeAlias = "Coroutine[Any, Any, CatgaResult[Any]]"
 
 QUEUE_ATTEMPTS = 5
 """Times that a request is put into a queue, if nobody takes it or who takes it refuses: a second or so."""
@@ -106,8 +110,9 @@ class Delivery:
             try:
                 result: CatgaResult[Any] | None = None
                 outcome: Outcome | CatgaResult[Any]
-                if node_id == self.node_id and (endpoint := self._endpoint(codec, headers)) is not None:
-                    outcome = await self._server.run_local(endpoint, message, route.timeout)
+                if node_id == self.node_id and (endpoint := self._server.endpoint(codec.name, headers)) is not None:
+                    begun = self._server.run_local(endpoint, message, route.timeout)
+                    outcome = begun if type(begun) is Success or type(begun) is Failure else await cast(Begun, begun)
                     if type(outcome) is Success:
                         result = outcome
                 else:
@@ -212,7 +217,10 @@ class Delivery:
 
     async def _run_here(self, endpoint: Endpoint, job: Job) -> Outcome | CatgaResult[Any]:
         left = job.deadline - self._loop.time()  # the task may have had to wait for its first step
-        return await self._server.run_local(endpoint, job.message, left) if left > 0 else _expired()
+        if left <= 0:
+            return _expired()
+        begun = self._server.run_local(endpoint, job.message, left)
+        return begun if is_result(begun) else await cast(Begun, begun)
 
     def _begin_queued(self, job: Job) -> Attempt:
         """The broker picks the node."""

@@ -139,14 +139,14 @@ def timed(run: Run, name: str, timeout: float, metadata: ResultMetadata) -> Run:
             async with asyncio.timeout(timeout):
                 return await run(message)
         except TimeoutError as late:  # no handler's: those are failures by now
-            return Failure(took_too_long(name, timeout, late), metadata)
+            return Failure(took_too_long(name, timeout, late.__cause__), metadata)
 
     return limited
 
 
-def took_too_long(name: str, timeout: float, late: TimeoutError) -> CatgaTimeoutError:
+def took_too_long(name: str, timeout: float, cancelled: BaseException | None) -> CatgaTimeoutError:
     """The error of a message whose handlers were cancelled by its deadline."""
-    return CatgaTimeoutError(f"{name} took longer than {timeout:g} s", details=left_out(late.__cause__))
+    return CatgaTimeoutError(f"{name} took longer than {timeout:g} s", details=left_out(cancelled))
 
 
 def around(call: Call, behaviors: Sequence[Behavior]) -> Call:

@@ -102,7 +102,7 @@ class Server:
             endpoint = self._endpoints[name]
         except HandlerNotFoundError:
             return None
-        return endpoint.receiving(headers or {}) if endpoint.receiving and endpoint.is_intercepted else endpoint
+        return endpoint.receiving(headers or {}) if endpoint.is_intercepted and endpoint.receiving else endpoint
 
     @property
     def refusing(self) -> CatgaError | None:
@@ -253,6 +253,7 @@ class Server:
         if running:  # a handler may hold on to its cancellation: it does not hold the node
             await asyncio.wait(running, timeout=CLOSE_GRACE)
         self._deadlines.close()
+        self.local.close()
         self.threads.close()
 
     # -- inside ---------------------------------------------------------------------------------------
