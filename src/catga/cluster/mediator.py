@@ -4,9 +4,9 @@ import asyncio
 import contextvars
 import logging
 import os
-from asyncio import _get_running_loop  # None where there is none
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
+from threading import get_ident
 from typing import Any, Literal, TypeVar
 
 from catga.abc import Backend, Forward, RoutingStrategy
@@ -80,7 +80,7 @@ class DistributedMediator(Mediator):
         `CatgaTimeoutError`, `InvalidMessageError` (also: too large for the broker), `ClosedError`.
         """
         node = self._node
-        if node is None or _get_running_loop() is not node.loop:
+        if node is None or get_ident() != node.thread_id or not node.loop.is_running():
             return self._otherwise(partial(self.send, request, timeout=timeout))
         if timeout is not None:
             check_positive("timeout", timeout)
@@ -94,8 +94,8 @@ class DistributedMediator(Mediator):
         Args:
             timeout: seconds, as in `send`.
         """
-        node = self._node
-        if node is None or _get_running_loop() is not node.loop:
+        node = self._here()
+        if node is None:
             return await self._otherwise(partial(self.send_to_node, request, node_id, timeout=timeout))
         if timeout is not None:
             check_positive("timeout", timeout)
@@ -115,8 +115,8 @@ class DistributedMediator(Mediator):
         Args:
             timeout: seconds for each service, as in `send`.
         """
-        node = self._node
-        if node is None or _get_running_loop() is not node.loop:
+        node = self._here()
+        if node is None:
             return await self._otherwise(partial(self.publish, event, timeout=timeout))
         if timeout is not None:
             check_positive("timeout", timeout)
@@ -132,8 +132,8 @@ class DistributedMediator(Mediator):
         Returns who acknowledged (their handlers, if any, have run) and who did not, with the reason.
         Raises `ClosedError` and `InvalidMessageError`.
         """
-        node = self._node
-        if node is None or _get_running_loop() is not node.loop:
+        node = self._here()
+        if node is None:
             return await self._elsewhere(partial(self.broadcast, event, timeout=timeout))
         if timeout is not None:
             check_positive("timeout", timeout)
@@ -152,8 +152,8 @@ class DistributedMediator(Mediator):
         `HandlerNotFoundError` if no node has a handler, `NoNodeAvailableError` if none has one any more, and
         `ValueError` for a `timeout` that is none.
         """
-        node = self._node
-        if node is None or _get_running_loop() is not node.loop:
+        node = self._here()
+        if node is None:
             return await self._elsewhere(partial(self.send_to_all, request, timeout=timeout))
         if timeout is not None:
             check_positive("timeout", timeout)
@@ -299,6 +299,11 @@ class DistributedMediator(Mediator):
         await self.stop()
 
     # -- inside ---------------------------------------------------------------------------------------
+
+    def _here(self) -> Node | None:
+        """The node, if its event loop is the one that runs."""
+        node = self._node
+        return None if node is None or get_ident() != node.thread_id or not node.loop.is_running() else node
 
     def _through(self, message: Any, forward: Forward) -> Coroutine[Any, Any, Any]:
         return send_through(self.registry.interceptors, forward, message)

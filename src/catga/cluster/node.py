@@ -5,7 +5,9 @@ import logging
 import math
 import os
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
+from threading import get_ident
 from typing import Any
 
 from catga.abc import Backend, Diagnosing, ForgeableBounces
@@ -42,6 +44,9 @@ IDLE_GRACE = 30.0
 """Seconds between two looks whether an unreachable node still owes answers."""
 
 
+_nodes: "weakref.WeakSet[Node]" = weakref.WeakSet()
+
+
 class Node:
     """Implements `catga.membership.Host` and `catga.rpc.peer.Listener`.
 
@@ -57,7 +62,8 @@ class Node:
         self._options = options
         self.exits = on_exit
         self.loop = asyncio.get_running_loop()
-        self.pid = os.getpid()
+        self.pid, self.thread_id = os.getpid(), get_ident()
+        _nodes.add(self)
         self._backend = backend
         self._link = asyncio.Event()
         self._changed, self._link_changed = Changes(CHANGES_TOGETHER), Changes()
@@ -437,3 +443,12 @@ def _are_forgeable(options: ClusterOptions, backend: Backend) -> bool:
     """Whether strangers can make the broker's word that nobody listens, where nobody unsigned is to be believed."""
     transport = backend.transport
     return options.signer is not None and isinstance(transport, ForgeableBounces) and transport.bounces_can_be_forged
+
+
+def _forked() -> None:
+    for node in _nodes:
+        node.thread_id = 0  # the forked process has the ids of the threads, and not the threads
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
