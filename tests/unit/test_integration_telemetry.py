@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from opentelemetry import baggage
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -17,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from prometheus_client import CollectorRegistry, generate_latest
 
-from catga import DistributedMediator, Event, Mediator, Request, add_cluster
+from catga import DistributedMediator, Event, Mediator, Request, add_cluster, context
 from catga.integrations import otel, prometheus
 from catga.mediator import MessageContext
 from catga.mediator.behaviors import Logging
@@ -248,3 +249,22 @@ async def test_an_interceptor_that_fails_inside_is_recorded_as_the_failure_that_
     (point,) = telemetry.points("rpc.server.call.duration")
     assert point.attributes["error.type"] == "handler_error"
     assert telemetry.named("Place", SpanKind.SERVER).status.status_code is StatusCode.ERROR
+
+
+@pytest.mark.parametrize("asked", [True, False])
+async def test_the_context_becomes_baggage_where_that_is_asked_for(cluster: Any, asked: bool) -> None:
+    there, mediators = Mediator(), {"gateway": Mediator()}
+    seen: list[dict[str, object]] = []
+
+    @there.handler
+    async def place(request: Place) -> int:
+        seen.append(dict(baggage.get_all()))
+        return 1
+
+    for app in (there, mediators["gateway"]):
+        app.use(otel.OpenTelemetry(baggage=asked))
+    nodes = await cluster(**mediators, there=there)
+    with context(tenant="acme & sons"):
+        assert (await nodes["gateway"].send(Place("tea"))).unwrap() == 1
+    assert seen == [{"tenant": "acme & sons"} if asked else {}]
+    assert baggage.get_all() == {}

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from opentelemetry import context, propagate
+from opentelemetry.baggage import set_baggage
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, TracerProvider, get_tracer
 from opentelemetry.util.types import AttributeValue
@@ -21,6 +22,7 @@ from opentelemetry.util.types import AttributeValue
 from catga._version import __version__
 from catga.abc import Forward, Handle
 from catga.cluster import DistributedMediator
+from catga.mediator.carried import values_of
 from catga.mediator.message_context import CORRELATION_ID, MESSAGE_ID
 from catga.mediator.pipeline import as_catga_error, is_result
 from catga.messages import is_event, wire_name
@@ -37,11 +39,18 @@ class OpenTelemetry:
 
     Args:
         tracer_provider, meter_provider: by default the global ones.
+        baggage: send the values of `catga.context` as OpenTelemetry's baggage, too, for what the handlers call by
+            other ways. They leave the cluster with it.
     """
 
     def __init__(
-        self, *, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
+        self,
+        *,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        baggage: bool = False,
     ) -> None:
+        self._sends_baggage = baggage
         self._tracer: Tracer = get_tracer("catga", __version__, tracer_provider)
         meter: Meter = get_meter("catga", __version__, meter_provider)
 
@@ -64,7 +73,7 @@ class OpenTelemetry:
             with self._tracer.start_as_current_span(
                 name, kind=kind, attributes={**attributes, **_ids(headers)}
             ) as span:
-                propagate.inject(headers)
+                propagate.inject(headers, _with_baggage(headers) if self._sends_baggage else None)
                 return await _watched(forward(message, headers), span, attributes)
         finally:
             record(time.perf_counter() - started, attributes)
@@ -132,6 +141,14 @@ def _named(message: object, operation: str, kind: str) -> tuple[str, Attributes]
         "messaging.operation.type": kind,
         "messaging.destination.name": name,
     }
+
+
+def _with_baggage(headers: Mapping[str, str]) -> context.Context:
+    """The current context, with what `catga.context` gave."""
+    current = context.get_current()
+    for name, value in values_of(headers).items():
+        current = set_baggage(name, value, current)
+    return current
 
 
 def _ids(headers: Mapping[str, str]) -> Attributes:
