@@ -65,7 +65,7 @@ class DistributedMediator(Mediator):
 
     # A `def` that hands on the coroutine: one less on the path of every request.
     def send(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, request: Request[R], *, timeout: float | None = None
+        self, request: Request[R], timeout: float | None = None
     ) -> Coroutine[Any, Any, CatgaResult[R]]:
         """Run the request's handler on one node of the cluster, chosen by the routing strategy.
 
@@ -105,7 +105,7 @@ class DistributedMediator(Mediator):
 
         return await self._forward(request, forward)
 
-    async def publish(self, event: Event, *, timeout: float | None = None) -> CatgaResult[None]:
+    async def publish(self, event: Event, timeout: float | None = None) -> CatgaResult[None]:
         """Deliver the event once to each *service* that has a handler for it: to one of its nodes.
 
         Returns when all handlers have run. With no subscriber, nothing happens; a service that handled the event a

@@ -77,7 +77,8 @@ class Mediator(Router):
 
     # -- verbs ----------------------------------------------------------------------------------------
 
-    async def send(self, request: Request[R], *, timeout: float | None = None) -> CatgaResult[R]:
+    # In `send` and `publish` the timeout is no keyword-only argument, as the interpreter calls such functions slowly.
+    async def send(self, request: Request[R], timeout: float | None = None) -> CatgaResult[R]:
         """Run the request's handler. Await it for ``Success(value)`` or ``Failure(error)``; it raises nothing
         but `asyncio.CancelledError`, and that only if its own task is cancelled. ``sys.exit()`` and Ctrl-C in a handler
         end the program.
@@ -97,7 +98,7 @@ class Mediator(Router):
                 return Failure(failed(error, request))
         return await self._send_otherwise(request)
 
-    async def publish(self, event: Event, *, timeout: float | None = None) -> CatgaResult[None]:
+    async def publish(self, event: Event, timeout: float | None = None) -> CatgaResult[None]:
         """Run every handler of the event, one after the other; with none, do nothing.
 
         A handler that fails (raises, or returns a `Failure`) does not keep the others from running. ``Failure`` has
