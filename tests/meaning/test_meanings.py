@@ -2,6 +2,7 @@
 
 import logging
 
+import at_once
 import failures
 import pytest
 import threads
@@ -12,7 +13,7 @@ from places import PLACES, Case, call, caller_of, told
 
 from catga import Mediator
 
-CASES = [*failures.TABLE, *verbs.TABLE, *values.TABLE, *threads.TABLE]
+CASES = [*failures.TABLE, *verbs.TABLE, *values.TABLE, *threads.TABLE, *at_once.TABLE]
 
 
 @pytest.fixture(params=PLACES)

@@ -173,6 +173,7 @@ def the_caller_of_a_blocking_function_gets_its_time_out_at_once(app: Mediator) -
 @means(success(True))
 def current_in_a_thread_is_what_it_is_in_the_handler(app: Mediator) -> "IsCurrent":
     seen: list[Mediator] = []
+    other = Mediator()  # so that there are several
 
     @app.behavior
     async def around(message: Any, call_next: CallNext[Any, Any]) -> Any:
@@ -181,7 +182,7 @@ def current_in_a_thread_is_what_it_is_in_the_handler(app: Mediator) -> "IsCurren
 
     @app.handler(in_thread=True)
     def is_current(message: IsCurrent) -> bool:
-        return current() is seen[0]
+        return current() is seen[0] and current() is not other
 
     return IsCurrent()
 
