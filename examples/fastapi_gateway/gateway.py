@@ -39,8 +39,7 @@ handlers.use(MessageContext())
 async def place(request: PlaceOrder) -> Order:
     if request.sku != "tea":
         raise OutOfStock(f"no {request.sku} left", details={"sku": request.sku})
-    info = current_message()
-    return Order(order_id=info.correlation_id if info else "", sku=request.sku, quantity=request.quantity)
+    return Order(order_id=current_message().correlation_id, sku=request.sku, quantity=request.quantity)
 
 
 cluster = add_cluster(handlers, os.environ.get("CATGA_URL", "memory://shop"), service="gateway")

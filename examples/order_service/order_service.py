@@ -116,8 +116,7 @@ class PlaceOrderHandler:
     async def handle(self, order: PlaceOrder) -> str:
         price = (await self._mediator.send(GetPrice(order.sku))).unwrap()
         (await self._mediator.send(Reserve(order.order_id, order.sku, order.quantity))).unwrap()
-        info = current_message()
-        await self._mediator.publish(OrderPlaced(order.order_id, info.correlation_id if info else ""))
+        await self._mediator.publish(OrderPlaced(order.order_id, current_message().correlation_id))
         return f"{order.quantity} {order.sku} for {order.quantity * price / 100:.2f}"
 
 

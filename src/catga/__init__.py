@@ -9,7 +9,7 @@ from catga.cluster import (
     current_cluster,
 )
 from catga.errors import CatgaError
-from catga.mediator import Mediator, current
+from catga.mediator import Mediator, context, current, current_message
 from catga.messages import Event, Request, message
 from catga.node import NodeChangeEvent, NodeChangeType, NodeInfo
 from catga.result import CatgaResult, Failure, Success
@@ -36,7 +36,9 @@ __all__ = [
     "add_cluster",
     "add_nats_cluster",
     "add_redis_cluster",
+    "context",
     "current",
     "current_cluster",
+    "current_message",
     "message",
 ]

@@ -285,7 +285,7 @@ async def test_a_handler_that_was_not_reached_leaves_a_dead_letter_of_its_own(jo
 
 async def test_message_ids_travel(join: Join) -> None:
     app, caller_app = Mediator(), Mediator()
-    seen: list[MessageInfo | None] = []
+    seen: list[MessageInfo] = []
     app.use(MessageContext())
     caller_app.use(MessageContext())
 
@@ -303,8 +303,6 @@ async def test_message_ids_travel(join: Join) -> None:
     caller = await join(app, caller_app)
     await caller.send(Work(1))
     outer, inner = seen
-    assert outer is not None
-    assert inner is not None
     assert inner.causation_id == outer.message_id
     assert inner.correlation_id == outer.correlation_id == outer.message_id
 

@@ -174,8 +174,7 @@ async def test_a_handler_can_read_on_which_node_it_runs() -> None:
 
     @app.handler
     def name(request: AskName) -> str:
-        info = current_message()
-        return info.node_id if info else "?"
+        return current_message().node_id
 
     assert (await app.send(AskName())).unwrap() == ""
     async with memory_cluster(app, Mediator()) as (worker, _):

@@ -9,11 +9,12 @@ from msgspec.structs import replace
 from catga.abc import Backend, BackendSettings, RoutingStrategy
 from catga.backends import check_url, open_backend
 from catga.cluster.mediator import DistributedMediator
-from catga.cluster.options import ClusterOptions, check_options, check_positive, default_node_id, default_routing
+from catga.cluster.options import ClusterOptions, check_options, default_node_id, default_routing
 from catga.cluster.outliers import OutlierEjection
 from catga.mediator import Mediator
 from catga.routing import Queue
 from catga.rpc.signing import Signer
+from catga.seconds import check_positive
 
 if TYPE_CHECKING:
     from nats.aio.client import Client as NatsClient

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeAlias
 
+from msgspec import structs
+
 from catga.abc import RoutingStrategy
 from catga.cluster.attempts import Route
 from catga.cluster.delivery import Delivery
@@ -76,17 +78,27 @@ class Dispatch:
         self._request_timeout = request_timeout
         self._routes: dict[type, Route] = {}  # of requests
 
-    def to_one(self, request: Request[Any], headers: Headers = None) -> Coroutine[Any, Any, CatgaResult[Any]]:
-        """To one of the nodes that handle it."""
+    def to_one(
+        self, request: Request[Any], headers: Headers = None, timeout: float | None = None
+    ) -> Coroutine[Any, Any, CatgaResult[Any]]:
+        """To one of the nodes that handle it.
+
+        Args:
+            timeout: seconds, over the message's own, here and below.
+        """
         route = self._routes.get(type(request))
         if route is None:
             try:
                 route = self._routes[type(request)] = self._route(request)
             except CatgaError as error:
                 return _failed(error)
+        if timeout is not None:
+            route = structs.replace(route, timeout=timeout)
         return self._delivery.deliver(request, route, headers)
 
-    async def to_node(self, request: Request[Any], node_id: str, headers: Headers = None) -> CatgaResult[Any]:
+    async def to_node(
+        self, request: Request[Any], node_id: str, headers: Headers = None, timeout: float | None = None
+    ) -> CatgaResult[Any]:
         """To that node."""
         node = self._view.get(node_id)
         if node is None:
@@ -94,7 +106,7 @@ class Dispatch:
             return Failure(NodeNotFoundError(f"no node {node_id!r}; the members are {known}"))
         try:
             codec = self._request_codec(request)
-            result = await self._to(node, request, codec, headers)
+            result = await self._to(node, request, codec, headers, timeout)
         except CatgaError as error:
             return Failure(error)
         if type(result) is Failure and is_unknown(result.error):
@@ -102,7 +114,9 @@ class Dispatch:
             return Failure(handler_not_found(codec.name, {**handled}), result.metadata)
         return result
 
-    async def to_services(self, event: Event, headers: Headers = None) -> CatgaResult[None]:
+    async def to_services(
+        self, event: Event, headers: Headers = None, timeout: float | None = None
+    ) -> CatgaResult[None]:
         """To one node of each service that handles it, or did a moment ago and may be about to come back."""
         try:
             codec = self._event_codec(event)
@@ -110,16 +124,18 @@ class Dispatch:
             return Failure(error)
         services = self._table.services(codec.name)
         if len(services) == 1:
-            return await self._to_service(services[0], event, codec, headers)
-        results = await asyncio.gather(*(self._to_service(s, event, codec, headers) for s in services))
+            return await self._to_service(services[0], event, codec, headers, timeout)
+        results = await asyncio.gather(*(self._to_service(s, event, codec, headers, timeout) for s in services))
         return together(dict(zip(services, results, strict=True)))
 
-    async def to_every_node(self, event: Event, headers: Headers = None) -> Broadcast:
+    async def to_every_node(self, event: Event, headers: Headers = None, timeout: float | None = None) -> Broadcast:
         """To every node. Raises `InvalidMessageError` for what cannot travel."""
         codec = self._event_codec(event)
-        return await broadcast(self._view.nodes(), lambda node: self._to(node, event, codec, headers))
+        return await broadcast(self._view.nodes(), lambda node: self._to(node, event, codec, headers, timeout))
 
-    async def to_all_able(self, request: Request[Any], timeout: float | None, headers: Headers = None) -> Gathered[Any]:
+    async def to_all_able(
+        self, request: Request[Any], headers: Headers = None, timeout: float | None = None
+    ) -> Gathered[Any]:
         """To every node that handles it and is not draining.
 
         Raises `InvalidMessageError`, and `HandlerNotFoundError` or `NoNodeAvailableError` if there is none.
@@ -161,10 +177,10 @@ class Dispatch:
         return self._codecs[type(event)]
 
     def _to_service(
-        self, service: str, event: Event, codec: Codec, headers: Headers
+        self, service: str, event: Event, codec: Codec, headers: Headers, timeout: float | None
     ) -> Coroutine[Any, Any, CatgaResult[None]]:
         pool = self._table.pool_of(service, codec.name)
-        timeout = codec.timeout or self._request_timeout
+        timeout = timeout or codec.timeout or self._request_timeout
         route = Route(codec, pool, self._routing[codec.cls], timeout, waits=True)
         return self._delivery.deliver(event, route, headers)
 

@@ -1,16 +1,18 @@
 """This node's handlers as the bus sees them: by wire name, with their codecs and compiled pipelines."""
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msgspec import structs
 
+from catga.abc import Interceptor
 from catga.cluster.stats import NodeStats, Recorder, Stats
 from catga.cluster.watchdog import watch
 from catga.codec import Codec
 from catga.codec.exact import exactness
 from catga.errors import HandlerNotFoundError
-from catga.mediator.intercept import Received, handling
+from catga.mediator.carried import CONTEXT, carrying
+from catga.mediator.intercept import handling
 from catga.mediator.pipeline import Pipeline, compile_request
 from catga.mediator.registry import Registry
 from catga.messages import is_request, response_type, wire_name
@@ -90,8 +92,9 @@ class LocalHandlers(dict[str, Endpoint]):
             is_exact=exactness(cls),
             is_exact_answer=exactness(answer),
         )
-        if self._registry.interceptors and cls is not Stats:
-            found = _intercepted(found, handling(self._registry.interceptors, pipeline.run, self._metadata))
+        if cls is not Stats:
+            interceptors = self._registry.interceptors
+            found = _intercepted(found, interceptors, self._metadata) if interceptors else _in_context(found)
         self[name] = found
         return found
 
@@ -120,13 +123,31 @@ class LocalHandlers(dict[str, Endpoint]):
         self._on_change()
 
 
-def _intercepted(endpoint: Endpoint, received: Received) -> Endpoint:
-    """`endpoint` for calls with headers."""
+def _intercepted(endpoint: Endpoint, interceptors: Sequence[Interceptor], metadata: ResultMetadata) -> Endpoint:
+    """`endpoint` inside `interceptors`, which see the headers of each call."""
+    received = handling(interceptors, endpoint.run, metadata)
 
     def receiving(headers: Mapping[str, str]) -> Endpoint:
-        def run(message: Any) -> Coroutine[Any, Any, CatgaResult[Any]]:
-            return received(message, headers)
+        async def run(message: Any) -> CatgaResult[Any]:
+            with carrying(headers):
+                return await received(message, headers)
 
         return structs.replace(endpoint, run=run, direct=None, call=None)
 
-    return structs.replace(endpoint, direct=None, call=None, receiving=receiving)
+    return structs.replace(endpoint, direct=None, call=None, receiving=receiving, is_intercepted=True)
+
+
+def _in_context(endpoint: Endpoint) -> Endpoint:
+    """`endpoint` with the context that comes with a call."""
+
+    def receiving(headers: Mapping[str, str]) -> Endpoint:
+        if CONTEXT not in headers:
+            return endpoint
+
+        async def run(message: Any) -> CatgaResult[Any]:
+            with carrying(headers):
+                return await endpoint.run(message)
+
+        return structs.replace(endpoint, run=run, direct=None, call=None)
+
+    return structs.replace(endpoint, receiving=receiving)

@@ -4,27 +4,33 @@ import asyncio
 import contextvars
 import logging
 import os
+from asyncio import _get_running_loop  # None where there is none
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from catga.abc import Backend, Forward, RoutingStrategy
-from catga.cluster.dispatch import Dispatch, Headers, Routing
+from catga.cluster.dispatch import Headers, Routing
 from catga.cluster.explain import Explanation
 from catga.cluster.node import Node
-from catga.cluster.options import ClusterOptions, check_metadata, check_positive
+from catga.cluster.on_loop import on_loop
+from catga.cluster.options import ClusterOptions, check_metadata
 from catga.cluster.scatter import Broadcast, Gathered
 from catga.errors import ClosedError
 from catga.mediator import Mediator
 from catga.mediator.ambient import current, gone, made, running
+from catga.mediator.carried import carried
 from catga.mediator.intercept import send_through
 from catga.membership import Watcher
 from catga.messages import Event, Request
 from catga.node import NodeInfo
 from catga.result import CatgaResult, Failure
+from catga.seconds import check_positive
 
 logger = logging.getLogger("catga.cluster")
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class DistributedMediator(Mediator):
@@ -59,9 +65,14 @@ class DistributedMediator(Mediator):
 
     # A `def` that hands on the coroutine: one less on the path of every request.
     def send(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, request: Request[R]
+        self, request: Request[R], *, timeout: float | None = None
     ) -> Coroutine[Any, Any, CatgaResult[R]]:
         """Run the request's handler on one node of the cluster, chosen by the routing strategy.
+
+        It may be called on any event loop and in any thread of the node's process, as all verbs may.
+
+        Args:
+            timeout: seconds for all attempts, over the message's own and the cluster's. ValueError if it is none.
 
         Await it for ``Success(value)`` or ``Failure(error)``; ``metadata`` tells the node and the attempts.
         Besides what `Mediator.send` returns: `NoNodeAvailableError`, `OverloadedError` (every candidate is
@@ -69,48 +80,64 @@ class DistributedMediator(Mediator):
         `CatgaTimeoutError`, `InvalidMessageError` (also: too large for the broker), `ClosedError`.
         """
         node = self._node
-        if node is None:
-            return self._closed()
+        if node is None or _get_running_loop() is not node.loop:
+            return self._otherwise(partial(self.send, request, timeout=timeout))
+        if timeout is not None:
+            check_positive("timeout", timeout)
         if self.registry.interceptors:
-            return self._through(request, node.dispatch.to_one)
-        return node.dispatch.to_one(request)
+            return self._through(request, partial(node.dispatch.to_one, timeout=timeout))
+        return node.dispatch.to_one(request, carried.get(), timeout)
 
-    async def send_to_node(self, request: Request[R], node_id: str) -> CatgaResult[R]:
-        """Run the request's handler on that node. `NodeNotFoundError` if it is no member."""
+    async def send_to_node(self, request: Request[R], node_id: str, *, timeout: float | None = None) -> CatgaResult[R]:
+        """Run the request's handler on that node. `NodeNotFoundError` if it is no member.
+
+        Args:
+            timeout: seconds, as in `send`.
+        """
         node = self._node
-        if node is None:
-            return await self._closed()
+        if node is None or _get_running_loop() is not node.loop:
+            return await self._otherwise(partial(self.send_to_node, request, node_id, timeout=timeout))
+        if timeout is not None:
+            check_positive("timeout", timeout)
 
-        def forward(message: Request[Any], headers: Headers = None) -> Coroutine[Any, Any, CatgaResult[Any]]:
-            return node.dispatch.to_node(message, node_id, headers)
+        def forward(message: Request[Any], headers: Headers) -> Coroutine[Any, Any, CatgaResult[Any]]:
+            return node.dispatch.to_node(message, node_id, headers, timeout)
 
-        return await (self._through(request, forward) if self.registry.interceptors else forward(request))
+        return await self._forward(request, forward)
 
-    async def publish(self, event: Event) -> CatgaResult[None]:
+    async def publish(self, event: Event, *, timeout: float | None = None) -> CatgaResult[None]:
         """Deliver the event once to each *service* that has a handler for it: to one of its nodes.
 
         Returns when all handlers have run. With no subscriber, nothing happens; a service that handled the event a
         moment ago and has no node now is waited for until the deadline. With several services one ``Failure`` stands
         for all: its execution is NO only if none ran the event, and ``details["services"]`` has the result of each.
+
+        Args:
+            timeout: seconds for each service, as in `send`.
         """
         node = self._node
-        if node is None:
-            return await self._closed()
-        if self.registry.interceptors:
-            result: CatgaResult[None] = await self._through(event, node.dispatch.to_services)
-            return result
-        return await node.dispatch.to_services(event)
+        if node is None or _get_running_loop() is not node.loop:
+            return await self._otherwise(partial(self.publish, event, timeout=timeout))
+        if timeout is not None:
+            check_positive("timeout", timeout)
+        result: CatgaResult[None] = await self._forward(event, partial(node.dispatch.to_services, timeout=timeout))
+        return result
 
-    async def broadcast(self, event: Event) -> Broadcast:
+    async def broadcast(self, event: Event, *, timeout: float | None = None) -> Broadcast:
         """Deliver the event to every node, this one included, exactly once each.
+
+        Args:
+            timeout: seconds for each node, as in `send`.
 
         Returns who acknowledged (their handlers, if any, have run) and who did not, with the reason.
         Raises `ClosedError` and `InvalidMessageError`.
         """
-        dispatch = self._running()
-        if not self.registry.interceptors:
-            return await dispatch.to_every_node(event)
-        result: Broadcast | Failure = await self._through(event, dispatch.to_every_node)
+        node = self._node
+        if node is None or _get_running_loop() is not node.loop:
+            return await self._elsewhere(partial(self.broadcast, event, timeout=timeout))
+        if timeout is not None:
+            check_positive("timeout", timeout)
+        result: Broadcast | Failure = await self._forward(event, partial(node.dispatch.to_every_node, timeout=timeout))
         if isinstance(result, Failure):  # an interceptor's own
             raise result.error
         return result
@@ -119,22 +146,20 @@ class DistributedMediator(Mediator):
         """Run the request's handler on every node that has one, draining nodes excepted.
 
         Args:
-            timeout: seconds, over the message's own and the cluster's.
+            timeout: seconds for each node, as in `send`.
 
         Returns the answer of each, and why the others gave none. Raises `ClosedError`, `InvalidMessageError`,
         `HandlerNotFoundError` if no node has a handler, `NoNodeAvailableError` if none has one any more, and
         `ValueError` for a `timeout` that is none.
         """
+        node = self._node
+        if node is None or _get_running_loop() is not node.loop:
+            return await self._elsewhere(partial(self.send_to_all, request, timeout=timeout))
         if timeout is not None:
             check_positive("timeout", timeout)
-        dispatch = self._running()
-
-        def forward(message: Request[Any], headers: Headers = None) -> Coroutine[Any, Any, Gathered[Any]]:
-            return dispatch.to_all_able(message, timeout, headers)
-
-        if not self.registry.interceptors:
-            return await forward(request)
-        result: Gathered[R] | Failure = await self._through(request, forward)
+        result: Gathered[R] | Failure = await self._forward(
+            request, partial(node.dispatch.to_all_able, timeout=timeout)
+        )
         if isinstance(result, Failure):  # an interceptor's own, or nobody handles it
             raise result.error
         return result
@@ -155,7 +180,7 @@ class DistributedMediator(Mediator):
 
         Raises `ClosedError` before the start, and `InvalidMessageError` for what is no message.
         """
-        return self._running().explain(request)
+        return self._joined().dispatch.explain(request)
 
     # -- the cluster ----------------------------------------------------------------------------------
 
@@ -207,7 +232,7 @@ class DistributedMediator(Mediator):
         if metadata is not None:
             check_metadata(metadata)
             fields["metadata"] = dict(metadata)
-        await self._joined().membership.update(**fields)
+        await self._elsewhere(lambda: self._joined().membership.update(**fields))
 
     # -- lifecycle ------------------------------------------------------------------------------------
 
@@ -243,7 +268,7 @@ class DistributedMediator(Mediator):
         The others hear of it and choose other nodes; what still comes is refused and goes elsewhere. This
         node may go on sending.
         """
-        await self._joined().drain()
+        await self._elsewhere(lambda: self._joined().drain())
 
     async def stop(self) -> tuple[str, ...]:
         """Drain, unregister and close. Does nothing if it is not running.
@@ -255,6 +280,8 @@ class DistributedMediator(Mediator):
             self._is_no_way()  # until it is started
         if node is None or self._stopped:
             return ()
+        if asyncio.get_running_loop() is not node.loop:
+            return await self._elsewhere(self.stop)
         self._stopped = True
         self._settled.clear()
         try:
@@ -276,6 +303,35 @@ class DistributedMediator(Mediator):
     def _through(self, message: Any, forward: Forward) -> Coroutine[Any, Any, Any]:
         return send_through(self.registry.interceptors, forward, message)
 
+    def _forward(
+        self, message: Any, forward: Callable[[Any, Headers], Coroutine[Any, Any, T]]
+    ) -> Coroutine[Any, Any, T]:
+        if self.registry.interceptors:
+            return self._through(message, forward)
+        return forward(message, carried.get())
+
+    async def _otherwise(self, verb: Callable[[], Coroutine[Any, Any, CatgaResult[R]]]) -> CatgaResult[R]:
+        """As `_elsewhere`, but with a `Failure` for what that raises."""
+        try:
+            return await self._elsewhere(verb)
+        except ClosedError as error:
+            return Failure(error)
+
+    async def _elsewhere(self, verb: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What `verb` returns on the node's event loop, whoever's this one is.
+
+        Raises:
+            ClosedError: there is no node, it belongs to the process from which this one was forked, or its loop ends.
+        """
+        node = self._joined()
+        if asyncio.get_running_loop() is node.loop:
+            return await verb()
+        if node.pid != os.getpid():
+            raise ClosedError(
+                f"node {self.node_id} belongs to the process that forked this one: make one after the fork"
+            )
+        return await on_loop(node.loop, verb)
+
     def _knows_others(self, node: Node) -> None:
         """Others may call its handlers before `start` has returned, and these may send."""
         self._node = node
@@ -283,6 +339,7 @@ class DistributedMediator(Mediator):
     def _made(self) -> Node:
         context = contextvars.copy_context()  # handlers of calls from other nodes run in copies of it
         context.run(running.set, self)
+        context.run(carried.set, None)
         node = context.run(Node, self._options, self._backend, self.registry, self._routing, self._exit)
         node.peer.server.local.owner, self._threads = self, node.peer.server.threads
         return node
@@ -315,16 +372,6 @@ class DistributedMediator(Mediator):
             verb = "has left the cluster" if self._stopped else "has not joined the cluster: use it as `async with`"
             raise ClosedError(f"node {self.node_id} {verb}")
         return self._node
-
-    def _running(self) -> Dispatch:
-        return self._joined().dispatch
-
-    async def _closed(self) -> CatgaResult[Any]:
-        try:
-            self._joined()
-        except ClosedError as error:
-            return Failure(error)
-        raise AssertionError  # pragma: no cover
 
 
 def current_cluster() -> DistributedMediator:

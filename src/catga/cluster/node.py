@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -56,6 +57,8 @@ class Node:
     ) -> None:
         self._options = options
         self.exits = on_exit
+        self.loop = asyncio.get_running_loop()
+        self.pid = os.getpid()
         self._backend = backend
         self._link = asyncio.Event()
         self._changed, self._link_changed = Changes(CHANGES_TOGETHER), Changes()

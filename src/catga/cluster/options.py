@@ -13,6 +13,7 @@ from catga.cluster.outliers import OutlierEjection
 from catga.membership import MembershipSettings
 from catga.routing import RoundRobin
 from catga.rpc.signing import Signer
+from catga.seconds import check_positive, is_number
 
 
 class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +48,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
         check_prefix(self.prefix)
         for name in ("ttl", "heartbeat_interval", "probe_interval", "request_timeout", "connect_timeout"):
             check_positive(name, getattr(self, name))
-        if not _is_number(self.drain_timeout) or not self.drain_timeout >= 0:
+        if not is_number(self.drain_timeout) or not self.drain_timeout >= 0:
             raise ValueError(f"drain_timeout must be 0 or more seconds, got {self.drain_timeout!r}")
         if self.ttl <= self.heartbeat_interval:
             raise ValueError(
@@ -108,12 +109,6 @@ def check_name(what: str, name: str) -> None:
         raise ValueError(f"{what} must be 1 to 128 printable characters without spaces around them, got {name!r}")
 
 
-def check_positive(what: str, seconds: float) -> None:
-    """Raise ValueError unless `seconds` is a positive, finite number."""
-    if not _is_number(seconds) or not 0 < seconds < float("inf"):
-        raise ValueError(f"{what} must be a positive number of seconds, got {seconds!r}")
-
-
 def check_metadata(metadata: Mapping[str, str]) -> None:
     """Raise TypeError unless all of it is text: the others could not read the node's record."""
     if not isinstance(metadata, Mapping):
@@ -129,7 +124,3 @@ def check_options(given: Iterable[str], known: Iterable[str]) -> None:
         meant = get_close_matches(name, known, n=1, cutoff=0.9)
         if meant:
             raise ValueError(f"there is no option {name!r}: did you mean {meant[0]!r}?")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -21,7 +21,7 @@ from opentelemetry.util.types import AttributeValue
 from catga._version import __version__
 from catga.abc import Forward, Handle
 from catga.cluster import DistributedMediator
-from catga.mediator.context import CORRELATION_ID, MESSAGE_ID
+from catga.mediator.message_context import CORRELATION_ID, MESSAGE_ID
 from catga.mediator.pipeline import as_catga_error, is_result
 from catga.messages import is_event, wire_name
 from catga.result import CatgaResult, Failure

@@ -5,7 +5,8 @@ from typing import Any, Protocol
 
 from catga.abc import Forward, Handle, Interceptor
 from catga.errors import HandlerError
-from catga.mediator.context import running_on
+from catga.mediator.carried import carried
+from catga.mediator.message_context import running_on
 from catga.mediator.pipeline import Run, failed, is_result
 from catga.result import CatgaResult, Failure, ResultMetadata
 
@@ -44,22 +45,23 @@ def handling(interceptors: Sequence[Interceptor], run: Run, metadata: ResultMeta
 
 
 async def send_through(interceptors: Sequence[Interceptor], forward: Forward, message: Any) -> Any:
-    """Send `message` by `forward`, inside `interceptors`, with fresh headers."""
+    """Send `message` by `forward`, inside `interceptors`, with headers of its own."""
     try:
-        return await sending(interceptors, forward)(message, {})
+        return await sending(interceptors, forward)(message, dict(carried.get() or ()))
     except BaseException as error:  # noqa: BLE001 - the border around a user's interceptor
         return Failure(failed(error, message))
 
 
-def intercepted(interceptors: Sequence[Interceptor], run: Run, metadata: ResultMetadata, *, is_handled: bool) -> Run:
-    """Both chains around the pipeline of one message class, where sender and handler are one process."""
-    received = handling(interceptors, run, metadata)
+def unheard(run: Run) -> Received:
+    """`run` for what nobody handles: so nothing looks at the headers."""
+    return lambda message, _: run(message)
 
-    async def forward(message: Any, headers: dict[str, str]) -> CatgaResult[Any]:
-        return await (received(message, headers) if is_handled else run(message))
+
+def intercepted(interceptors: Sequence[Interceptor], received: Received) -> Run:
+    """`received` behind the sending side, where sender and handler are one process."""
 
     async def send(message: Any) -> CatgaResult[Any]:
-        result: CatgaResult[Any] = await send_through(interceptors, forward, message)
+        result: CatgaResult[Any] = await send_through(interceptors, received, message)
         return result
 
     return send

@@ -2,10 +2,11 @@
 
 import logging
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable
+from functools import partial
 from itertools import islice
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from catga.abc import Interceptor, Resolver
 from catga.errors import CatgaError, ClosedError
@@ -18,6 +19,7 @@ from catga.mediator.router import Router
 from catga.mediator.threads import MAX_THREADS, Threads
 from catga.messages import Event, Request, is_event, is_request, no_message
 from catga.result import CatgaResult, Failure, Success, joint_failure, told
+from catga.seconds import check_positive
 
 logger = logging.getLogger("catga.mediator")
 
@@ -75,14 +77,19 @@ class Mediator(Router):
 
     # -- verbs ----------------------------------------------------------------------------------------
 
-    async def send(self, request: Request[R]) -> CatgaResult[R]:
+    async def send(self, request: Request[R], *, timeout: float | None = None) -> CatgaResult[R]:
         """Run the request's handler. Await it for ``Success(value)`` or ``Failure(error)``; it raises nothing
         but `asyncio.CancelledError`, and that only if its own task is cancelled. ``sys.exit()`` and Ctrl-C in a handler
         end the program.
 
+        Args:
+            timeout: seconds, over the message's own. ValueError if it is none.
+
         Failures: `HandlerNotFoundError`; `HandlerError` (the handler raised; ``__cause__`` has the original);
         any `CatgaError` that the handler or a behavior raised or returned.
         """
+        if timeout is not None:
+            return await self._send_otherwise(request, timeout)
         try:
             return Success(await self._request_calls[type(request)](request))
         except BaseException as error:  # noqa: BLE001 - the border around a user's handler
@@ -90,15 +97,18 @@ class Mediator(Router):
                 return Failure(failed(error, request))
         return await self._send_otherwise(request)
 
-    async def publish(self, event: Event) -> CatgaResult[None]:
+    async def publish(self, event: Event, *, timeout: float | None = None) -> CatgaResult[None]:
         """Run every handler of the event, one after the other; with none, do nothing.
 
         A handler that fails (raises, or returns a `Failure`) does not keep the others from running. ``Failure`` has
         what failed.
+
+        Args:
+            timeout: seconds for all of them, over the event's own. ValueError if it is none.
         """
         calls = self._event_calls.get(type(event))
-        if calls is None:  # the first one, or nobody's
-            return await self._publish_otherwise(event)
+        if calls is None or timeout is not None:  # the first one, or nobody's
+            return await self._publish_otherwise(event, timeout)
         errors: tuple[CatgaError, ...] = ()
         for call in calls:
             try:
@@ -108,29 +118,41 @@ class Mediator(Router):
         return Failure(combined(errors)) if errors else _DONE
 
     async def send_batch(
-        self, requests: Iterable[Request[R]], *, concurrency: int = DEFAULT_CONCURRENCY
+        self, requests: Iterable[Request[R]], *, concurrency: int = DEFAULT_CONCURRENCY, timeout: float | None = None
     ) -> list[CatgaResult[R]]:
-        """Send many, at most `concurrency` at once; results in the order of the requests."""
-        return await run_all(self.send, requests, concurrency)
+        """Send many, at most `concurrency` at once; results in the order of the requests.
+
+        Args:
+            timeout: seconds for each, from when it is sent.
+        """
+        return await run_all(partial(self.send, timeout=timeout), requests, concurrency)
 
     def send_stream(
         self,
         requests: Iterable[Request[R]] | AsyncIterable[Request[R]],
         *,
         concurrency: int = DEFAULT_CONCURRENCY,
+        timeout: float | None = None,
     ) -> AsyncIterator[CatgaResult[R]]:
-        """Send as the requests come, at most `concurrency` ahead of the reader; results in their order."""
-        return run_stream(self.send, requests, concurrency)
+        """Send as the requests come, at most `concurrency` ahead of the reader; results in their order.
+
+        Args:
+            timeout: seconds for each, from when it is sent.
+        """
+        return run_stream(partial(self.send, timeout=timeout), requests, concurrency)
 
     async def publish_batch(
-        self, events: Iterable[Event], *, concurrency: int = DEFAULT_CONCURRENCY
+        self, events: Iterable[Event], *, concurrency: int = DEFAULT_CONCURRENCY, timeout: float | None = None
     ) -> CatgaResult[None]:
         """Publish many, at most `concurrency` at once.
+
+        Args:
+            timeout: seconds for each, from when it is published.
 
         ``Failure`` stands for all of them: its execution is NO only if no event ran, and ``details["failed"]`` has
         the first `LISTED` failures by the number of their event.
         """
-        results = await run_all(self.publish, events, concurrency)
+        results = await run_all(partial(self.publish, timeout=timeout), events, concurrency)
         if len(results) == 1:
             return results[0]
         failures = {str(i): result for i, result in enumerate(results) if isinstance(result, Failure)}
@@ -142,25 +164,31 @@ class Mediator(Router):
 
     # -- inside ---------------------------------------------------------------------------------------
 
-    async def _send_otherwise(self, request: Request[R]) -> CatgaResult[R]:
-        """The first of its class, one with interceptors, a plain function's, one for a node, or nobody's."""
+    async def _send_otherwise(self, request: Request[R], timeout: float | None = None) -> CatgaResult[R]:
+        """The first of its class, one with interceptors or a timeout, a plain function's, a node's, or nobody's."""
         if not is_request(type(request)):
             return Failure(no_message(request, "request"))
         try:
             node = self._way()
         except ClosedError as error:
             return Failure(error)
-        return await (self._runners[type(request)](request) if node is None else node.send(request))
+        return await (self._run(request, timeout) if node is None else node.send(request, timeout=timeout))
 
-    async def _publish_otherwise(self, event: Event) -> CatgaResult[None]:
-        """The first of its class, one with interceptors, one for a node, or nobody's."""
+    async def _publish_otherwise(self, event: Event, timeout: float | None) -> CatgaResult[None]:
+        """The first of its class, one with interceptors or a timeout, a node's, or nobody's."""
         if not is_event(type(event)):
             return Failure(no_message(event, "event"))
         try:
             node = self._way()
         except ClosedError as error:
             return Failure(error)
-        return await (self._runners[type(event)](event) if node is None else node.publish(event))
+        return await (self._run(event, timeout) if node is None else node.publish(event, timeout=timeout))
+
+    def _run(self, message: Any, timeout: float | None) -> Coroutine[Any, Any, CatgaResult[Any]]:
+        if timeout is None:
+            return self._runners[type(message)](message)
+        check_positive("timeout", timeout)
+        return self._runners.within(type(message), timeout)(message)
 
     # -- its nodes ------------------------------------------------------------------------------------
 

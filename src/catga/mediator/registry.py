@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import MethodType
-from typing import Any
+from typing import Any, TypeVar
 
 from catga.abc import Behavior, Interceptor
 from catga.codec import Codec
@@ -12,11 +12,14 @@ from catga.mediator.annotations import UNWRAPPED, Handler, label, labels
 from catga.mediator.at_once import at_once
 from catga.mediator.by_value import by_value
 from catga.mediator.class_handler import ClassHandler
-from catga.mediator.intercept import intercepted
+from catga.mediator.intercept import handling, intercepted, unheard
+from catga.mediator.isolated import Isolation
 from catga.mediator.pipeline import Call, EventCalls, Pipeline, Run, compile_event, compile_request, enclosed, timed
 from catga.mediator.threads import ThreadHandler
 from catga.messages import Event, Request, is_event, is_request, options_of, wire_name
 from catga.result import LOCAL, CatgaResult, Failure, ResultMetadata, Success
+
+T = TypeVar("T")
 
 
 class Registry:
@@ -161,6 +164,10 @@ def _origin(handler: Any) -> object:
     return handler
 
 
+def _as_it_is(run: T) -> T:
+    return run
+
+
 def _is_same(one: object, other: object) -> bool:
     """Whether two handlers are one: objects that are only equal are not."""
     if isinstance(one, ClassHandler) and isinstance(other, ClassHandler):
@@ -176,6 +183,8 @@ class Runners(dict[type, Run]):
     def __init__(self, registry: Registry, metadata: ResultMetadata = LOCAL, *, strict: bool = False) -> None:
         super().__init__()
         self._strict = strict
+        self._isolation = Isolation() if strict else None
+        self._untimed: dict[type, Run] = {}  # of what is handled, without timeout and interceptors
         self.registry = registry
         self.metadata = metadata
         self.request_calls: dict[type, Call] = {}
@@ -185,25 +194,42 @@ class Runners(dict[type, Run]):
         registry.on_change(self.forget, check=self._check)
 
     def __missing__(self, cls: type) -> Run:
-        pipeline = self.registry.compile(cls, self.metadata)
-        run = self._no_handler if pipeline is None else pipeline.run
-        if self._strict and pipeline is not None:
-            run = by_value(run, cls, self.metadata)
+        pipeline = self._pipeline(cls)
         timeout = options_of(cls).timeout if is_request(cls) or is_event(cls) else None
-        if timeout is not None:
-            run = timed(run, wire_name(cls), timeout, self.metadata)
-        interceptors = self.registry.interceptors
-        if interceptors:
-            run = intercepted(interceptors, run, self.metadata, is_handled=pipeline is not None)
+        run = self._run(cls, timeout)
         if pipeline is not None:
             self[cls] = run
-            if interceptors or self._strict or timeout is not None:
+            if self.registry.interceptors or self._strict or timeout is not None:
                 return run
             if pipeline.event is not None:
                 self.event_calls[cls] = pipeline.event
             elif pipeline.call is not None:
                 self.request_calls[cls] = pipeline.call
         return run
+
+    def within(self, cls: type, timeout: float) -> Run:
+        """The pipeline of `cls` for a call that has `timeout` seconds, whatever its class says."""
+        if cls not in self._untimed:
+            self._pipeline(cls)
+        return self._run(cls, timeout)
+
+    def _pipeline(self, cls: type) -> Pipeline | None:
+        pipeline = self.registry.compile(cls, self.metadata)
+        if pipeline is not None:
+            self._untimed[cls] = by_value(pipeline.run, cls, self.metadata) if self._strict else pipeline.run
+        return pipeline
+
+    def _run(self, cls: type, timeout: float | None) -> Run:
+        """What is handled, and what is not, with what stands around it."""
+        run = self._untimed.get(cls, self._no_handler)
+        if timeout is not None:
+            run = timed(run, wire_name(cls), timeout, self.metadata)
+        interceptors, apart = self.registry.interceptors, self._isolation or _as_it_is
+        if not interceptors:
+            return apart(run)
+        if cls not in self._untimed:
+            return intercepted(interceptors, unheard(run))
+        return intercepted(interceptors, apart(handling(interceptors, run, self.metadata)))
 
     def _check(self, cls: type) -> None:
         if self._strict:
@@ -212,6 +238,7 @@ class Runners(dict[type, Run]):
     def forget(self) -> None:
         """Compile anew what is called next."""
         self.clear()
+        self._untimed.clear()
         self.request_calls.clear()
         self.event_calls.clear()
 

@@ -50,7 +50,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     outermost one, which catches what is raised.
     ``is_exact`` and ``is_exact_answer`` tell of a message and of a value whether they come back from the wire as they
     are, so that a local call may pass them by reference.
-    ``receiving``, where something wants the headers of a call, makes the endpoint for one call of them.
+    ``receiving`` makes the endpoint for one call from the headers of it; ``is_intercepted`` says that something wants
+    them even of a call that has none.
     """
 
     codec: Codec
@@ -59,6 +60,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     direct: Callable[[Any], CatgaResult[Any]] | None = None
     call: Callable[[Any], Awaitable[Any]] | None = None
     receiving: "Callable[[Mapping[str, str]], Endpoint] | None" = None
+    is_intercepted: bool = False
     is_exact: Callable[[Any], bool] = _always
     is_exact_answer: Callable[[Any], bool] = _always
 

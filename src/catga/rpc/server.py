@@ -102,7 +102,7 @@ class Server:
             endpoint = self._endpoints[name]
         except HandlerNotFoundError:
             return None
-        return endpoint if endpoint.receiving is None else endpoint.receiving(headers or {})
+        return endpoint.receiving(headers or {}) if endpoint.receiving and endpoint.is_intercepted else endpoint
 
     @property
     def refusing(self) -> CatgaError | None:
@@ -263,7 +263,7 @@ class Server:
         if places.refusing is not None:
             raise places.refusal()
         endpoint = self._endpoints[call.name]
-        if endpoint.receiving is not None:
+        if (call.headers or endpoint.is_intercepted) and endpoint.receiving is not None:
             endpoint = endpoint.receiving(call.headers or {})
         if endpoint.direct is not None and not self._turn_is_over:  # it runs now, and needs no place
             return endpoint

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -12,8 +13,9 @@ import msgspec
 from catga.abc import Behavior, CallNext
 from catga.codec import Codec, encode
 from catga.errors import CatgaError, HandlerNotFoundError, OverloadedError
-from catga.mediator.context import MESSAGE_ID, current_message
+from catga.mediator.carried import context
 from catga.mediator.intercept import handling
+from catga.mediator.message_context import MESSAGE_ID, current_message
 from catga.mediator.pipeline import as_catga_error
 from catga.mediator.router import Router
 from catga.mediator.settling import settle
@@ -42,6 +44,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         failed_at: Unix time, by the clock of the node where it failed.
         attempts: how often the event came to this handler, replays included.
         message_id: with `MessageContext`.
+        context: what came with the event by `catga.context`; a replay has it again.
     """
 
     id: str
@@ -53,6 +56,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     failed_at: float
     attempts: int = 1
     message_id: str = ""
+    context: Mapping[str, str] = {}
 
 
 class DeadLetterStore(Protocol):
@@ -164,7 +168,8 @@ class DeadLetters:
         token = _replay.set(replay)
         try:
             run = handling(router.registry.interceptors, pipeline.run, LOCAL)
-            result = await run(event, {MESSAGE_ID: letter.message_id} if letter.message_id else {})
+            with context(**letter.context):
+                result = await run(event, {MESSAGE_ID: letter.message_id} if letter.message_id else {})
         finally:
             _replay.reset(token)
         if not replay.found:
@@ -244,5 +249,6 @@ def _letter(message: object, handler: str, code: str, error: str, replay: _Repla
         code=code,
         error=error,
         failed_at=time.time(),
-        message_id="" if info is None else info.message_id,
+        message_id=info.message_id,
+        context=info.context,
     )

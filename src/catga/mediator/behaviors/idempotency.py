@@ -13,7 +13,7 @@ from catga.abc import Behavior, CallNext
 from catga.codec import Codec, encode
 from catga.errors import CatgaError, CatgaTimeoutError, InProgressError, InvalidMessageError, StoreError
 from catga.mediator.behaviors.store import KeyValueStore, MemoryStore, key_text
-from catga.mediator.context import current_message
+from catga.mediator.message_context import current_message
 from catga.mediator.settling import settle
 from catga.messages import is_event
 
@@ -156,7 +156,7 @@ class Idempotency:
 
 def _encoded(value: object) -> bytes:
     info = current_message()
-    origin = {} if info is None else {"message_id": info.message_id, "node_id": info.node_id}
+    origin = {"message_id": info.message_id, "node_id": info.node_id}
     try:
         ran = _Ran(encode(value), **origin)
     except InvalidMessageError as error:
@@ -170,7 +170,8 @@ def _value(found: bytes, codec: Codec) -> Any:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"what is stored is no value of {codec.name}: {error}") from error
     info = current_message()
-    if info is not None and not codec.idempotent and ran.message_id == info.message_id and ran.node_id != info.node_id:
+    is_same = bool(info.message_id) and ran.message_id == info.message_id
+    if is_same and not codec.idempotent and ran.node_id != info.node_id:
         # Failover does not repeat what may not run twice. To acknowledge it would be to lose it.
         raise InvalidMessageError(
             f"{codec.name} was sent to several nodes, and {ran.node_id} ran it under the key that they share: "
@@ -183,7 +184,7 @@ def _value(found: bytes, codec: Codec) -> Any:
 
 def _message_id(message: object, codec: Codec) -> object:
     info = current_message()
-    if info is None:
+    if not info.message_id:
         name = type(message).__qualname__
         raise InvalidMessageError(
             f"{name} has no idempotency key: give Idempotency(key=...), or install MessageContext"

@@ -7,7 +7,7 @@ from typing import Any
 
 from catga.abc import CallNext
 from catga.errors import CatgaError
-from catga.mediator.context import current_message
+from catga.mediator.message_context import current_message
 from catga.messages import wire_name
 
 
@@ -42,7 +42,7 @@ def _fields(message: object, started: float) -> dict[str, object]:
         "catga_seconds": time.perf_counter() - started,
     }
     info = current_message()
-    if info is not None:
+    if info.message_id:
         fields |= {"catga_message_id": info.message_id, "catga_correlation_id": info.correlation_id}
     return fields
 

@@ -1,6 +1,7 @@
-"""Who a message is and where it comes from: ids that follow it through nested sends and across nodes.
+"""Who a message is and where it comes from: what follows it through nested sends and across nodes.
 
-Nothing here runs unless `MessageContext` is installed with ``mediator.use(MessageContext())``.
+Its ids need `MessageContext`, which is installed by ``mediator.use(MessageContext())``. What `catga.context` gave needs
+nothing.
 """
 
 import os
@@ -12,6 +13,7 @@ from typing import Any
 import msgspec
 
 from catga.abc import Forward, Handle
+from catga.mediator.carried import carried, values_of
 from catga.result import CatgaResult
 
 MESSAGE_ID = "catga-message-id"
@@ -22,29 +24,33 @@ MAX_ID = 128
 
 
 class MessageInfo(msgspec.Struct, frozen=True):
-    """The ids of a message.
+    """What came with a message. The ids are empty without `MessageContext`, and outside of a handler.
 
     Attributes:
         message_id: of this send or publish; the same on every node that is tried.
         correlation_id: of the whole conversation: the first message's id, or what `correlate` gave.
         causation_id: of the message whose handler sent this one; empty for the first.
         node_id: of the node that runs the handler; empty where there is no cluster.
+        context: what the sender gave by `catga.context`, and those before it.
     """
 
-    message_id: str
-    correlation_id: str
+    message_id: str = ""
+    correlation_id: str = ""
     causation_id: str = ""
     node_id: str = ""
+    context: Mapping[str, str] = {}
 
 
-_current: ContextVar[MessageInfo | None] = ContextVar("catga_current_message", default=None)
+_NO_IDS = MessageInfo()
+_current: ContextVar[MessageInfo] = ContextVar("catga_current_message", default=_NO_IDS)
 _correlation: ContextVar[str] = ContextVar("catga_correlation_id", default="")
 _node_id: ContextVar[str] = ContextVar("catga_node_id", default="")
 
 
-def current_message() -> MessageInfo | None:
-    """The message whose handler runs now; None outside a handler, or without `MessageContext`."""
-    return _current.get()
+def current_message() -> MessageInfo:
+    """Return what came with the message whose handler runs now: its context, and with `MessageContext` its ids."""
+    ids, headers = _current.get(), carried.get()
+    return ids if headers is None else msgspec.structs.replace(ids, context=values_of(headers))
 
 
 @contextmanager
@@ -79,8 +85,8 @@ class MessageContext:
         """Write the ids of a new message into its headers."""
         cause = _current.get()
         message_id = headers[MESSAGE_ID] = new_id()
-        headers[CORRELATION_ID] = _correlation.get() or (message_id if cause is None else cause.correlation_id)
-        if cause is not None:
+        headers[CORRELATION_ID] = _correlation.get() or cause.correlation_id or message_id
+        if cause.message_id:
             headers[CAUSATION_ID] = cause.message_id
         return await forward(message, headers)
 
