@@ -40,6 +40,7 @@ class MessageOptions(msgspec.Struct, frozen=True):
     key: Key | None = None
     timeout: float | None = None
     name: str | None = None
+    concurrent: bool = False
 
 
 _OPTIONS = "__catga_options__"
@@ -53,6 +54,7 @@ def message(
     key: Key | None = None,
     timeout: float | None = None,
     name: str | None = None,
+    concurrent: bool = False,
 ) -> Callable[[type[M]], type[M]]:
     """Give a message class its delivery options. Subclasses inherit all but ``name``.
 
@@ -62,10 +64,11 @@ def message(
         key: what consistent hashing uses: a field's name, or a function of the message.
         timeout: seconds, over the cluster's ``request_timeout``.
         name: the wire name, by default ``module.Qualname``.
+        concurrent: the handlers of an event run at the same time, not one after the other.
 
     Raises:
-        InvalidMessageError: `timeout` is not positive, `key` names no field of the class, or `name` is one of
-            catga's own.
+        InvalidMessageError: `timeout` is not positive, `key` names no field of the class, `name` is one of
+            catga's own, or a request is to be `concurrent`.
     """
     if timeout is not None and not timeout > 0:
         raise InvalidMessageError(f"timeout must be a positive number of seconds, got {timeout!r}")
@@ -73,7 +76,10 @@ def message(
     def decorate(cls: type[M]) -> type[M]:
         if isinstance(key, str) and not has_field(cls, key):
             raise InvalidMessageError(f"key={key!r} names no field of {cls.__qualname__}")
-        setattr(cls, _OPTIONS, MessageOptions(idempotent, key, timeout, name))
+        if concurrent and is_request(cls):
+            text = "concurrent=True is for events, whose handlers it runs at the same time; a request has one handler"
+            raise InvalidMessageError(f"{cls.__qualname__} is a request: {text}")
+        setattr(cls, _OPTIONS, MessageOptions(idempotent, key, timeout, name, concurrent))
         check_name(cls)
         return cls
 

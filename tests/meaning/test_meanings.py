@@ -2,6 +2,7 @@
 
 import logging
 
+import at_once
 import derived
 import failures
 import pytest
@@ -14,7 +15,15 @@ from places import PLACES, Case, call, caller_of, told
 
 from catga import Mediator
 
-CASES = [*failures.TABLE, *derived.TABLE, *verbs.TABLE, *resolvers.TABLE, *values.TABLE, *threads.TABLE]
+CASES = [
+    *failures.TABLE,
+    *derived.TABLE,
+    *verbs.TABLE,
+    *resolvers.TABLE,
+    *values.TABLE,
+    *threads.TABLE,
+    *at_once.TABLE,
+]
 
 
 @pytest.fixture(params=PLACES)

@@ -93,6 +93,22 @@ async def test_calls_to_the_own_node_get_through(url: str, sender: str, count: i
     assert [result.unwrap() for result in results] == [2 * number for number in range(count)]
 
 
+async def test_calls_of_blocking_functions_get_through(url: str) -> None:
+    app = Mediator()
+
+    @app.handler(in_thread=True)
+    def outer(request: Outer) -> int:
+        return asyncio.run(current().send(Inner(request.number))).unwrap()
+
+    @app.handler(in_thread=True)
+    def inner(request: Inner) -> int:
+        return 2 * request.number
+
+    async with joined(url, app) as (_, caller):
+        results = await caller.send_batch([Outer(number) for number in range(10 * PLACES)])
+    assert [result.unwrap() for result in results] == [2 * number for number in range(10 * PLACES)]
+
+
 @pytest.mark.parametrize("count", [PLACES, 10 * PLACES])
 async def test_calls_that_come_back_by_way_of_another_node_get_through(url: str, count: int) -> None:
     one, other = Mediator(), Mediator()

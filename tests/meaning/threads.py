@@ -10,7 +10,7 @@ from unittest.mock import ANY
 from failures import Ask, Asked, Panic, SoldOutError
 from places import Table, failure, success
 
-from catga import CatgaResult, Failure, Mediator, Request, current, message
+from catga import CatgaResult, Failure, Mediator, Request, context, current, current_message, message
 from catga.abc import CallNext
 from catga.mediator.behaviors import Retry
 from catga.mediator.router import Router
@@ -173,6 +173,7 @@ def the_caller_of_a_blocking_function_gets_its_time_out_at_once(app: Mediator) -
 @means(success(True))
 def current_in_a_thread_is_what_it_is_in_the_handler(app: Mediator) -> "IsCurrent":
     seen: list[Mediator] = []
+    other = Mediator()  # so that there are several
 
     @app.behavior
     async def around(message: Any, call_next: CallNext[Any, Any]) -> Any:
@@ -181,9 +182,66 @@ def current_in_a_thread_is_what_it_is_in_the_handler(app: Mediator) -> "IsCurren
 
     @app.handler(in_thread=True)
     def is_current(message: IsCurrent) -> bool:
-        return current() is seen[0]
+        return current() is seen[0] and current() is not other
 
     return IsCurrent()
+
+
+@means(success(6))
+def a_blocking_function_sends_by_current(app: Mediator) -> "Twice":
+    @app.handler
+    async def ask(ask: Ask) -> int:
+        return ask.number
+
+    @app.handler(in_thread=True)
+    def twice(twice: Twice) -> int:
+        return 2 * asyncio.run(current().send(Ask(twice.number))).unwrap()
+
+    return Twice(3)
+
+
+@means(success(8))
+def a_blocking_function_sends_to_a_blocking_function(app: Mediator) -> "Twice":
+    app.handles(Ask, in_thread=True)(lambda ask: ask.number)
+
+    @app.handler(in_thread=True)
+    def twice(twice: Twice) -> int:
+        return 2 * asyncio.run(app.send(Ask(twice.number))).unwrap()
+
+    return Twice(4)
+
+
+@means(success("acme"))
+def the_context_is_there_in_a_thread(app: Mediator) -> "Tenant":
+    @app.behavior
+    async def around(message: Any, call_next: CallNext[Any, Any]) -> Any:
+        with context(tenant="acme"):
+            return await call_next(message)
+
+    @app.handler
+    async def inner(inner: Inner) -> str:
+        return current_message().context["tenant"]
+
+    @app.handler(in_thread=True)
+    def tenant(tenant: Tenant) -> str:
+        return asyncio.run(app.send(Inner())).unwrap()
+
+    return Tenant()
+
+
+@dataclass(frozen=True)
+class Tenant(Request[str]):
+    """Answered with a value of the context."""
+
+
+@dataclass(frozen=True)
+class Inner(Request[str]):
+    """The same."""
+
+
+@dataclass(frozen=True)
+class Twice(Request[int]):
+    number: int
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,16 @@ def plain(request: AsStruct) -> list[str]:
     return [request.sku]
 
 
+@app.handler(in_thread=True)
+def in_thread(request: AsDataclass) -> int:
+    return len(request.sku)
+
+
+@app.handles(AsStruct, in_thread=True)
+def handled_in_thread(request: AsStruct) -> list[str]:
+    return [request.sku]
+
+
 @app.handles(AsAttrs)
 async def result(request: AsAttrs) -> CatgaResult[dict[str, float]]:
     return Success({request.sku: 1.0}) if request.sku else Failure(CatgaError("no sku"))
@@ -115,5 +125,6 @@ async def matching(mediator: Mediator) -> int:
 
 
 def wiring() -> None:
+    assert_type(in_thread(AsDataclass("a")), int)
     add_cluster(app, "memory://x", node_id="a", routing=ConsistentHash())
     add_cluster(app, routing=RoundRobin(), metadata={"zone": "a"}, load=lambda: 0.5)

@@ -95,6 +95,59 @@ def test_load_based_prefers_the_faster_node_and_the_less_loaded_one() -> None:
     assert picks(LoadBased(), nodes) == {"a": 600}
 
 
+def sent(strategy: LoadBased, nodes: Candidates, clock: Clock, needs: dict[str, float], times: int) -> Counter[str]:
+    """Where `times` requests go, one after the other, ten a second, and each answered after what its node needs."""
+    counts: Counter[str] = Counter()
+    for _ in range(times):
+        stats = nodes.stats[strategy.select(nodes, Ask()).node_id]
+        counts[stats.node_id] += 1
+        clock.now += 0.1
+        stats.started()
+        stats.ended(clock.now - needs[stats.node_id])
+    return counts
+
+
+BOTH = [LoadBased(seed=1), LoadBased(least=True, seed=1)]
+
+
+@pytest.mark.parametrize("strategy", BOTH, ids=repr)
+def test_load_based_sends_nearly_all_to_the_idle_one_of_two_nodes(strategy: LoadBased) -> None:
+    clock, loads = Clock(), {"a": 1.0, "b": 0.0}
+    nodes = Candidates([node("a"), node("b")], Stats(loads.__getitem__, clock))
+    assert sent(strategy, nodes, clock, {"a": 0.01, "b": 0.01}, 1000)["b"] > 950
+
+
+@pytest.mark.parametrize("strategy", BOTH, ids=repr)
+def test_load_based_shares_calls_between_nodes_that_are_equally_busy(strategy: LoadBased) -> None:
+    for load in (0.1, 0.9, 3.0):
+        clock = Clock()
+        nodes = Candidates([node("a"), node("b")], Stats({"a": load, "b": load}.__getitem__, clock))
+        assert min(sent(strategy, nodes, clock, {"a": 0.01, "b": 0.01}, 1000).values()) > 300
+
+
+def test_least_draws_the_idle_one_though_the_loaded_one_has_fewer_calls_in_flight() -> None:
+    loads = {"a": 1.0, "b": 0.1}
+    nodes = Candidates([node("a"), node("b")], Stats(loads.__getitem__))
+    for name in "ab":
+        took(nodes.stats[name], 0.01)
+    for _ in range(5):
+        nodes.stats["b"].started()
+    assert picks(LoadBased(least=True), nodes) == {"b": 600}
+
+
+@pytest.mark.parametrize("strategy", BOTH, ids=repr)
+def test_a_slow_spell_is_forgotten_within_seconds(strategy: LoadBased) -> None:
+    clock = Clock()
+    nodes = Candidates([node("a"), node("b")], Stats(clock=clock))
+    for name in "ab":
+        took(nodes.stats[name], 0.01)
+    took(nodes.stats["a"], 1.0)
+    needs = {"a": 0.01, "b": 0.01}
+    assert sent(strategy, nodes, clock, needs, 30)["a"] == 0  # three seconds
+    sent(strategy, nodes, clock, needs, 90)
+    assert min(sent(strategy, nodes, clock, needs, 100).values()) > 30
+
+
 def test_a_node_that_owes_answers_grows_dearer_while_it_is_silent() -> None:
     clock = Clock()
     nodes = Candidates([node("a"), node("b")], Stats(clock=clock))

@@ -323,6 +323,29 @@ def test_a_restart_is_one_leaving_and_one_joining() -> None:
     assert told == [(JOINED, 1, None), (LEFT, 1, LeftReason.CRASHED), (JOINED, 2, None)]
 
 
+def test_a_watcher_is_told_of_a_restart_as_left_and_joined_however_late_it_reads() -> None:
+    observer = Observer()
+    observer.view.observe(Sighting(NodeInfo(node_id="a", incarnation=1)))
+    watcher = Watcher(observer.view.snapshot(), observer.view.version, lambda _: None)
+    observer.watchers.append(watcher)
+    list(unread(watcher))
+    for incarnation in (2, 3, 4):
+        observer.view.observe(Sighting(NodeInfo(node_id="a", incarnation=incarnation)))
+    observer.view.suspect("a", 4)
+    assert [(e.type, e.node.incarnation) for e in unread(watcher)] == [(LEFT, 1), (JOINED, 4)]
+
+
+def test_a_watcher_that_reads_late_is_told_nothing_of_a_death_that_was_refuted() -> None:
+    observer = Observer()
+    observer.view.observe(Sighting(NodeInfo(node_id="a", incarnation=1)))
+    watcher = Watcher(observer.view.snapshot(), observer.view.version, lambda _: None)
+    observer.watchers.append(watcher)
+    list(unread(watcher))
+    observer.view.observe(Departure("a", 1, LeftReason.CRASHED, sequence=0))
+    observer.view.observe(Sighting(NodeInfo(node_id="a", incarnation=1, sequence=1)))
+    assert [(e.type, e.node.sequence) for e in unread(watcher)] == [(UPDATED, 1)]
+
+
 def test_a_record_older_than_the_lease_is_no_member() -> None:
     observer = Observer()
     assert not observer.view.observe(Sighting(NodeInfo(node_id="a", incarnation=1), TTL + 1))

@@ -192,7 +192,7 @@ class DistributedMediator(Mediator):
     @property
     def current_node(self) -> NodeInfo:
         """This node as it presents itself to the others. Raises `ClosedError` unless it has joined."""
-        return self._joined().membership.me
+        return self._joined().membership.present()
 
     @property
     def health(self) -> Literal["healthy", "degraded", "fenced", "closed"]:
@@ -214,7 +214,7 @@ class DistributedMediator(Mediator):
 
     def get_nodes(self) -> list[NodeInfo]:
         """All members as this node sees them, itself included, sorted by id. From memory."""
-        return self._joined().membership.view.snapshot()
+        return self._joined().membership.snapshot()
 
     def watch(self) -> Watcher:
         """Changes of the membership: first every member as ``joined``, then what happens."""

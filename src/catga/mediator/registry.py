@@ -9,6 +9,7 @@ from catga.abc import Behavior, Interceptor
 from catga.codec import Codec
 from catga.errors import DuplicateHandlerError, HandlerNotFoundError, InvalidMessageError
 from catga.mediator.annotations import UNWRAPPED, Handler, label, labels
+from catga.mediator.at_once import at_once
 from catga.mediator.by_value import by_value
 from catga.mediator.class_handler import ClassHandler
 from catga.mediator.intercept import handling, intercepted, unheard
@@ -96,7 +97,10 @@ class Registry:
         if (handler := self._requests.get(cls)) is not None:
             return compile_request(handler, behaviors, metadata)
         if (handlers := self._events.get(cls)) is not None:
-            return compile_event(handlers, behaviors, metadata)
+            pipeline = compile_event(handlers, behaviors, metadata)
+            if options_of(cls).concurrent and pipeline.event is not None and len(pipeline.event) > 1:
+                return Pipeline(at_once(pipeline.event, metadata))
+            return pipeline
         return None
 
     def requests(self) -> Iterator[tuple[type, Handler]]:

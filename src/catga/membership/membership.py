@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-import msgspec
-
 from catga.abc import Departure, NodeDiscovery, Observation, Sighting
 from catga.errors import ClusterError
 from catga.membership import own
 from catga.membership.chores import Chores
 from catga.membership.hearing import HearingClock
+from catga.membership.load import OwnLoad
 from catga.membership.lost import Lost
 from catga.membership.probe import Found, Prober
 from catga.membership.settings import MembershipSettings
@@ -116,11 +115,10 @@ class Membership:
         self._discovery = discovery
         self._host = host
         self._settings = settings
-        self._load = load
+        self._load = OwnLoad(load, settings.heartbeat_interval, clock)
         self._random = random or _system_random()
         self._watchers: set[Watcher] = set()
         self._is_member = not settings.observe_only
-        self._announced_load = 0
         self._chores = Chores(node.node_id, self._random)
         self._strangers: dict[str, int] = {}  # heard of since the last probe: they are to be told
         self._answered = 0  # questions, since the last probe
@@ -179,6 +177,7 @@ class Membership:
         self.own.joined = self._is_member
         settings = self._settings
         if self._is_member:
+            self._measure()
             self._refresh()
             await self._register(self.me)
             self.own.introduce(later=True)
@@ -189,6 +188,7 @@ class Membership:
     async def update(self, **fields: object) -> None:
         """Change this node's record and tell the others."""
         self.own.update(**fields)
+        self._measure()
         if self._is_member:
             self._refresh()
         if self.own.joined and not self.fenced:
@@ -340,8 +340,24 @@ class Membership:
         """Put this node's own record into its view."""
         self.view.observe(Sighting(self.me))
 
+    def present(self) -> NodeInfo:
+        """This node's record, with its load as it is now."""
+        self._measure()
+        return self.me
+
+    def snapshot(self) -> list[NodeInfo]:
+        """All members, sorted by id, with their latest load: this node's own is that of now."""
+        if self._is_member and not self.fenced:
+            self.view.alive(self.me.node_id, self.me.incarnation, self._load.now())
+        return self.view.snapshot()
+
+    def _measure(self) -> None:
+        """Put the present load into this node's record."""
+        self.own.record = self._load.put_into(self.me)
+
     async def _register(self, record: NodeInfo) -> None:
         """Announce this node. What comes to nothing, for whatever reason, is made up for at the next probe."""
+        self._load.announced(record)
         self._told = NOTHING
         self._registering += 1
         try:
@@ -355,17 +371,14 @@ class Membership:
     async def _heartbeat(self) -> None:
         if self.fenced:
             return
-        load = round(self._load(), 3)
-        self.own.record = msgspec.structs.replace(self.me, load=load)
-        if load_bucket(load) == self._announced_load:
-            await self._discovery.heartbeat(self.me)
-        else:
-            self._announced_load = load_bucket(load)
-            await self.update(load=load)
+        self._measure()
+        await self._discovery.heartbeat(self.me)
         self.heartbeats += 1
 
     async def _probe(self) -> None:
         self.view.alive(self.me.node_id, self.me.incarnation)
+        if self._may_register and self._load.is_due(self.present()):
+            self._chores.spawn(self.update, "announcement")
         if self.hearing.silence >= self._settings.probe_interval / 2:
             self._host.ping(self.me)
         for node in self.prober.tick():
@@ -411,11 +424,6 @@ class Membership:
         if self._is_member:
             await self.update()
         await self._reconcile()
-
-
-def load_bucket(load: float) -> int:
-    """Loads of one bucket are not worth an announcement: 0, then one bucket per quarter up to twice full."""
-    return min(int(load * 4), 8)
 
 
 def _system_random() -> random.Random:

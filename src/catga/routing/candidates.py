@@ -11,8 +11,8 @@ from typing import Any
 
 from catga.node import NodeInfo
 
-TAU = 10.0
-"""Seconds after which a latency counts for 1/e."""
+TAU = 2.0
+"""Seconds after which a latency counts for 1/e: a slow spell that was a hundred times as long is forgotten in ten."""
 SOON = 0.001
 """Seconds after a sample in which only a worse one counts: a busy node's are close together."""
 
@@ -41,7 +41,7 @@ class NodeStats:
 
     @property
     def latency(self) -> float:
-        """Seconds a call takes: at once as high as the worst, coming down slowly, 0 while unknown.
+        """Seconds a call takes: at once as high as the worst, coming down within seconds, 0 while unknown.
 
         The peak-sensitive, exponentially weighted average of Finagle's ``PeakEwma``. It sinks while nothing is
         measured, so that a node that was slow is tried again; and it is never less than the time for which a

@@ -8,6 +8,10 @@ from catga.routing.candidates import Candidates, NodeStats, Stats
 
 UNKNOWN = 1.0
 """Seconds that a node is taken to need while a first call to it is unanswered."""
+UNTRIED = 1e-9
+"""Of a call: less than any other, and enough to prefer the idle one of two nodes that were never measured."""
+NEARLY_FULL = 0.95
+"""The load from which on the wait grows in proportion to it."""
 
 
 class LoadBased:
@@ -21,7 +25,7 @@ class LoadBased:
     of Finagle's and linkerd's ``peak EWMA``.
 
     Args:
-        least: draw the two from those with the fewest calls in flight, not from all: better for few senders,
+        least: draw the two from those with the fewest calls in flight, and a third from all: better for few senders,
             dearer with many nodes (10 µs a call for 100 of them).
         seed: makes the draws repeatable.
     """
@@ -35,18 +39,23 @@ class LoadBased:
         if len(nodes) == 1:
             return nodes[0]
         stats = Candidates.of(nodes).stats
-        if self._least:
-            inflight = [stats[node.node_id].inflight for node in nodes]
-            fewest = min(inflight)
-            nodes = [node for node, count in zip(nodes, inflight, strict=True) if count == fewest]
-        return self._cheaper_of_two(nodes, stats)
+        everyone = range(len(nodes))
+        if not self._least:
+            return nodes[self._cheaper_of_two(nodes, everyone, stats)]
+        inflight = [stats[node.node_id].inflight for node in nodes]
+        fewest = min(inflight)
+        found = self._cheaper_of_two(nodes, [i for i in everyone if inflight[i] == fewest], stats)
+        return nodes[_cheaper(nodes, found, self._another(everyone, found), stats)]  # for those may all be full
 
-    def _cheaper_of_two(self, nodes: Sequence[NodeInfo], stats: Stats) -> NodeInfo:
-        count = len(nodes)
-        first = int(self._random.random() * count)
+    def _cheaper_of_two(self, nodes: Sequence[NodeInfo], places: Sequence[int], stats: Stats) -> int:
+        first = int(self._random.random() * len(places))
+        return _cheaper(nodes, places[first], self._another(places, first), stats)
+
+    def _another(self, places: Sequence[int], first: int) -> int:
+        """Draw one that is not the `first`, if there is one."""
+        count = len(places)
         second = int(self._random.random() * (count - 1))
-        a, b = nodes[first], nodes[second if second < first else (second + 1) % count]
-        return a if cost(stats[a.node_id]) <= cost(stats[b.node_id]) else b
+        return places[second if second < first else (second + 1) % count]
 
     def __repr__(self) -> str:
         return "LoadBased(least=True)" if self._least else "LoadBased()"
@@ -59,5 +68,17 @@ def cost(stats: NodeStats) -> float:
     """
     latency = stats.latency
     if not latency:
-        return UNKNOWN * stats.inflight * (1.0 + stats.load)
-    return latency * (stats.inflight + 1) * (1.0 + stats.load)
+        return UNKNOWN * (stats.inflight + UNTRIED) * waiting(stats.load)
+    return latency * (stats.inflight + 1) * waiting(stats.load)
+
+
+def waiting(load: float) -> float:
+    """How many times longer than at an idle node a call takes at one with this load, as in a queue with one server:
+    1 at 0, 2 at a half, 20 at nearly full."""
+    if load < NEARLY_FULL:
+        return 1.0 / (1.0 - load)
+    return load / NEARLY_FULL / (1.0 - NEARLY_FULL)
+
+
+def _cheaper(nodes: Sequence[NodeInfo], a: int, b: int, stats: Stats) -> int:
+    return a if cost(stats[nodes[a].node_id]) <= cost(stats[nodes[b].node_id]) else b

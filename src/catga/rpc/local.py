@@ -53,7 +53,6 @@ class Places:
         nested: those among them that are deep, the deepest first.
         refusing: why no calls are taken; None while they are.
         refused: calls answered with `OverloadedError`.
-        wants_idle: somebody waits until nothing runs or waits.
     """
 
     __slots__ = (
