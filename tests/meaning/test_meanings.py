@@ -3,7 +3,9 @@
 import logging
 
 import failures
+import odd_failures
 import pytest
+import shapes
 import values
 import verbs
 from failures import Ask, Asked, SoldOutError
@@ -11,7 +13,7 @@ from places import PLACES, Case, call, caller_of, told
 
 from catga import Mediator
 
-CASES = [*failures.TABLE, *verbs.TABLE, *values.TABLE]
+CASES = [*failures.TABLE, *odd_failures.TABLE, *verbs.TABLE, *values.TABLE, *shapes.TABLE]
 
 
 @pytest.fixture(params=PLACES)
@@ -29,7 +31,7 @@ async def test_a_program_means_the_same_everywhere(case: Case, place: tuple[str,
         assert told(await call(caller, message)) == case.means
 
 
-@pytest.mark.parametrize("case", values.CHANGES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*values.CHANGES, *shapes.CHANGES], ids=lambda case: case.name)
 async def test_a_value_means_the_same_on_every_node(case: Case, place: tuple[str, str]) -> None:
     if place[0] == "one process":
         pytest.skip("one process passes values by reference")
