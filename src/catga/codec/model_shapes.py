@@ -1,8 +1,8 @@
 """What a value of a pydantic schema is on the wire, and what pydantic makes of it there."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import Enum, Flag
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import PurePath
 from typing import Any, TypeAlias
@@ -122,10 +122,10 @@ def members(node: Schema) -> list[Schema]:
     return [choice[0] if isinstance(choice, tuple) else choice for choice in listed]
 
 
-def named(node: Schema, refs: Mapping[str, Schema]) -> str:
+def named(node: Schema, refs: Mapping[str, Schema], depth: int = 3) -> str:
     """How a type is called: by the name of its class, or by what pydantic calls it."""
     if node["type"] == "definition-ref":
-        return named(refs[node["schema_ref"]], refs)
+        return named(refs[node["schema_ref"]], refs, depth)
     if node["type"] == "literal":
         return f"Literal{list(node['expected'])}"
     for cls in (node.get("cls"), *_instances(node), _plain(node["function"]) if "function" in node else None):
@@ -133,9 +133,10 @@ def named(node: Schema, refs: Mapping[str, Schema]) -> str:
             return cls.__qualname__
     parts = [node[key] for key in ("keys_schema", "items_schema", "values_schema") if isinstance(node.get(key), dict)]
     if parts:
-        return f"{node['type']}[{', '.join(named(part, refs) for part in parts)}]"
+        inside = ", ".join(named(part, refs, depth - 1) for part in parts) if depth else "..."
+        return f"{node['type']}[{inside}]"
     inner = node.get("lax_schema") or node.get("json_schema") or node.get("schema")
-    return str(node["type"]) if inner is None else named(inner, refs)
+    return str(node["type"]) if inner is None else named(inner, refs, depth)
 
 
 def _passed(shape: Shape, kind: str, function: Any) -> Shape:
@@ -186,6 +187,11 @@ def _instances(node: Any) -> Iterator[type]:
             yield from _instances(node.get(name))
 
 
+def is_plain(values: Iterable[object]) -> bool:
+    """Whether all are on the wire what they are in memory."""
+    return all(value is None or isinstance(value, str | bytes | int | float) for value in values)
+
+
 # -- one maker a kind ---------------------------------------------------------------------------------
 
 
@@ -197,10 +203,10 @@ def _values(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
     if node["type"] == "literal":
         values = (value.value if isinstance(value, Enum) else value for value in node["expected"])
         return [Values(values=tuple(values))]
-    values = [member.value for member in node["members"]]
-    if not all(value is None or isinstance(value, str | bytes | int | float) for value in values):
-        return [Opaque(tag=node["cls"])]
-    return [Values(tag=node["cls"], values=tuple(values), takes_all="missing" in node)]
+    cls, values = node["cls"], tuple(member.value for member in node["members"])
+    if issubclass(cls, Flag):
+        return [Scalar(kind="int", tag=cls)]
+    return [Values(tag=cls, values=values, takes_all="missing" in node)] if is_plain(values) else [Opaque(tag=cls)]
 
 
 def _items(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
@@ -283,7 +289,6 @@ def _free(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
     return [Free()]
 
 
-_Maker: TypeAlias = Callable[[Schema, Mapping[str, Schema]], Sequence[Shape]]
 _MAKERS: dict[str, Callable[[Schema, Mapping[str, Schema]], list[Shape]]] = {
     **dict.fromkeys(("nullable", "union", "tagged-union"), _union),
     **dict.fromkeys(("enum", "literal"), _values),

@@ -78,9 +78,9 @@ class Take(NamedTuple):
     """Whether it makes another value of it."""
 
 
-def confusions(union: Schema, refs: Mapping[str, Schema]) -> Iterator[tuple[Schema, Schema]]:
+def confusions(union: Schema, rivals: "Rivals") -> Iterator[tuple[Schema, Schema]]:
     """The pairs of members of `union` of which a value of the first could come back as one of the second."""
-    rivals, listed = Rivals(refs), members(union)
+    listed = members(union)
     for i, member in enumerate(listed):
         for j, other in enumerate(listed):
             take = rivals.take(other, member) if i != j else None
@@ -102,10 +102,12 @@ class Rivals:
 
     Args:
         refs: the schemas that others refer to.
+        coerces_numbers: a text may be made of a number.
     """
 
-    def __init__(self, refs: Mapping[str, Schema]) -> None:
+    def __init__(self, refs: Mapping[str, Schema], *, coerces_numbers: bool) -> None:
         self._refs = refs
+        self._lax = _LAX if not coerces_numbers else {**_LAX, "text": _NUMBERS | {"bytes"}}
         self._known: dict[tuple[int, int], Take | None] = {}
         self._kept: list[Schema] = []  # the ids above are theirs
 
@@ -141,12 +143,24 @@ class Rivals:
         if isinstance(shape, Free):
             return Take(_NEAR, not (isinstance(taker, Scalar) and taker.kind == "none"))
         if isinstance(shape, Scalar | Values) and isinstance(taker, Scalar | Values):
-            return _take_scalar(taker, shape)
+            return self._take_scalar(taker, shape)
         if isinstance(shape, Items) and isinstance(taker, Items):
             return self._take_items(taker, shape)
         if isinstance(shape, Fields | Entries) and isinstance(taker, Fields | Entries):
             return self._take_map(taker, shape)
         return self._take_other(taker, shape)
+
+    def _take_scalar(self, taker: Scalar | Values, shape: Scalar | Values) -> Take | None:
+        if isinstance(taker, Values):
+            return _take_for_values(taker, shape)
+        lax = self._lax[taker.kind]
+        if isinstance(shape, Scalar):
+            return _of_kind(taker, shape.tag, shape.kind, is_lax=shape.kind in lax)
+        kinds = {value: _kind_of(value) for value in shape.values}
+        return _joint(
+            _of_kind(taker, shape.tag, kind, is_lax=kind in lax and (kind != "text" or _accepts(taker.kind, value)))
+            for value, kind in kinds.items()
+        )
 
     def _take_items(self, taker: Items, shape: Items) -> Take | None:
         takes: list[Take | None] = []
@@ -214,20 +228,13 @@ def _whole(taker: Shape, shape: Shape, takes: Iterable[Take | None]) -> Take:
 # -- values without parts -----------------------------------------------------------------------------
 
 
-def _take_scalar(taker: Scalar | Values, shape: Scalar | Values) -> Take | None:
-    if isinstance(taker, Scalar):
-        kinds = [shape.kind] if isinstance(shape, Scalar) else [_kind_of(value) for value in shape.values]
-        if isinstance(shape, Scalar):
-            return _of_kind(taker, shape.tag, shape.kind, is_lax=shape.kind in _LAX[taker.kind])
-        lax = [_accepts(taker.kind, value) for value in shape.values]
-        return _joint(_of_kind(taker, shape.tag, kind, is_lax=is_lax) for kind, is_lax in zip(kinds, lax, strict=True))
-    level = _MADE if taker.tag else _PLAIN
+def _take_for_values(taker: Values, shape: Scalar | Values) -> Take | None:
     if isinstance(shape, Scalar):
         takes = (_is_of(value, shape.kind, taker.tag) for value in taker.values)
     else:
         takes = (_is_like(value, other, taker.tag) for value in taker.values for other in shape.values)
     differs = [taker.tag != shape.tag or is_other for is_other in takes if is_other is not None]
-    return Take(level, any(differs)) if differs else None
+    return Take(_MADE if taker.tag else _PLAIN, any(differs)) if differs else None
 
 
 def _of_kind(taker: Scalar, tag: object, kind: str, *, is_lax: bool) -> Take | None:
