@@ -255,6 +255,25 @@ class Enveloped(pydantic.BaseModel):
     inner: Annotated[Cat | Dog, pydantic.Field(discriminator="kind")]
 
 
+class Checked(pydantic.BaseModel):
+    name: str
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def look(cls, value: Any) -> Any:
+        return value
+
+
+class Careful(Checked):
+    name: str = ""
+    kind: Literal[OtherLetters.A]
+
+
+class Careless(Checked):
+    name: str = ""
+    kind: Literal[OtherLetters.ONE]
+
+
 class Flags(enum.IntFlag):
     A = 1
     B = 2
@@ -267,15 +286,6 @@ class Node(pydantic.BaseModel):
 
 class Leaf(pydantic.BaseModel):
     leaf: str
-
-
-class Checked(pydantic.BaseModel):
-    name: str
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def look(cls, value: Any) -> Any:
-        return value
 
 
 def kind_of(value: Any) -> Any:
@@ -301,6 +311,12 @@ KEPT: list[tuple[Any, list[Any]]] = [
     (ipaddress.IPv4Address | ipaddress.IPv6Address, [V4, V6]),
     (Decimal | int | None, [Decimal("5"), 5, None]),
     (dt.datetime | dt.timedelta, [NOON, dt.timedelta(1)]),
+    (Literal[OtherLetters.A] | Literal["b"] | int, [OtherLetters.A, "b", 3]),
+    (Literal[Numbers.ONE] | str, [Numbers.ONE, "1"]),
+    (
+        Annotated[Careful | Careless, pydantic.Field(discriminator="kind")],
+        [Careless(kind=OtherLetters.ONE), Careful(kind=OtherLetters.A)],
+    ),
     (Flags | str, [Flags.A, Flags.A | Flags.B, "1"]),
     (list[Small] | Small, [[Small()], Small()]),
     (int | Annotated[str, pydantic.StringConstraints(min_length=1)], [1, "1"]),
@@ -347,6 +363,9 @@ REFUSED = [
     Literal[Letters.A],
     Literal[Letters.A, "a"],
     Annotated[int, pydantic.Field(exclude_if=bool)],
+    Literal[OtherLetters.A, "a"],
+    str | Literal[OtherLetters.A],
+    int | list[Literal[Numbers.ONE]] | list[int],
     Tuples,
     Annotated[str, pydantic.Field(coerce_numbers_to_str=True)] | Numbers,
 ]

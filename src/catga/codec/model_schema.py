@@ -1,7 +1,7 @@
 """What a pydantic model holds, read from its core schema: what msgspec has to make, what would be lost."""
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeGuard
 
 import msgspec
@@ -43,13 +43,22 @@ def _obstacle(node: Schema) -> str | None:
     kind = node["type"]
     if node.get("serialization_exclude") or node.get("serialization_exclude_if"):
         return "is left out by Field(exclude=...): make it a private attribute"
-    if kind == "literal" and any(isinstance(value, enum.Enum) for value in node["expected"]):
-        return "is a Literal of an enum's members, which arrive as their values: name the enum"
+    if kind == "literal" and any(_arrives_as_value(value, node["expected"]) for value in node["expected"]):
+        return "is a Literal of an enum's members that arrive as their values: name the enum, or make it a StrEnum"
     if kind == "enum" and not is_plain(member.value for member in node["members"]):
         return f"holds a {node['cls']!r}, whose values are more than text, bytes and numbers"
     if kind in _OBJECTS and not _is_for_msgspec(node):
         return f"holds a {node.get('cls', kind)!r}, which has no encoding"
     return None
+
+
+def _arrives_as_value(member: Any, others: Iterable[Any]) -> bool:
+    """Whether a value of a Literal is an enum's member that pydantic does not find by its value, or finds another."""
+    if not isinstance(member, enum.Enum):
+        return False
+    return not isinstance(member, str | int) or any(
+        member == other for other in others if type(other) is not type(member)
+    )
 
 
 def _confusion(node: Schema, refs: Mapping[str, Schema], rivals: Rivals) -> str | None:

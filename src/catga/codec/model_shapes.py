@@ -53,9 +53,10 @@ class Scalar(Shape):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Values(Shape):
-    """One of these values: those of an enum, which is the tag, or of a Literal."""
+    """One of these values. The tag is the enum that they are of."""
 
     values: tuple[Any, ...]
+    is_literal: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -201,8 +202,11 @@ def _union(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
 
 def _values(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
     if node["type"] == "literal":
-        values = (value.value if isinstance(value, Enum) else value for value in node["expected"])
-        return [Values(values=tuple(values))]
+        found: dict[object, list[Any]] = {}
+        for value in node["expected"]:
+            is_member = isinstance(value, Enum)
+            found.setdefault(type(value) if is_member else "", []).append(value.value if is_member else value)
+        return [Values(tag=tag, values=tuple(values), is_literal=True) for tag, values in found.items()]
     cls, values = node["cls"], tuple(member.value for member in node["members"])
     if issubclass(cls, Flag):
         return [Scalar(kind="int", tag=cls)]

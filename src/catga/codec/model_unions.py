@@ -80,6 +80,8 @@ class Take(NamedTuple):
 
 def confusions(union: Schema, rivals: "Rivals") -> Iterator[tuple[Schema, Schema]]:
     """The pairs of members of `union` of which a value of the first could come back as one of the second."""
+    if union["type"] == "tagged-union" and not callable(union["discriminator"]):
+        return
     listed = members(union)
     for i, member in enumerate(listed):
         for j, other in enumerate(listed):
@@ -120,7 +122,7 @@ class Rivals:
             return True
         seen.add(id(node))
         parts = shapes(node, self._refs)
-        return all(not shape.tag and all(self._is_plain(part, seen) for part in _parts(shape)) for shape in parts)
+        return all(_is_kept(shape) and all(self._is_plain(part, seen) for part in _parts(shape)) for shape in parts)
 
     def take(self, taker: Schema, node: Schema) -> Take | None:
         """How `taker` takes values of `node`; None if it takes none."""
@@ -230,11 +232,11 @@ def _whole(taker: Shape, shape: Shape, takes: Iterable[Take | None]) -> Take:
 
 def _take_for_values(taker: Values, shape: Scalar | Values) -> Take | None:
     if isinstance(shape, Scalar):
-        takes = (_is_of(value, shape.kind, taker.tag) for value in taker.values)
+        takes = (_is_of(taker, value, shape.kind) for value in taker.values)
     else:
-        takes = (_is_like(value, other, taker.tag) for value in taker.values for other in shape.values)
+        takes = (_is_like(taker, value, other) for value in taker.values for other in shape.values)
     differs = [taker.tag != shape.tag or is_other for is_other in takes if is_other is not None]
-    return Take(_MADE if taker.tag else _PLAIN, any(differs)) if differs else None
+    return Take(_PLAIN if taker.is_literal else _MADE, any(differs)) if differs else None
 
 
 def _of_kind(taker: Scalar, tag: object, kind: str, *, is_lax: bool) -> Take | None:
@@ -245,28 +247,28 @@ def _of_kind(taker: Scalar, tag: object, kind: str, *, is_lax: bool) -> Take | N
     return Take(_MADE, tag != taker.tag or not tag) if is_lax else None
 
 
-def _is_of(value: Any, kind: str, enum: Any) -> bool | None:
-    """Whether `value`, one of a Literal's or an `enum`'s, is another than the one of the `kind` that it takes; None if
-    it takes none of that kind."""
+def _is_of(taker: Values, value: Any, kind: str) -> bool | None:
+    """Whether `value`, one of the taker's, is another than the one of the `kind` that it takes; None if it takes none
+    of that kind."""
     its = _kind_of(value)
     if kind in _NUMBERS and its in _NUMBERS:
         return kind != its
-    value = str(value) if its in _NUMBERS and _takes_texts(enum) else value
+    value = str(value) if its in _NUMBERS and _takes_texts(taker) else value
     if kind == its:
         return False
     return True if isinstance(value, str) and kind in _TEXTS and _is_written(kind, value) else None
 
 
-def _is_like(value: Any, other: Any, enum: Any) -> bool | None:
-    """Whether `value`, which takes `other`, is another; None if it does not take it."""
+def _is_like(taker: Values, value: Any, other: Any) -> bool | None:
+    """Whether `value`, one of the taker's, which takes `other`, is another; None if it does not take it."""
     if value == other:
         return type(value) is not type(other)
-    return True if _takes_texts(enum) and str(value) == other else None
+    return True if _takes_texts(taker) and str(value) == other else None
 
 
-def _takes_texts(enum: Any) -> bool:
+def _takes_texts(taker: Values) -> bool:
     """Whether its numbers are also made of texts."""
-    return isinstance(enum, type) and issubclass(enum, int)
+    return not taker.is_literal and isinstance(taker.tag, type) and issubclass(taker.tag, int)
 
 
 def _kind_of(value: Any) -> str:
@@ -310,6 +312,11 @@ def _joint(takes: Iterable[Take | None]) -> Take | None:
     found = [take for take in takes if take is not None]
     other = [take for take in found if take.differs]
     return max(other or found, default=None)
+
+
+def _is_kept(shape: Shape) -> bool:
+    """Whether a value needs no change, or is the first that would be taken."""
+    return not shape.tag or (isinstance(shape, Values) and shape.is_literal)
 
 
 def _parts(shape: Shape) -> Iterator[Schema]:
