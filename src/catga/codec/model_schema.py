@@ -2,11 +2,11 @@
 
 import enum
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeGuard
+from typing import Any
 
 import msgspec
 
-from catga.codec.model_shapes import Schema, is_plain, named
+from catga.codec.model_shapes import Schema, is_dict, is_list, is_plain, named
 from catga.codec.model_unions import Rivals, confusions
 
 _NO_SCHEMAS = frozenset(
@@ -141,18 +141,9 @@ def _children(value: object, name: str = "") -> Iterator[tuple[str, Schema]]:
         else:
             for key, child in value.items():
                 yield from _children(child, key)
-    elif _is_list(value):
+    elif is_list(value):
         for child in value:
             yield from _children(child)
-
-
-def is_dict(value: object) -> TypeGuard[dict[str, Any]]:
-    """Whether `value` is a dictionary."""
-    return isinstance(value, dict)
-
-
-def _is_list(value: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
-    return isinstance(value, list | tuple)
 
 
 def _is_for_msgspec(node: Schema) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, Flag
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import PurePath
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 Schema: TypeAlias = Mapping[str, Any]
 
@@ -119,8 +119,8 @@ def members(node: Schema) -> list[Schema]:
     if node["type"] not in ("union", "tagged-union"):
         return [node]
     choices = node["choices"]
-    listed = choices.values() if isinstance(choices, dict) else choices
-    return [choice[0] if isinstance(choice, tuple) else choice for choice in listed]
+    listed: list[Any] = [*choices.values()] if is_dict(choices) else [*choices]
+    return [choice[0] if is_list(choice) else choice for choice in listed]
 
 
 def named(node: Schema, refs: Mapping[str, Schema], depth: int = 3) -> str:
@@ -140,6 +140,16 @@ def named(node: Schema, refs: Mapping[str, Schema], depth: int = 3) -> str:
     return str(node["type"]) if inner is None else named(inner, refs, depth)
 
 
+def is_dict(value: object) -> TypeGuard[dict[str, Any]]:
+    """Whether `value` is a dictionary."""
+    return isinstance(value, dict)
+
+
+def is_list(value: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
+    """Whether `value` is a list, or a tuple."""
+    return isinstance(value, list | tuple)
+
+
 def _passed(shape: Shape, kind: str, function: Any) -> Shape:
     """`shape` of values that a function makes, or looks at."""
     function = _plain(function)
@@ -151,7 +161,7 @@ def _passed(shape: Shape, kind: str, function: Any) -> Shape:
 
 def _plain(function: Any) -> Any:
     """A function in a schema, which is told with its arguments, or is partial."""
-    function = function["function"] if isinstance(function, dict) else function
+    function = function["function"] if is_dict(function) else function
     return getattr(function, "func", function)
 
 
@@ -181,7 +191,7 @@ def _known(node: Schema) -> Shape:
 
 def _instances(node: Any) -> Iterator[type]:
     """The classes that `node` takes instances of."""
-    if isinstance(node, dict):
+    if is_dict(node):
         if node.get("type") == "is-instance" and isinstance(node["cls"], type):
             yield node["cls"]
         for name in ("strict_schema", "python_schema"):
@@ -229,7 +239,7 @@ def _entries(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
 
 
 def _named_tuple(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
-    fields = {field["name"]: field["schema"] for field in node["fields"]}
+    fields = _schemas(node["fields"])
     required = frozenset(name for name, field in fields.items() if not _has_default(field))
     arguments = Fields(tag=node["cls"], fields=fields, required=required, always=required, extra="forbid")
     return [Items(tag=node["cls"], fixed=tuple(fields.values()), required=len(required), arguments=arguments)]
@@ -239,8 +249,11 @@ def _typed_dict(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
     fields = node["fields"]
     required = frozenset(name for name, field in fields.items() if field.get("required", node.get("total", True)))
     extra = node.get("extra_behavior", "ignore")
-    schemas = {name: field["schema"] for name, field in fields.items()}
-    return [Fields(tag=node.get("cls", "typed-dict"), fields=schemas, required=required, always=required, extra=extra)]
+    return [
+        Fields(
+            tag=node.get("cls", "typed-dict"), fields=_schemas(fields), required=required, always=required, extra=extra
+        )
+    ]
 
 
 def _class(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
@@ -250,8 +263,7 @@ def _class(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
     inner, takes_all = _inner(node["schema"], "model-fields", "dataclass-args", refs=refs)
     if inner is None:
         return [Opaque(tag=node["cls"])]
-    listed = inner["fields"]
-    fields = {f["name"]: f["schema"] for f in listed} if isinstance(listed, list) else _schemas(listed)
+    fields = _schemas(inner["fields"])
     extra = node.get("config", {}).get("extra_fields_behavior") or inner.get("extra_behavior") or "ignore"
     required = frozenset(name for name, field in fields.items() if not _has_default(field))
     takes_all = takes_all or bool(node.get("custom_init"))
@@ -261,8 +273,10 @@ def _class(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
     return [shape]
 
 
-def _schemas(fields: Mapping[str, Schema]) -> dict[str, Schema]:
-    return {name: field["schema"] for name, field in fields.items()}
+def _schemas(fields: Any) -> dict[str, Schema]:
+    """The fields of a class by name; those of a dataclass come in a list."""
+    named_ones = fields.items() if is_dict(fields) else [(field["name"], field) for field in fields]
+    return {name: field["schema"] for name, field in named_ones}
 
 
 def _inner(node: Any, *kinds: str, refs: Mapping[str, Schema] | None = None) -> tuple[Any, bool]:
