@@ -1,11 +1,13 @@
 """The places where a program has to mean the same: one process, the own node, and another node over each bus."""
 
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from catga import Failure, Mediator, Success, add_cluster
+from catga.hints import annotations_of
 from catga.messages import is_event
 from catga.result import CatgaResult
 
@@ -53,15 +55,17 @@ class Exact:
 
 
 def types_in(value: Any) -> Any:
-    """The class of `value`, and those of its parts."""
+    """The class of `value`, and those of its parts; a set has no order."""
     parts: Any = ()
     if isinstance(value, dict):
         parts = value.items()
-    elif isinstance(value, list | tuple | set | frozenset):
+    elif isinstance(value, list | tuple | set | frozenset | deque):
         parts = value
-    elif not isinstance(value, type) and hasattr(value, "__annotations__"):
-        parts = [getattr(value, name) for name in value.__annotations__ if hasattr(value, name)]
-    return (type(value).__name__, [types_in(part) for part in parts])
+    else:
+        names = [name for base in type(value).__mro__ for name in annotations_of(base)]
+        parts = [getattr(value, name) for name in names if hasattr(value, name)]
+    types = [types_in(part) for part in parts]
+    return (type(value).__name__, sorted(types, key=repr) if isinstance(value, set | frozenset) else types)
 
 
 class Told(NamedTuple):

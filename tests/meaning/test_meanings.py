@@ -5,8 +5,10 @@ import logging
 import at_once
 import derived
 import failures
+import odd_failures
 import pytest
 import resolvers
+import shapes
 import threads
 import values
 import verbs
@@ -17,10 +19,12 @@ from catga import Mediator
 
 CASES = [
     *failures.TABLE,
+    *odd_failures.TABLE,
     *derived.TABLE,
     *verbs.TABLE,
     *resolvers.TABLE,
     *values.TABLE,
+    *shapes.TABLE,
     *threads.TABLE,
     *at_once.TABLE,
 ]
@@ -41,7 +45,7 @@ async def test_a_program_means_the_same_everywhere(case: Case, place: tuple[str,
         assert told(await call(caller, message)) == case.means
 
 
-@pytest.mark.parametrize("case", values.CHANGES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*values.CHANGES, *shapes.CHANGES], ids=lambda case: case.name)
 async def test_a_value_means_the_same_on_every_node(case: Case, place: tuple[str, str]) -> None:
     if place[0] == "one process":
         pytest.skip("one process passes values by reference")

@@ -165,7 +165,7 @@ CHANGED: list[tuple[str, Any, Any, Told]] = [
 """Name, type, what the handler returns, what it means."""
 
 
-def _asking(kind: Any, value: Any) -> Any:
+def replying(kind: Any, value: Any) -> Any:
     """A program whose handler returns the value for a request that is answered with such a one."""
     asked = dataclass(frozen=True)(new_class("Asked", (Request[kind],)))
 
@@ -179,7 +179,7 @@ def _asking(kind: Any, value: Any) -> Any:
     return program
 
 
-def _sending(kind: Any, value: Any) -> Any:
+def sending(kind: Any, value: Any) -> Any:
     """A program that sends the value in a message, whose handler returns it."""
     fields = {"__annotations__": {"value": kind}}
     sent = dataclass(frozen=True)(new_class("Sent", (Request[kind],), exec_body=lambda names: names.update(fields)))
@@ -194,13 +194,13 @@ def _sending(kind: Any, value: Any) -> Any:
     return program
 
 
-def _case(name: str, program: Any, means: Told) -> Case:
+def case(name: str, program: Any, means: Told) -> Case:
     program.__name__ = name.replace(" ", "_")
     return Case(program, means)
 
 
 TABLE += [
-    _case(f"{name} that is sent and answered", _sending(kind, value), success(value)) for name, kind, value in VALUES
+    case(f"{name} that is sent and answered", sending(kind, value), success(value)) for name, kind, value in VALUES
 ]
-CHANGES = Table(_case(name, _asking(kind, value), means) for name, kind, value, means in CHANGED)
+CHANGES = Table(case(name, replying(kind, value), means) for name, kind, value, means in CHANGED)
 """Where a node runs the handler: one process passes these by reference."""

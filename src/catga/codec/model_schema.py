@@ -1,13 +1,13 @@
 """What a pydantic model holds, read from its core schema: what msgspec has to make, what would be lost."""
 
 import enum
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeGuard
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import msgspec
 
-from catga.codec.model_shapes import Schema, named
-from catga.codec.model_unions import confusions
+from catga.codec.model_shapes import Schema, is_dict, is_list, is_plain, named
+from catga.codec.model_unions import Rivals, confusions
 
 _NO_SCHEMAS = frozenset(
     {"computed_fields", "default", "definitions", "expected", "members", "metadata", "serialization"}
@@ -28,28 +28,53 @@ def model_obstacles(model: Any, *, takes_names: bool) -> Iterator[str]:
         NameError: an annotation cannot be resolved.
     """
     schema, refs = _schema_of(model)
-    by_name: set[str] = set()
-    for where, node in _walk(schema, model.__qualname__, refs):
-        kind = node["type"]
-        if node.get("config", {}).get("populate_by_name"):
-            by_name.add(where)
+    nodes = list(_walk(schema, model.__qualname__, refs))
+    by_name = {where for where, node in nodes if node.get("config", {}).get("populate_by_name")}
+    rivals = Rivals(refs, coerces_numbers=any(map(_coerces_numbers, (node for _, node in nodes))))
+    for where, node in nodes:
         if "validation_alias" in node and not takes_names and where.rpartition(".")[0] not in by_name:
             yield f"{where} has an alias: use pydantic 2.11, or populate_by_name"
-        if node.get("serialization_exclude"):
-            yield f"{where} is left out by Field(exclude=True): make it a private attribute"
-        if kind in _UNIONS and (pair := next(confusions(node, refs), None)):
-            yield _alike(where, refs, *pair)
-        if kind == "literal" and any(isinstance(value, enum.Enum) for value in node["expected"]):
-            yield f"{where} is a Literal of an enum's members, which arrive as their values: name the enum"
-        if kind in _OBJECTS and not _is_for_msgspec(node):
-            yield f"{where} holds a {node.get('cls', kind)!r}, which has no encoding"
+        if text := _obstacle(node) or _confusion(node, refs, rivals):
+            yield f"{where} {text}"
 
 
-def _alike(where: str, refs: Mapping[str, Schema], member: Schema, other: Schema) -> str:
-    return (
-        f"{where} is a union of types that look alike on the wire: {named(member, refs)} could arrive as "
-        f"{named(other, refs)}; give them a discriminator, or use one of them, or another type"
+def _obstacle(node: Schema) -> str | None:
+    """What of one node does not come through."""
+    kind = node["type"]
+    if node.get("serialization_exclude") or node.get("serialization_exclude_if"):
+        return "is left out by Field(exclude=...): make it a private attribute"
+    if kind == "literal" and any(_arrives_as_value(value, node["expected"]) for value in node["expected"]):
+        return "is a Literal of an enum's members that arrive as their values: name the enum, or make it a StrEnum"
+    if kind == "enum" and not is_plain(member.value for member in node["members"]):
+        return f"holds a {node['cls']!r}, whose values are more than text, bytes and numbers"
+    if kind in _OBJECTS and not _is_for_msgspec(node):
+        return f"holds a {node.get('cls', kind)!r}, which has no encoding"
+    return None
+
+
+def _arrives_as_value(member: Any, others: Iterable[Any]) -> bool:
+    """Whether a value of a Literal is an enum's member that pydantic does not find by its value, or finds another."""
+    if not isinstance(member, enum.Enum):
+        return False
+    return not isinstance(member, str | int) or any(
+        member == other for other in others if type(other) is not type(member)
     )
+
+
+def _confusion(node: Schema, refs: Mapping[str, Schema], rivals: Rivals) -> str | None:
+    """What is wrong with a union."""
+    if node["type"] not in _UNIONS:
+        return None
+    for member, other in confusions(node, rivals):
+        return (
+            f"is a union of types that look alike on the wire: {named(member, refs)} could arrive as "
+            f"{named(other, refs)}; give them a discriminator, or use one of them, or another type"
+        )
+    return None
+
+
+def _coerces_numbers(node: Schema) -> bool:
+    return bool(node.get("coerce_numbers_to_str") or node.get("config", {}).get("coerce_numbers_to_str"))
 
 
 def fields_for_msgspec(model: Any) -> dict[str, Any]:
@@ -116,18 +141,9 @@ def _children(value: object, name: str = "") -> Iterator[tuple[str, Schema]]:
         else:
             for key, child in value.items():
                 yield from _children(child, key)
-    elif _is_list(value):
+    elif is_list(value):
         for child in value:
             yield from _children(child)
-
-
-def is_dict(value: object) -> TypeGuard[dict[str, Any]]:
-    """Whether `value` is a dictionary."""
-    return isinstance(value, dict)
-
-
-def _is_list(value: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
-    return isinstance(value, list | tuple)
 
 
 def _is_for_msgspec(node: Schema) -> bool:

@@ -1,11 +1,11 @@
 """What a value of a pydantic schema is on the wire, and what pydantic makes of it there."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import Enum, Flag
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import PurePath
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 Schema: TypeAlias = Mapping[str, Any]
 
@@ -53,9 +53,10 @@ class Scalar(Shape):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Values(Shape):
-    """One of these values: those of an enum, which is the tag, or of a Literal."""
+    """One of these values. The tag is the enum that they are of."""
 
     values: tuple[Any, ...]
+    is_literal: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -118,14 +119,14 @@ def members(node: Schema) -> list[Schema]:
     if node["type"] not in ("union", "tagged-union"):
         return [node]
     choices = node["choices"]
-    listed = choices.values() if isinstance(choices, dict) else choices
-    return [choice[0] if isinstance(choice, tuple) else choice for choice in listed]
+    listed: list[Any] = [*choices.values()] if is_dict(choices) else [*choices]
+    return [choice[0] if is_list(choice) else choice for choice in listed]
 
 
-def named(node: Schema, refs: Mapping[str, Schema]) -> str:
+def named(node: Schema, refs: Mapping[str, Schema], depth: int = 3) -> str:
     """How a type is called: by the name of its class, or by what pydantic calls it."""
     if node["type"] == "definition-ref":
-        return named(refs[node["schema_ref"]], refs)
+        return named(refs[node["schema_ref"]], refs, depth)
     if node["type"] == "literal":
         return f"Literal{list(node['expected'])}"
     for cls in (node.get("cls"), *_instances(node), _plain(node["function"]) if "function" in node else None):
@@ -133,9 +134,20 @@ def named(node: Schema, refs: Mapping[str, Schema]) -> str:
             return cls.__qualname__
     parts = [node[key] for key in ("keys_schema", "items_schema", "values_schema") if isinstance(node.get(key), dict)]
     if parts:
-        return f"{node['type']}[{', '.join(named(part, refs) for part in parts)}]"
+        inside = ", ".join(named(part, refs, depth - 1) for part in parts) if depth else "..."
+        return f"{node['type']}[{inside}]"
     inner = node.get("lax_schema") or node.get("json_schema") or node.get("schema")
-    return str(node["type"]) if inner is None else named(inner, refs)
+    return str(node["type"]) if inner is None else named(inner, refs, depth)
+
+
+def is_dict(value: object) -> TypeGuard[dict[str, Any]]:
+    """Whether `value` is a dictionary."""
+    return isinstance(value, dict)
+
+
+def is_list(value: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
+    """Whether `value` is a list, or a tuple."""
+    return isinstance(value, list | tuple)
 
 
 def _passed(shape: Shape, kind: str, function: Any) -> Shape:
@@ -149,7 +161,7 @@ def _passed(shape: Shape, kind: str, function: Any) -> Shape:
 
 def _plain(function: Any) -> Any:
     """A function in a schema, which is told with its arguments, or is partial."""
-    function = function["function"] if isinstance(function, dict) else function
+    function = function["function"] if is_dict(function) else function
     return getattr(function, "func", function)
 
 
@@ -179,11 +191,16 @@ def _known(node: Schema) -> Shape:
 
 def _instances(node: Any) -> Iterator[type]:
     """The classes that `node` takes instances of."""
-    if isinstance(node, dict):
+    if is_dict(node):
         if node.get("type") == "is-instance" and isinstance(node["cls"], type):
             yield node["cls"]
         for name in ("strict_schema", "python_schema"):
             yield from _instances(node.get(name))
+
+
+def is_plain(values: Iterable[object]) -> bool:
+    """Whether all are on the wire what they are in memory."""
+    return all(value is None or isinstance(value, str | bytes | int | float) for value in values)
 
 
 # -- one maker a kind ---------------------------------------------------------------------------------
@@ -195,12 +212,15 @@ def _union(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
 
 def _values(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
     if node["type"] == "literal":
-        values = (value.value if isinstance(value, Enum) else value for value in node["expected"])
-        return [Values(values=tuple(values))]
-    values = [member.value for member in node["members"]]
-    if not all(value is None or isinstance(value, str | bytes | int | float) for value in values):
-        return [Opaque(tag=node["cls"])]
-    return [Values(tag=node["cls"], values=tuple(values), takes_all="missing" in node)]
+        found: dict[object, list[Any]] = {}
+        for value in node["expected"]:
+            is_member = isinstance(value, Enum)
+            found.setdefault(type(value) if is_member else "", []).append(value.value if is_member else value)
+        return [Values(tag=tag, values=tuple(values), is_literal=True) for tag, values in found.items()]
+    cls, values = node["cls"], tuple(member.value for member in node["members"])
+    if issubclass(cls, Flag):
+        return [Scalar(kind="int", tag=cls)]
+    return [Values(tag=cls, values=values, takes_all="missing" in node)] if is_plain(values) else [Opaque(tag=cls)]
 
 
 def _items(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
@@ -219,7 +239,7 @@ def _entries(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
 
 
 def _named_tuple(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
-    fields = {field["name"]: field["schema"] for field in node["fields"]}
+    fields = _schemas(node["fields"])
     required = frozenset(name for name, field in fields.items() if not _has_default(field))
     arguments = Fields(tag=node["cls"], fields=fields, required=required, always=required, extra="forbid")
     return [Items(tag=node["cls"], fixed=tuple(fields.values()), required=len(required), arguments=arguments)]
@@ -229,8 +249,11 @@ def _typed_dict(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
     fields = node["fields"]
     required = frozenset(name for name, field in fields.items() if field.get("required", node.get("total", True)))
     extra = node.get("extra_behavior", "ignore")
-    schemas = {name: field["schema"] for name, field in fields.items()}
-    return [Fields(tag=node.get("cls", "typed-dict"), fields=schemas, required=required, always=required, extra=extra)]
+    return [
+        Fields(
+            tag=node.get("cls", "typed-dict"), fields=_schemas(fields), required=required, always=required, extra=extra
+        )
+    ]
 
 
 def _class(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
@@ -240,8 +263,7 @@ def _class(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
     inner, takes_all = _inner(node["schema"], "model-fields", "dataclass-args", refs=refs)
     if inner is None:
         return [Opaque(tag=node["cls"])]
-    listed = inner["fields"]
-    fields = {f["name"]: f["schema"] for f in listed} if isinstance(listed, list) else _schemas(listed)
+    fields = _schemas(inner["fields"])
     extra = node.get("config", {}).get("extra_fields_behavior") or inner.get("extra_behavior") or "ignore"
     required = frozenset(name for name, field in fields.items() if not _has_default(field))
     takes_all = takes_all or bool(node.get("custom_init"))
@@ -251,8 +273,10 @@ def _class(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
     return [shape]
 
 
-def _schemas(fields: Mapping[str, Schema]) -> dict[str, Schema]:
-    return {name: field["schema"] for name, field in fields.items()}
+def _schemas(fields: Any) -> dict[str, Schema]:
+    """The fields of a class by name; those of a dataclass come in a list."""
+    named_ones = fields.items() if is_dict(fields) else [(field["name"], field) for field in fields]
+    return {name: field["schema"] for name, field in named_ones}
 
 
 def _inner(node: Any, *kinds: str, refs: Mapping[str, Schema] | None = None) -> tuple[Any, bool]:
@@ -283,7 +307,6 @@ def _free(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
     return [Free()]
 
 
-_Maker: TypeAlias = Callable[[Schema, Mapping[str, Schema]], Sequence[Shape]]
 _MAKERS: dict[str, Callable[[Schema, Mapping[str, Schema]], list[Shape]]] = {
     **dict.fromkeys(("nullable", "union", "tagged-union"), _union),
     **dict.fromkeys(("enum", "literal"), _values),

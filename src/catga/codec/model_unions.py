@@ -78,9 +78,11 @@ class Take(NamedTuple):
     """Whether it makes another value of it."""
 
 
-def confusions(union: Schema, refs: Mapping[str, Schema]) -> Iterator[tuple[Schema, Schema]]:
+def confusions(union: Schema, rivals: "Rivals") -> Iterator[tuple[Schema, Schema]]:
     """The pairs of members of `union` of which a value of the first could come back as one of the second."""
-    rivals, listed = Rivals(refs), members(union)
+    if union["type"] == "tagged-union" and not callable(union["discriminator"]):
+        return
+    listed = members(union)
     for i, member in enumerate(listed):
         for j, other in enumerate(listed):
             take = rivals.take(other, member) if i != j else None
@@ -102,10 +104,12 @@ class Rivals:
 
     Args:
         refs: the schemas that others refer to.
+        coerces_numbers: a text may be made of a number.
     """
 
-    def __init__(self, refs: Mapping[str, Schema]) -> None:
+    def __init__(self, refs: Mapping[str, Schema], *, coerces_numbers: bool) -> None:
         self._refs = refs
+        self._lax = _LAX if not coerces_numbers else {**_LAX, "text": _NUMBERS | {"bytes"}}
         self._known: dict[tuple[int, int], Take | None] = {}
         self._kept: list[Schema] = []  # the ids above are theirs
 
@@ -118,7 +122,7 @@ class Rivals:
             return True
         seen.add(id(node))
         parts = shapes(node, self._refs)
-        return all(not shape.tag and all(self._is_plain(part, seen) for part in _parts(shape)) for shape in parts)
+        return all(_is_kept(shape) and all(self._is_plain(part, seen) for part in _parts(shape)) for shape in parts)
 
     def take(self, taker: Schema, node: Schema) -> Take | None:
         """How `taker` takes values of `node`; None if it takes none."""
@@ -141,12 +145,24 @@ class Rivals:
         if isinstance(shape, Free):
             return Take(_NEAR, not (isinstance(taker, Scalar) and taker.kind == "none"))
         if isinstance(shape, Scalar | Values) and isinstance(taker, Scalar | Values):
-            return _take_scalar(taker, shape)
+            return self._take_scalar(taker, shape)
         if isinstance(shape, Items) and isinstance(taker, Items):
             return self._take_items(taker, shape)
         if isinstance(shape, Fields | Entries) and isinstance(taker, Fields | Entries):
             return self._take_map(taker, shape)
         return self._take_other(taker, shape)
+
+    def _take_scalar(self, taker: Scalar | Values, shape: Scalar | Values) -> Take | None:
+        if isinstance(taker, Values):
+            return _take_for_values(taker, shape)
+        lax = self._lax[taker.kind]
+        if isinstance(shape, Scalar):
+            return _of_kind(taker, shape.tag, shape.kind, is_lax=shape.kind in lax)
+        kinds = {value: _kind_of(value) for value in shape.values}
+        return _joint(
+            _of_kind(taker, shape.tag, kind, is_lax=kind in lax and (kind != "text" or _accepts(taker.kind, value)))
+            for value, kind in kinds.items()
+        )
 
     def _take_items(self, taker: Items, shape: Items) -> Take | None:
         takes: list[Take | None] = []
@@ -214,20 +230,13 @@ def _whole(taker: Shape, shape: Shape, takes: Iterable[Take | None]) -> Take:
 # -- values without parts -----------------------------------------------------------------------------
 
 
-def _take_scalar(taker: Scalar | Values, shape: Scalar | Values) -> Take | None:
-    if isinstance(taker, Scalar):
-        kinds = [shape.kind] if isinstance(shape, Scalar) else [_kind_of(value) for value in shape.values]
-        if isinstance(shape, Scalar):
-            return _of_kind(taker, shape.tag, shape.kind, is_lax=shape.kind in _LAX[taker.kind])
-        lax = [_accepts(taker.kind, value) for value in shape.values]
-        return _joint(_of_kind(taker, shape.tag, kind, is_lax=is_lax) for kind, is_lax in zip(kinds, lax, strict=True))
-    level = _MADE if taker.tag else _PLAIN
+def _take_for_values(taker: Values, shape: Scalar | Values) -> Take | None:
     if isinstance(shape, Scalar):
-        takes = (_is_of(value, shape.kind, taker.tag) for value in taker.values)
+        takes = (_is_of(taker, value, shape.kind) for value in taker.values)
     else:
-        takes = (_is_like(value, other, taker.tag) for value in taker.values for other in shape.values)
+        takes = (_is_like(taker, value, other) for value in taker.values for other in shape.values)
     differs = [taker.tag != shape.tag or is_other for is_other in takes if is_other is not None]
-    return Take(level, any(differs)) if differs else None
+    return Take(_PLAIN if taker.is_literal else _MADE, any(differs)) if differs else None
 
 
 def _of_kind(taker: Scalar, tag: object, kind: str, *, is_lax: bool) -> Take | None:
@@ -238,28 +247,28 @@ def _of_kind(taker: Scalar, tag: object, kind: str, *, is_lax: bool) -> Take | N
     return Take(_MADE, tag != taker.tag or not tag) if is_lax else None
 
 
-def _is_of(value: Any, kind: str, enum: Any) -> bool | None:
-    """Whether `value`, one of a Literal's or an `enum`'s, is another than the one of the `kind` that it takes; None if
-    it takes none of that kind."""
+def _is_of(taker: Values, value: Any, kind: str) -> bool | None:
+    """Whether `value`, one of the taker's, is another than the one of the `kind` that it takes; None if it takes none
+    of that kind."""
     its = _kind_of(value)
     if kind in _NUMBERS and its in _NUMBERS:
         return kind != its
-    value = str(value) if its in _NUMBERS and _takes_texts(enum) else value
+    value = str(value) if its in _NUMBERS and _takes_texts(taker) else value
     if kind == its:
         return False
     return True if isinstance(value, str) and kind in _TEXTS and _is_written(kind, value) else None
 
 
-def _is_like(value: Any, other: Any, enum: Any) -> bool | None:
-    """Whether `value`, which takes `other`, is another; None if it does not take it."""
+def _is_like(taker: Values, value: Any, other: Any) -> bool | None:
+    """Whether `value`, one of the taker's, which takes `other`, is another; None if it does not take it."""
     if value == other:
         return type(value) is not type(other)
-    return True if _takes_texts(enum) and str(value) == other else None
+    return True if _takes_texts(taker) and str(value) == other else None
 
 
-def _takes_texts(enum: Any) -> bool:
+def _takes_texts(taker: Values) -> bool:
     """Whether its numbers are also made of texts."""
-    return isinstance(enum, type) and issubclass(enum, int)
+    return not taker.is_literal and isinstance(taker.tag, type) and issubclass(taker.tag, int)
 
 
 def _kind_of(value: Any) -> str:
@@ -303,6 +312,11 @@ def _joint(takes: Iterable[Take | None]) -> Take | None:
     found = [take for take in takes if take is not None]
     other = [take for take in found if take.differs]
     return max(other or found, default=None)
+
+
+def _is_kept(shape: Shape) -> bool:
+    """Whether a value needs no change, or is the first that would be taken."""
+    return not shape.tag or (isinstance(shape, Values) and shape.is_literal)
 
 
 def _parts(shape: Shape) -> Iterator[Schema]:

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from catga.codec.model_schema import fields_for_msgspec, is_dict
+from catga.codec.model_schema import fields_for_msgspec
+from catga.codec.model_shapes import is_dict
 from catga.hints import signature_of
 
 
