@@ -5,7 +5,8 @@ import contextvars
 import logging
 import os
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Literal, TypeVar
+from types import CoroutineType
+from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 from catga.abc import Backend, Forward, RoutingStrategy
 from catga.cluster.dispatch import Dispatch, Headers, Routing
@@ -25,6 +26,15 @@ from catga.result import CatgaResult, Failure
 logger = logging.getLogger("catga.cluster")
 
 R = TypeVar("R")
+P = ParamSpec("P")
+
+
+def _is_coroutine_function(
+    handing_on: Callable[P, Coroutine[Any, Any, R]],
+) -> "Callable[P, CoroutineType[Any, Any, R]]":
+    """Tell type checkers that a ``def`` that hands on a coroutine is as good as an ``async def``. It costs one
+    coroutine less."""
+    return cast("Callable[P, CoroutineType[Any, Any, R]]", handing_on)
 
 
 class DistributedMediator(Mediator):
@@ -57,10 +67,8 @@ class DistributedMediator(Mediator):
 
     # -- verbs ----------------------------------------------------------------------------------------
 
-    # A `def` that hands on the coroutine: one less on the path of every request.
-    def send(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, request: Request[R]
-    ) -> Coroutine[Any, Any, CatgaResult[R]]:
+    @_is_coroutine_function
+    def send(self, request: Request[R]) -> Coroutine[Any, Any, CatgaResult[R]]:
         """Run the request's handler on one node of the cluster, chosen by the routing strategy.
 
         Await it for ``Success(value)`` or ``Failure(error)``; ``metadata`` tells the node and the attempts.

@@ -35,7 +35,7 @@ _FORCED: dict[str, Any] = {
 # What belongs to redis-py's pool, or to features that need its client.
 _DROPPED = ("max_connections", "timeout", "retry", "retry_on_timeout", "retry_on_error", "himport_registry")
 OPTIONS = {
-    *(name for cls in SSLConnection.__mro__ for name in inspect.signature(cls.__init__).parameters),
+    *(name for cls in SSLConnection.__mro__ for name in inspect.signature(getattr(cls, "__init__")).parameters),  # noqa: B009
     "client",
 } - {"self", "args", "kwargs"}
 """What may be given: redis-py hands on whatever one class does not know to the next."""
