@@ -321,8 +321,8 @@ class BackendSettings(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:  # url and options have credentials
         return f"BackendSettings(prefix={self.prefix!r})"
 
-    def __rich_repr__(self) -> Iterable[tuple[str, str]]:  # rich does not ask for the repr
-        yield "prefix", self.prefix
+    def __rich_repr__(self) -> list[tuple[str, Any]]:  # rich does not ask for the repr
+        return [("prefix", self.prefix)]
 
 
 class Backend(NamedTuple):

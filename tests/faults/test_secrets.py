@@ -43,7 +43,7 @@ class Hearing(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.heard.append(f"{record.getMessage()} {record.__dict__!r}")
         if record.exc_info and record.exc_info[1] is not None:
-            self.heard.append(text_of(record.exc_info[1]))
+            self.heard += [text_of(record.exc_info[1]), locals_of(record.exc_info[1])]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from catga import CatgaResult, Event, Mediator, Request
+from catga import CatgaResult, Event, Failure, Mediator, Request, add_nats_cluster, add_redis_cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,21 @@ async def wrong_result(request: Ship) -> CatgaResult[int]:
     raise NotImplementedError
 
 
+@app.handles(Ship)  # error
+def wrong_plain_result(request: Ship) -> CatgaResult[int]:
+    raise NotImplementedError
+
+
+@app.handles(Ship)  # error
+async def wrong_value_or_failure(request: Ship) -> int | Failure:
+    raise NotImplementedError
+
+
+@app.handles(Happened)  # error
+async def wrong_event_result(event: Happened) -> CatgaResult[int]:
+    raise NotImplementedError
+
+
 @app.handles(Happened)  # error
 async def wrong_event(event: Reserve) -> None: ...
 
@@ -69,3 +84,10 @@ async def sending() -> None:
     await app.send(Happened("x"))  # error
     await app.publish(Reserve("a"))  # error
     print(text, number)
+
+
+def wiring() -> None:
+    add_nats_cluster(app, outlierz=1)  # error
+    add_nats_cluster(app, outliers=1)  # error
+    add_redis_cluster(app, outlierz=1)  # error
+    add_redis_cluster(app, discovery="kv")  # error

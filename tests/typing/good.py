@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import assert_type
+from typing import Protocol, TypeVar, assert_type
 
 import attrs
 import msgspec
@@ -19,9 +19,14 @@ from catga import (
     RoundRobin,
     Success,
     add_cluster,
+    add_nats_cluster,
+    add_redis_cluster,
     message,
 )
+from catga.cluster.outliers import OutlierEjection
 from catga.errors import CatgaError
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +91,28 @@ async def result(request: AsAttrs) -> CatgaResult[dict[str, float]]:
     return Success({request.sku: 1.0}) if request.sku else Failure(CatgaError("no sku"))
 
 
+@app.handles(AsAttrs)
+def plain_result(request: AsAttrs) -> CatgaResult[dict[str, float]]:
+    return Success({request.sku: 1.0}) if request.sku else Failure(CatgaError("no sku"))
+
+
+@app.handles(AsDataclass)
+async def value_or_failure(request: AsDataclass) -> int | Failure:
+    return len(request.sku) or Failure(CatgaError("no sku"))
+
+
+@app.handles(AsDataclass)
+def plain_value_or_failure(request: AsDataclass) -> int | Failure:
+    return len(request.sku) or Failure(CatgaError("no sku"))
+
+
 @app.handles(AsModel)
 async def nothing(request: AsModel) -> None: ...
+
+
+@app.handles(AsModel)
+def nothing_or_failure(request: AsModel) -> CatgaResult[None]:
+    return Failure(CatgaError("no")) if request.sku else Success(None)
 
 
 @app.handles(Happened)
@@ -96,6 +121,42 @@ async def event_coroutine(event: Happened) -> None: ...
 
 @app.handles(Happened)
 def event_plain(event: Happened) -> None: ...
+
+
+@app.handles(Happened)
+async def event_result(event: Happened) -> CatgaResult[None]:
+    return Success(None) if event.text else Failure(CatgaError("no text"))
+
+
+@app.handles(Happened)
+def event_plain_result(event: Happened) -> CatgaResult[None]:
+    return Success(None) if event.text else Failure(CatgaError("no text"))
+
+
+@app.handles(Happened)
+async def event_failure(event: Happened) -> Failure | None:
+    return None if event.text else Failure(CatgaError("no text"))
+
+
+class Sends(Protocol):
+    """What a program may ask for in place of a mediator."""
+
+    async def send(self, request: Request[R], /) -> CatgaResult[R]: ...
+    async def publish(self, event: Event, /) -> CatgaResult[None]: ...
+
+
+def asking_for_less(mediator: Mediator, node: DistributedMediator) -> list[Sends]:
+    return [mediator, node]
+
+
+async def handlers_keep_their_types() -> None:
+    assert_type(await coroutine(AsDataclass("a")), int)
+    assert_type(plain(AsStruct("a")), list[str])
+    assert_type(await result(AsAttrs("a")), CatgaResult[dict[str, float]])
+    assert_type(plain_result(AsAttrs("a")), CatgaResult[dict[str, float]])
+    assert_type(await event_result(Happened("x")), CatgaResult[None])
+    assert_type(event_plain_result(Happened("x")), CatgaResult[None])
+    await event_coroutine(Happened("x"))
 
 
 async def sending(mediator: Mediator, node: DistributedMediator) -> None:
@@ -128,3 +189,6 @@ def wiring() -> None:
     assert_type(in_thread(AsDataclass("a")), int)
     add_cluster(app, "memory://x", node_id="a", routing=ConsistentHash())
     add_cluster(app, routing=RoundRobin(), metadata={"zone": "a"}, load=lambda: 0.5)
+    add_cluster(app, outliers=OutlierEjection())
+    add_nats_cluster(app, outliers=OutlierEjection(), queues=True, discovery="kv", token="t")
+    add_redis_cluster(app, outliers=OutlierEjection(), signing_keys=[b"x" * 16], db=1)

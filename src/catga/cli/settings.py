@@ -1,6 +1,6 @@
 """What a worker is told by its supervisor: one JSON value in the environment, as a URL may hold a password."""
 
-from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -31,8 +31,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:  # the URL may have a password
         return f"WorkerSettings({self.target!r})"
 
-    def __rich_repr__(self) -> Iterable[str]:  # rich does not ask for the repr
-        yield self.target
+    def __rich_repr__(self) -> list[tuple[str, Any]]:  # rich does not ask for the repr
+        return [("target", self.target)]
 
 
 VARIABLE = "CATGA_WORKER_SETTINGS"

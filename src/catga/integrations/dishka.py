@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from dishka import AsyncContainer, Provider, Scope, provide
+from dishka import AsyncContainer, Provider, Scope
 
 from catga.mediator import Mediator, current
 
@@ -14,11 +14,13 @@ T = TypeVar("T")
 class CatgaProvider(Provider):
     """Provides what `catga.current` gives as the `Mediator`, to handler classes and to what they depend on."""
 
-    scope = Scope.REQUEST
+    def __init__(self) -> None:
+        super().__init__(scope=Scope.REQUEST)
+        self.provide(_mediator)
 
-    @provide
-    def _mediator(self) -> Mediator:
-        return current()
+
+def _mediator() -> Mediator:
+    return current()
 
 
 class DishkaResolver:

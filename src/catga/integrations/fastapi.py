@@ -14,7 +14,7 @@ import math
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from starlette.applications import Starlette
@@ -166,7 +166,7 @@ def _usual(error: CatgaError) -> tuple[int, str]:
 
 def _details(error: CatgaError) -> dict[str, Any]:
     details: Any = error.details  # an error of the program's may have anything there
-    return details if isinstance(details, dict) else {}
+    return cast("dict[str, Any]", details) if isinstance(details, dict) else {}
 
 
 def _log(error: CatgaError, status: int) -> None:

@@ -16,6 +16,8 @@ M_co = TypeVar("M_co", covariant=True)
 R = TypeVar("R")
 H = TypeVar("H", bound=Callable[..., Any])
 B = TypeVar("B", bound=Behavior)
+Heard = TypeVar("Heard", bound=Awaitable[CatgaResult[None] | None] | CatgaResult[None] | None)
+"""What the handler of an event returns: nothing, or why it failed."""
 
 
 class Handles(Generic[M_co]):
@@ -34,11 +36,17 @@ class Handles(Generic[M_co]):
         self: "Handles[Request[R]]", handler: Callable[[M_co], Awaitable[R]]
     ) -> Callable[[M_co], Awaitable[R]]: ...
     @overload
+    def __call__(
+        self: "Handles[Request[R]]", handler: Callable[[M_co], CatgaResult[R]]
+    ) -> Callable[[M_co], CatgaResult[R]]: ...
+    @overload
     def __call__(self: "Handles[Request[R]]", handler: Callable[[M_co], R]) -> Callable[[M_co], R]: ...
     @overload
-    def __call__(
-        self: "Handles[Event]", handler: Callable[[M_co], Awaitable[None] | None]
-    ) -> Callable[[M_co], Awaitable[None] | None]: ...
+    def __call__(  # type: ignore[overload-cannot-match]  # R is known by now, from the message class
+        self: "Handles[Request[R]]", handler: Callable[[M_co], Awaitable[R | CatgaResult[R]] | R | CatgaResult[R]]
+    ) -> Callable[[M_co], Awaitable[R | CatgaResult[R]] | R | CatgaResult[R]]: ...
+    @overload
+    def __call__(self: "Handles[Event]", handler: Callable[[M_co], Heard]) -> Callable[[M_co], Heard]: ...
     def __call__(self: "Handles[Any]", handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
         self._register(handler)
         return handler

@@ -305,7 +305,7 @@ class NatsConnection:
         refused = self._refused = asyncio.get_running_loop().create_future()
         self._last_problem = ""
         ours = (self._on_error, self._on_disconnected, self._on_reconnected, self._on_closed)
-        callbacks = dict(zip(CALLBACKS, ours, strict=True))
+        callbacks: dict[str, Any] = dict(zip(CALLBACKS, ours, strict=True))
         try:
             await connect(client, self._target, callbacks, self._timeout, refused, lambda: self._last_problem)
         except BaseException:
