@@ -186,10 +186,11 @@ class Mediator(Router):
         return await (self._run(event, timeout) if node is None else node.publish(event, timeout=timeout))
 
     def _run(self, message: Any, timeout: float | None) -> Coroutine[Any, Any, CatgaResult[Any]]:
+        cls: type[Any] = type(message)
         if timeout is None:
-            return self._runners[type(message)](message)
+            return self._runners[cls](message)
         check_positive("timeout", timeout)
-        return self._runners.within(type(message), timeout)(message)
+        return self._runners.within(cls, timeout)(message)
 
     # -- its nodes ------------------------------------------------------------------------------------
 
