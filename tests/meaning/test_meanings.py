@@ -2,6 +2,7 @@
 
 import logging
 
+import circuits
 import derived
 import failures
 import pytest
@@ -13,7 +14,7 @@ from places import PLACES, Case, call, caller_of, told
 
 from catga import Mediator
 
-CASES = [*failures.TABLE, *derived.TABLE, *verbs.TABLE, *resolvers.TABLE, *values.TABLE]
+CASES = [*failures.TABLE, *circuits.TABLE, *derived.TABLE, *verbs.TABLE, *resolvers.TABLE, *values.TABLE]
 
 
 @pytest.fixture(params=PLACES)
