@@ -13,7 +13,7 @@ from dishka import Provider, Scope, make_async_container
 from msgspec import Meta
 
 from catga import CatgaError, DistributedMediator, Event, Failure, Mediator, Request, Success, add_cluster, message
-from catga.integrations.dishka import DishkaResolver
+from catga.integrations.dishka import CatgaProvider, DishkaResolver
 from catga.integrations.otel import OpenTelemetry
 from catga.mediator import MessageContext, Router, correlate, current_message
 from catga.mediator.behaviors import (
@@ -155,17 +155,15 @@ def node(name: str, url: str, router: Router) -> DistributedMediator:
     needs = Provider(scope=Scope.REQUEST)
     needs.provide_all(ReserveHandler, GetPriceHandler, PlaceOrderHandler)
     needs.provide(Stock, scope=Scope.APP)
-    needs.provide(lambda: cluster, provides=Mediator)
 
-    app = Mediator(resolver=DishkaResolver(make_async_container(needs)))
+    app = Mediator(resolver=DishkaResolver(make_async_container(needs, CatgaProvider())))
     app.use(MessageContext())
     app.use(OpenTelemetry())
     app.behavior(Logging())
     app.include(router)
     for problem in app.check():
         raise SystemExit(str(problem))
-    cluster = add_cluster(app, url, node_id=f"{name}-1", service=name)
-    return cluster
+    return add_cluster(app, url, node_id=f"{name}-1", service=name)
 
 
 async def main(url: str = "memory://shop") -> None:

@@ -47,7 +47,7 @@ def a_handler_of_svcs_gets_its_mediator(app: Mediator) -> Outer:
 def a_handler_of_svcs_gets_its_mediator_though_another_is_registered(app: Mediator) -> Outer:
     registry = svcs.Registry()
     registry.register_factory(OuterHandler, made)
-    registry.register_value(Mediator, Mediator())
+    registry.register_value(Mediator, app)
     return sending(app, SvcsResolver(registry))
 
 

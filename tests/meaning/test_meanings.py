@@ -3,6 +3,7 @@
 import logging
 
 import at_once
+import circuits
 import derived
 import failures
 import odd_failures
@@ -19,6 +20,7 @@ from catga import Mediator
 
 CASES = [
     *failures.TABLE,
+    *circuits.TABLE,
     *odd_failures.TABLE,
     *derived.TABLE,
     *verbs.TABLE,

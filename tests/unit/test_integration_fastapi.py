@@ -30,6 +30,7 @@ from catga.errors import (
     RateLimitedError,
 )
 from catga.integrations.fastapi import STATUS, health_routes, lifespan, problem, respond
+from catga.result import joint_failure
 from catga.testing import eventually
 from catga.testing.servers import NatsServer
 
@@ -239,6 +240,17 @@ async def test_an_answer_of_one_service_is_told_without_the_names_of_the_others(
         body = body_of(result.error, errors={"sold_out": 409})
     assert (body["status"], body["detail"], body["details"]) == (409, "no tea", {"sku": "tea"})
     assert "inner" not in str(body)
+    result.error.__cause__ = None  # as after a journey, when the handler of another service raised it
+    body = body_of(result.error, errors={"sold_out": 409})
+    assert (body["status"], body["code"]) == (409, "sold_out")
+    assert "inner" not in str(body)
+
+
+def test_what_ran_in_some_services_only_is_in_doubt() -> None:
+    lost = Failure(NoNodeAvailableError("gone"))
+    for others in (Success(None), Failure(SoldOut("no tea"))):
+        joint = joint_failure([lost, others], "failed", {"services": {}})
+        assert body_of(joint.error)["status"] == 502
 
 
 def test_a_text_of_the_program_takes_the_place_of_ours() -> None:

@@ -101,11 +101,9 @@ def problem(error: CatgaError, *, errors: Mapping[str, int] | None = None, detai
         errors: HTTP status by error code, over `STATUS`.
         detail: a text for the client, in place of the error's.
     """
-    answer = _answer_in(error)
-    own = answer.code not in _BUILT_IN
-    # Where the class is not known here, the details have its code.
-    code = str(_details(answer).get("code", answer.code)) if type(answer) is CatgaError else answer.code
-    usual, text = _usual(answer)
+    answer, code = _answer_in(error), _code(error)
+    own = answer.code not in _BUILT_IN and not _is_joint(answer)
+    usual, text = _usual(error)
     status = (errors or {}).get(code) or usual
     body: dict[str, Any] = {
         "type": "about:blank",
@@ -150,10 +148,20 @@ def health_routes(cluster: DistributedMediator, prefix: str = "/health", *, deta
 
 
 def _answer_in(error: CatgaError) -> CatgaError:
-    """Return the error of a single handler: where one stands for those of several services, or events, the first."""
+    """Return what a handler answered: where one error stands for those of several services, or events, the first."""
     first = error.__cause__
-    is_joint = not _details(error).keys().isdisjoint(("services", "failed"))
-    return _answer_in(first) if is_joint and isinstance(first, CatgaError) else error
+    return first if _is_joint(error) and isinstance(first, CatgaError) and _code(first) == _code(error) else error
+
+
+def _is_joint(error: CatgaError) -> bool:
+    """Whether it stands for several, and so has the names of services, or the texts of others, in it."""
+    parts: Any = _details(error).get("services") or _details(error).get("failed")
+    return isinstance(parts, dict) and all(isinstance(part, dict) for part in cast("dict[str, Any]", parts).values())
+
+
+def _code(error: CatgaError) -> str:
+    """Return the code; where the class is not known here, the details have it."""
+    return str(_details(error).get("code", error.code)) if type(error) is CatgaError else error.code
 
 
 def _usual(error: CatgaError) -> tuple[int, str]:

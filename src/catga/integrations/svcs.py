@@ -14,16 +14,16 @@ T = TypeVar("T")
 class SvcsResolver:
     """A `Resolver`: a container a message, closed when the message is handled.
 
-    Handler classes must be registered, like every other service. `Mediator` need not be: it is what `catga.current`
-    gives.
+    Handler classes must be registered, like every other service, but for `Mediator`: this registers it, as what
+    `catga.current` gives.
     """
 
     def __init__(self, registry: svcs.Registry) -> None:
         self._registry = registry
+        untyped: Any = registry  # in part
+        untyped.register_factory(Mediator, current, enter=False)  # to enter a node is to start it
 
     @asynccontextmanager
     async def resolve(self, cls: type[T], /) -> AsyncGenerator[T]:
         async with svcs.Container(self._registry) as container:
-            untyped: Any = container  # in part
-            untyped.register_local_factory(Mediator, current, enter=False)  # to enter a node is to start it
             yield await container.aget(cls)
