@@ -9,6 +9,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import make_dataclass
+from functools import cache
 from types import new_class
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, Union
 
@@ -79,6 +80,7 @@ SCALARS = (
 KEYS = tuple(kind for kind in SCALARS if kind.type not in (None, float, Literal[None, "b"]))
 
 
+@cache
 def kinds(depth: int = 3, *, hashable: bool = False) -> st.SearchStrategy[Kind]:
     """Types that are nested so deep; `hashable`, those of what a set can hold."""
     scalars = st.sampled_from(SCALARS)
@@ -88,35 +90,42 @@ def kinds(depth: int = 3, *, hashable: bool = False) -> st.SearchStrategy[Kind]:
     return scalars | made | made
 
 
+@cache
 def several(depth: int, hashable: bool, least: int = 1) -> st.SearchStrategy[list[Kind]]:
-    return st.lists(kinds(depth, hashable=hashable), min_size=least, max_size=3)
+    return st.lists(kinds(depth, hashable=hashable), min_size=least, max_size=2)
 
 
 def joined(members: list[Kind]) -> Kind:
     return Kind(Union[tuple(kind.type for kind in members)], st.one_of(*(kind.values for kind in members)))  # noqa: UP007
 
 
+@cache
 def optional(depth: int, hashable: bool) -> st.SearchStrategy[Kind]:
     return kinds(depth, hashable=hashable).map(lambda kind: joined([kind, fixed(None, None)]))
 
 
+@cache
 def union(depth: int, hashable: bool) -> st.SearchStrategy[Kind]:
     return several(depth, hashable, 2).map(joined)
 
 
+@cache
 def lists(depth: int, hashable: bool) -> st.SearchStrategy[Kind]:
-    return kinds(depth).map(lambda kind: Kind(list[kind.type], st.lists(kind.values, max_size=3)))
+    return kinds(depth).map(lambda kind: Kind(list[kind.type], st.lists(kind.values, max_size=2)))
 
 
+@cache
 def sets(depth: int, hashable: bool) -> st.SearchStrategy[Kind]:
-    return kinds(depth, hashable=True).map(lambda kind: Kind(set[kind.type], st.sets(kind.values, max_size=3)))
+    return kinds(depth, hashable=True).map(lambda kind: Kind(set[kind.type], st.sets(kind.values, max_size=2)))
 
 
+@cache
 def frozen_sets(depth: int, hashable: bool) -> st.SearchStrategy[Kind]:
     items = kinds(depth, hashable=True)
-    return items.map(lambda kind: Kind(frozenset[kind.type], st.frozensets(kind.values, max_size=3)))
+    return items.map(lambda kind: Kind(frozenset[kind.type], st.frozensets(kind.values, max_size=2)))
 
 
+@cache
 def tuples(depth: int, hashable: bool) -> st.SearchStrategy[Kind]:
     def make(items: list[Kind]) -> Kind:
         return Kind(tuple[tuple(kind.type for kind in items)], st.tuples(*(kind.values for kind in items)))
@@ -124,14 +133,16 @@ def tuples(depth: int, hashable: bool) -> st.SearchStrategy[Kind]:
     return several(depth, hashable).map(make)
 
 
+@cache
 def long_tuples(depth: int, hashable: bool) -> st.SearchStrategy[Kind]:
     items = kinds(depth, hashable=hashable)
-    return items.map(lambda kind: Kind(tuple[kind.type, ...], st.lists(kind.values, max_size=3).map(tuple)))
+    return items.map(lambda kind: Kind(tuple[kind.type, ...], st.lists(kind.values, max_size=2).map(tuple)))
 
 
+@cache
 def dicts(depth: int, hashable: bool) -> st.SearchStrategy[Kind]:
     def make(key: Kind, value: Kind) -> Kind:
-        return Kind(dict[key.type, value.type], st.dictionaries(key.values, value.values, max_size=3))
+        return Kind(dict[key.type, value.type], st.dictionaries(key.values, value.values, max_size=2))
 
     return st.builds(make, st.sampled_from(KEYS), kinds(depth))
 
@@ -190,6 +201,7 @@ FROZEN = (
 )
 
 
+@cache
 def classes(depth: int, hashable: bool) -> st.SearchStrategy[Kind]:
     def make(build: Any, members: list[Kind], number: int) -> Kind:
         fields = dict(zip(NAMES, members, strict=False))
@@ -200,6 +212,7 @@ def classes(depth: int, hashable: bool) -> st.SearchStrategy[Kind]:
     return st.builds(make, makers, several(depth, hashable), st.integers(0, 2))
 
 
+@cache
 def generics(depth: int, hashable: bool) -> st.SearchStrategy[Kind]:
     """A generic class with an argument."""
 
@@ -214,6 +227,7 @@ def generics(depth: int, hashable: bool) -> st.SearchStrategy[Kind]:
     return st.builds(make, st.sampled_from((data, struct, attrs_class, model)), kinds(depth))
 
 
+@cache
 def rich_models(depth: int, hashable: bool) -> st.SearchStrategy[Kind]:
     """A pydantic model with a union of what is for pydantic alone."""
 
@@ -262,4 +276,4 @@ def exchanges(draw: st.DrawFn) -> tuple[type, list[Sent]]:
         "Asked", {name: kind.type for name, kind in fields.items()}, Request[answer.type]
     )
     requests = st.builds(cls, **{name: kind.values for name, kind in fields.items()})
-    return cls, draw(st.lists(st.builds(Sent, requests, answer.values), min_size=1, max_size=3))
+    return cls, draw(st.lists(st.builds(Sent, requests, answer.values), min_size=1, max_size=2))

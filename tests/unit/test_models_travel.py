@@ -83,6 +83,14 @@ class Struct(msgspec.Struct):
     inner: Inner | None = None
 
 
+class FrozenRoot(pydantic.RootModel[int]):
+    model_config = pydantic.ConfigDict(frozen=True)
+
+
+class FrozenStruct(msgspec.Struct, frozen=True):
+    x: int
+
+
 @attrs.define
 class Attrs:
     x: int
@@ -168,6 +176,10 @@ KEPT: list[tuple[Any, Any]] = [
     (pydantic.ByteSize, "1kb"),
     (pydantic.Base64Bytes, b"aGk="),
     (dict[int, str], {1: "a"}),
+    (set[tuple[int, frozenset[str]]], {(1, frozenset("a"))}),
+    (set[Point], {Point(1, NOW.date())}),
+    (dict[FrozenRoot, int], {FrozenRoot(1): 2}),
+    (set[FrozenStruct], {FrozenStruct(1)}),
     (dict[uuid.UUID, str], {ID: "a"}),
     (dict[tuple[int, int], str], {(1, 2): "a"}),
     (dict[Colour, int], {Colour.RED: 1}),
@@ -198,6 +210,24 @@ def test_a_field_comes_back_equal(kind: Any, value: Any, is_strict: bool) -> Non
     assert came == sent
     assert type(came.field) is type(sent.field)
     assert Mediator().check(cls)[1:] == []
+
+
+class Frozen(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True)
+    n: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenData:
+    n: int = 1
+
+
+@pytest.mark.parametrize(
+    "kind", [set[Frozen], frozenset[FrozenData], dict[Frozen, int], set[tuple[Frozen, ...]], list[set[Frozen | None]]]
+)
+def test_what_pydantic_writes_as_dicts_is_refused_in_a_set(kind: Any) -> None:
+    with pytest.raises(InvalidMessageError, match=r"Model\.field holds Frozen.* in a set or as a key"):
+        Codec(model_of(kind))
 
 
 LOST = [

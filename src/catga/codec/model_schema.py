@@ -15,6 +15,8 @@ _NO_SCHEMAS = frozenset(
 _CONTENTS = frozenset({"fields", "items_schema", "keys_schema", "values_schema", "extras_schema"})
 _OBJECTS = frozenset({"callable", "generator", "is-instance", "is-subclass"})
 _CLASSES = frozenset({"dataclass", "model"})
+_SETS = frozenset({"frozenset", "set"})
+_UNHASHABLE = _CLASSES | {"deque", "dict", "list", "set", "typed-dict"}
 _UNIONS = frozenset({"nullable", "tagged-union", "union"})
 
 
@@ -34,7 +36,7 @@ def model_obstacles(model: Any, *, takes_names: bool) -> Iterator[str]:
     for where, node in nodes:
         if "validation_alias" in node and not takes_names and where.rpartition(".")[0] not in by_name:
             yield f"{where} has an alias: use pydantic 2.11, or populate_by_name"
-        if text := _obstacle(node) or _confusion(node, refs, rivals):
+        if text := _obstacle(node) or _unhashable(node, refs) or _confusion(node, refs, rivals):
             yield f"{where} {text}"
 
 
@@ -49,6 +51,15 @@ def _obstacle(node: Schema) -> str | None:
         return f"holds a {node['cls']!r}, whose values are more than text, bytes and numbers"
     if kind in _OBJECTS and not _is_for_msgspec(node):
         return f"holds a {node.get('cls', kind)!r}, which has no encoding"
+    return None
+
+
+def _unhashable(node: Schema, refs: Mapping[str, Schema]) -> str | None:
+    """What is wrong with a set, or with the keys of a dict."""
+    held = node.get("keys_schema" if "keys_schema" in node else "items_schema" if node["type"] in _SETS else "")
+    for _, child in _walk(held, "", refs) if is_dict(held) else ():
+        if child["type"] in _UNHASHABLE and not child.get("root_model"):
+            return f"holds {named(child, refs)} in a set or as a key, and pydantic writes dicts or lists: use a list"
     return None
 
 
