@@ -22,7 +22,7 @@ from catga.errors import (
     NoNodeAvailableError,
     OverloadedError,
 )
-from catga.mediator.nested import with_marks
+from catga.mediator.nested import HEADER, holding
 from catga.node import NodeInfo, NodeState
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 from catga.routing import Candidates
@@ -65,6 +65,7 @@ class Delivery:
         self._peer = peer
         self._client = peer.client
         self._server = peer.server
+        self._local = peer.server.local
         self.node_id = peer.node_id
         """The node whose calls run in this process."""
         self._prefix = prefix
@@ -107,7 +108,7 @@ class Delivery:
                 result: CatgaResult[Any] | None = None
                 outcome: Outcome | CatgaResult[Any]
                 if node_id == self.node_id and (endpoint := self._endpoint(codec, headers)) is not None:
-                    outcome = await self._server.run_local(endpoint, message, route.timeout)
+                    outcome = await self._local.run(endpoint, message, route.timeout)
                     if type(outcome) is Success:
                         result = outcome
                 else:
@@ -212,7 +213,7 @@ class Delivery:
 
     async def _run_here(self, endpoint: Endpoint, job: Job) -> Outcome | CatgaResult[Any]:
         left = job.deadline - self._loop.time()  # the task may have had to wait for its first step
-        return await self._server.run_local(endpoint, job.message, left) if left > 0 else _expired()
+        return await self._local.run(endpoint, job.message, left) if left > 0 else _expired()
 
     def _begin_queued(self, job: Job) -> Attempt:
         """The broker picks the node."""
@@ -338,7 +339,9 @@ class Delivery:
     def _call(self, message: Any, codec: Codec, headers: dict[str, str] | None, ttl: float, last: Call | None) -> Call:
         """The frame of the next attempt, after `last`."""
         if last is None:
-            body, key, headers = encode(message), 0, with_marks(headers)
+            body, key = encode(message), 0
+            if marks := holding.get():
+                headers = {**(headers or {}), HEADER: marks}
             if len(body) > SMALL:
                 self._check_size(message, len(body))
             if headers:

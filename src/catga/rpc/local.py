@@ -51,6 +51,7 @@ class Places:
         nested: those among them that are deep, the deepest first.
         refusing: why no calls are taken; None while they are.
         refused: calls answered with `OverloadedError`.
+        is_awaited: somebody may wait for a place, or until nothing runs.
     """
 
     __slots__ = (
@@ -62,6 +63,7 @@ class Places:
         "_start",
         "busy",
         "crowded",
+        "is_awaited",
         "limit",
         "nested",
         "refused",
@@ -75,6 +77,7 @@ class Places:
         self._start = start
         self._mark = new_mark()
         self._has_lent = False
+        self.is_awaited = False
         self.busy = 0
         self.crowded = limit // 2
         self.waiting: deque[Admitted | Place] = deque()
@@ -133,8 +136,9 @@ class Places:
 
     async def take(self, deadline: float, depth: int) -> None:
         """Wait for a place until the loop's time is `deadline`. Raises `ClosedError` if the node stops meanwhile."""
-        if self.has_place(depth):
-            self.lend()
+        if self.busy < self.limit or self.has_place(depth):
+            if depth:
+                self.lend()
             self.busy += 1
             return
         place = Place(asyncio.get_running_loop().create_future(), deadline, depth)
@@ -150,6 +154,7 @@ class Places:
 
     def wait(self, call: Admitted | Place) -> None:
         """Let it wait for its place."""
+        self.is_awaited = True
         if call.depth:
             insort(self.nested, call, key=lambda each: -each.depth)
         else:
@@ -180,7 +185,7 @@ class Places:
     def free(self) -> None:
         """A call that had a place has ended."""
         self.busy -= 1
-        if self.waiting or self.nested or self._idle is not None:
+        if self.is_awaited:
             self.go_on()
 
     def go_on(self) -> None:
@@ -194,6 +199,7 @@ class Places:
                 self._is_starting = False
         if self._idle is not None and not self.inflight and not self._idle.done():
             self._idle.set_result(None)
+        self.is_awaited = self.inflight > self.busy or (self._idle is not None and not self._idle.done())
 
     def _next(self) -> Admitted | Place | None:
         if self.nested and self.has_place(self.nested[0].depth):
@@ -212,6 +218,7 @@ class Places:
         """Return once nothing runs or waits."""
         while self.inflight:
             if self._idle is None or self._idle.done():
+                self.is_awaited = True
                 self._idle = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._idle)  # others wait for it, too
 
@@ -292,7 +299,8 @@ class LocalCalls:
             if has_place:
                 places.busy -= 1
                 endpoint.tally.add(perf_counter() - started, type(result) is Success)
-            places.go_on()
+            if places.is_awaited:
+                places.go_on()
 
     def _exits(self, error: SystemExit | KeyboardInterrupt) -> Failure:
         """A handler wants to end the program: its caller is answered first."""
