@@ -23,7 +23,7 @@ from catga.errors import (
     NoNodeAvailableError,
     OverloadedError,
 )
-from catga.mediator.nested import with_marks
+from catga.mediator.nested import HEADER, holding
 from catga.mediator.pipeline import is_result
 from catga.node import NodeInfo, NodeState
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
@@ -69,6 +69,7 @@ class Delivery:
         self._peer = peer
         self._client = peer.client
         self._server = peer.server
+        self._local = peer.server.local
         self.node_id = peer.node_id
         """The node whose calls run in this process."""
         self._prefix = prefix
@@ -111,7 +112,7 @@ class Delivery:
                 result: CatgaResult[Any] | None = None
                 outcome: Outcome | CatgaResult[Any]
                 if node_id == self.node_id and (endpoint := self._server.endpoint(codec.name, headers)) is not None:
-                    begun = self._server.run_local(endpoint, message, route.timeout)
+                    begun = self._local.run(endpoint, message, route.timeout)
                     outcome = begun if type(begun) is Success or type(begun) is Failure else await cast(Begun, begun)
                     if type(outcome) is Success:
                         result = outcome
@@ -219,7 +220,7 @@ class Delivery:
         left = job.deadline - self._loop.time()  # the task may have had to wait for its first step
         if left <= 0:
             return _expired()
-        begun = self._server.run_local(endpoint, job.message, left)
+        begun = self._local.run(endpoint, job.message, left)
         return begun if is_result(begun) else await cast(Begun, begun)
 
     def _begin_queued(self, job: Job) -> Attempt:
@@ -346,7 +347,9 @@ class Delivery:
     def _call(self, message: Any, codec: Codec, headers: dict[str, str] | None, ttl: float, last: Call | None) -> Call:
         """The frame of the next attempt, after `last`."""
         if last is None:
-            body, key, headers = encode(message), 0, with_marks(headers)
+            body, key = encode(message), 0
+            if marks := holding.get():
+                headers = {**(headers or {}), HEADER: marks}
             if len(body) > SMALL:
                 self._check_size(message, len(body))
             if headers:

@@ -61,7 +61,7 @@ class Watchdog:
                 with suppress(RuntimeError):  # it was closed just now
                     self._loop.call_soon_threadsafe(self._answer)
             else:
-                self._look(sys._current_frames().get(self._thread_id))
+                self._look(sys._current_frames().get(self._thread_id))  # pyright: ignore[reportPrivateUsage]
         _watchdogs.pop(self._loop, None)
 
     def _look(self, innermost: FrameType | None) -> None:

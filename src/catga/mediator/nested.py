@@ -29,9 +29,3 @@ def new_mark() -> str:
 def marks_in(headers: Mapping[str, str] | None) -> str:
     """The marks that came with a call."""
     return "" if headers is None else headers.get(HEADER, "")[-MAX_MARKS * MARK :]
-
-
-def with_marks(headers: dict[str, str] | None) -> dict[str, str] | None:
-    """Return the headers for a call that is made here."""
-    marks = holding.get()
-    return {**(headers or {}), HEADER: marks} if marks else headers

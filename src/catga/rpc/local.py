@@ -53,6 +53,7 @@ class Places:
         nested: those among them that are deep, the deepest first.
         refusing: why no calls are taken; None while they are.
         refused: calls answered with `OverloadedError`.
+        is_awaited: somebody may wait for a place, or until nothing runs.
     """
 
     __slots__ = (
@@ -64,6 +65,7 @@ class Places:
         "_start",
         "busy",
         "crowded",
+        "is_awaited",
         "limit",
         "nested",
         "refused",
@@ -77,6 +79,7 @@ class Places:
         self._start = start
         self._mark = new_mark()
         self._has_lent = False
+        self.is_awaited = False
         self.busy = 0
         self.crowded = limit // 2
         self.waiting: deque[Admitted | Place] = deque()
@@ -148,6 +151,7 @@ class Places:
 
     def wait(self, call: Admitted | Place) -> None:
         """Let it wait for its place."""
+        self.is_awaited = True
         if call.depth:
             insort(self.nested, call, key=lambda each: -each.depth)
         else:
@@ -161,10 +165,14 @@ class Places:
                 return True
         return False
 
-    def occupy(self) -> None:
-        """Take a place that is there."""
-        self.lend()
+    def occupy(self, depth: int) -> bool:
+        """Take a place if there is one."""
+        if not (self.busy < self.limit or self.has_place(depth)):
+            return False
+        if depth:
+            self.lend()
         self.busy += 1
+        return True
 
     def lend(self) -> None:
         """A call is about to begin, perhaps beyond the limit: tell it the first time."""
@@ -183,7 +191,7 @@ class Places:
     def free(self) -> None:
         """A call that had a place has ended."""
         self.busy -= 1
-        if self.waiting or self.nested or self._idle is not None:
+        if self.is_awaited:
             self.go_on()
 
     def go_on(self) -> None:
@@ -197,6 +205,7 @@ class Places:
                 self._is_starting = False
         if self._idle is not None and not self.inflight and not self._idle.done():
             self._idle.set_result(None)
+        self.is_awaited = self.inflight > self.busy or (self._idle is not None and not self._idle.done())
 
     def _next(self) -> Admitted | Place | None:
         if self.nested and self.has_place(self.nested[0].depth):
@@ -215,6 +224,7 @@ class Places:
         """Return once nothing runs or waits."""
         while self.inflight:
             if self._idle is None or self._idle.done():
+                self.is_awaited = True
                 self._idle = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._idle)  # others wait for it, too
 
@@ -324,9 +334,7 @@ class LocalCalls:
             endpoint = places.marked(endpoint, marks)
         run, result = self._begin(endpoint, timeout), None
         try:
-            if places.has_place(depth):
-                places.occupy()
-            else:
+            if not places.occupy(depth):
                 await places.take(run.deadline, depth)
             run.has_place = True
             if perf_counter() - run.started >= timeout:  # the process was stopped while it waited
@@ -360,7 +368,8 @@ class LocalCalls:
         if run.has_place:
             self._places.busy -= 1
             run.endpoint.tally.add(perf_counter() - run.started, type(result) is Success)
-        self._places.go_on()
+        if self._places.is_awaited:
+            self._places.go_on()
 
     def close(self) -> None:
         """Watch no deadlines any more, unless something runs that did not end with the node."""

@@ -78,11 +78,12 @@ class Server:
         self._calls: dict[CallKey, Admitted] = {}  # those that run or wait
         self._deadlines = Deadlines(self._calls, self._expired)
         places = self._places = Places(max_concurrency, max_queue, self._start_waiting)
+        self._crowded = places.crowded
         most = max_concurrency * (MAX_DEPTH + 1)
         self.threads = Threads(most, hold=places.hold, release=places.free, on_exit=on_exit)
         """In which its blocking handlers run."""
         self.local = LocalCalls(self._places, on_exit)
-        self.run_local = self.local.run
+        """Runs what this node sends to itself."""
         self.answers = Answers()
         """What it answered lately, and to whom."""
         self._refusals = Refusals()
@@ -187,7 +188,7 @@ class Server:
         deadline = now + (ttl if ttl < MAX_TTL else MAX_TTL)
         admitted = Admitted(key, call.id, endpoint, message, started, deadline, started + ttl)
         self._calls[key] = admitted
-        if self._places.busy < self._places.crowded and call.headers is None:
+        if self._places.busy < self._crowded and call.headers is None:
             self._start(admitted)
         else:
             self._start_or_wait(admitted, marks_in(call.headers))
@@ -326,7 +327,10 @@ class Server:
 
     def _finish(self, call: Admitted) -> None:
         del self._calls[call.key]
-        self._places.free()
+        places = self._places
+        places.busy -= 1  # as `free` does, on the path of every request
+        if places.is_awaited:
+            places.go_on()
 
     def _cancel(self, call: Admitted, instead: CatgaError | None) -> None:
         assert call.task is not None  # noqa: S101
