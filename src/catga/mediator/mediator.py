@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable
 from functools import partial
 from itertools import islice
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from catga.abc import Interceptor, Resolver
 from catga.errors import CatgaError, ClosedError
@@ -186,7 +186,7 @@ class Mediator(Router):
         return await (self._run(event, timeout) if node is None else node.publish(event, timeout=timeout))
 
     def _run(self, message: Any, timeout: float | None) -> Coroutine[Any, Any, CatgaResult[Any]]:
-        cls: type[Any] = type(message)
+        cls = cast("type[Any]", type(message))
         if timeout is None:
             return self._runners[cls](message)
         check_positive("timeout", timeout)
