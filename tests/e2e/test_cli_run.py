@@ -92,8 +92,9 @@ HOLDING_ON = {
 }
 STUBBORN = """
 import asyncio
+import sys
 import threading
-from cli_shop import Work
+from cli_shop import CreateOrder, Work
 from catga import Mediator
 mediator = Mediator()
 
@@ -129,6 +130,44 @@ async def test_a_handler_that_holds_on_to_its_cancellation_does_not_keep_the_pro
             assert await run.ended() == 1
     assert "the process ends now" in run.err
     assert run.out == "it runs\n"
+
+
+EXITING = """
+@mediator.handler
+async def create(request: CreateOrder) -> dict[str, int]:
+    sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("holding_on", ["task", "thread"])
+async def test_a_handler_that_ends_the_program_ends_it_whatever_else_holds_on(
+    nats_url: str, tmp_path: Path, holding_on: str
+) -> None:
+    (tmp_path / "exiting_shop.py").write_text(STUBBORN + HOLDING_ON[holding_on] + EXITING)
+    prefix = f"exiting-{holding_on}"
+    options = ("--node-id", "shop", "--drain-timeout", "0.2", "--url", nats_url, "--prefix", prefix)
+    path = os.pathsep.join((str(HERE), *sys.path))
+    with Catga(tmp_path, "run", "exiting_shop:mediator", *options, cwd=tmp_path, PYTHONPATH=path) as run:
+        async with caller(nats_url, prefix) as node:
+            await eventually(lambda: member(node, "shop"))
+            call = asyncio.create_task(node.send(Work(1.0)))
+            await running(node, 1)
+            await node.send(CreateOrder("tea"))
+            assert await run.ended() == 7
+            call.cancel()
+
+
+async def test_a_thread_of_the_program_does_not_keep_the_process(nats_url: str, tmp_path: Path) -> None:
+    thread = "threading.Thread(target=threading.Event().wait).start()\n"
+    (tmp_path / "threaded_shop.py").write_text(STUBBORN + "    return ''\n" + thread)
+    prefix, path = "threaded", os.pathsep.join((str(HERE), *sys.path))
+    target = ("run", "threaded_shop:mediator", "--node-id", "shop", "--url", nats_url, "--prefix", prefix)
+    with Catga(tmp_path, *target, cwd=tmp_path, PYTHONPATH=path) as run:
+        async with caller(nats_url, prefix) as node:
+            await eventually(lambda: member(node, "shop"))
+        run.terminate()
+        assert await run.ended() == 0
+    assert "the process ends now" in run.err
 
 
 async def test_a_stop_that_cannot_unregister_has_exit_status_1(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A program that forks while its node runs; the child prints what comes of sending by it."""
+"""A program that forks while its node runs; the child sends before and after it makes a node of its own."""
 
 import asyncio
 import os
@@ -15,7 +15,9 @@ class Ask(Request[int]):
 
 
 async def main() -> None:
-    async with add_cluster(Mediator(), node_id="parents", prefix="forked") as node:
+    app = Mediator()
+    app.handles(Ask)(answer)
+    async with add_cluster(app, node_id="parents", prefix="forked"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # one may not fork with threads: users do
             child = os.fork()
@@ -24,14 +26,21 @@ async def main() -> None:
             return
         asyncio._set_running_loop(None)
         try:
-            result: Any = asyncio.run(send(node))
-            os.write(1, f"{type(result.error).__name__}: {result.error.message}".encode())
+            asyncio.run(send(app))
         finally:
             os._exit(0)
 
 
-async def send(node: Mediator) -> Any:
-    return await node.send(Ask())
+def answer(request: Ask) -> int:
+    return 5
+
+
+async def send(app: Mediator) -> None:
+    result: Any = await app.send(Ask())
+    os.write(1, f"{type(result.error).__name__}: {result.error.message}\n".encode())
+    async with add_cluster(app, node_id="childs", prefix="forked"):
+        result = await app.send(Ask())
+        os.write(1, f"{result.unwrap()} by {result.metadata.node_id}\n".encode())
 
 
 asyncio.run(main())

@@ -1,7 +1,7 @@
 """What travels beside a message: the values of `context`, and nothing else."""
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import pytest
 from places import PLACES, caller_of
 
 from catga import Event, Mediator, Request, add_cluster, context, current, current_message
+from catga.abc import Forward, Handle
 from catga.mediator import MessageContext
 from catga.mediator.behaviors import DeadLetters, MemoryDeadLetters
 from catga.mediator.carried import CONTEXT, carried
@@ -110,6 +111,35 @@ async def test_an_inner_block_adds_to_the_outer_one(app: Mediator, place: tuple[
             with context(user="bob"):
                 assert (await caller.send(Inner())).unwrap() == {"tenant": "acme", "user": "bob"}
             assert (await caller.send(Inner())).unwrap() == {"tenant": "acme", "user": "ann"}
+            with context(user=None):
+                assert (await caller.send(Inner())).unwrap() == {"tenant": "acme"}
+
+
+async def test_what_counts_is_where_a_call_is_awaited(app: Mediator, place: tuple[str, str]) -> None:
+    async with called(app, place) as caller:
+        with context(tenant="where it was made"):
+            calls = [caller.send(Inner()) for _ in range(4)]
+        with context(tenant="where it is awaited"):
+            assert [(await call).unwrap() for call in calls] == [{"tenant": "where it is awaited"}] * 4
+
+
+async def test_an_interceptor_changes_it_as_everybody_does(app: Mediator, place: tuple[str, str]) -> None:
+    class Adds:
+        async def sending(self, message: Any, headers: dict[str, str], forward: Forward) -> Any:
+            headers[CONTEXT] = "nobody may write this"
+            with context(added="yes"):
+                return await forward(message, headers)
+
+        async def handling(self, message: Any, headers: Mapping[str, str], handle: Handle) -> Any:
+            assert CONTEXT not in headers
+            return await handle(message)
+
+    app.use(Adds())
+    async with called(app, place) as caller:
+        if caller is not app:
+            caller.use(Adds())
+        with context(tenant="acme"):
+            assert (await caller.send(Inner())).unwrap() == {"tenant": "acme", "added": "yes"}
 
 
 async def test_handlers_of_an_event_read_it(app: Mediator, place: tuple[str, str]) -> None:
@@ -170,7 +200,7 @@ async def test_a_node_that_is_started_within_a_block_does_not_take_it_over(
     ("values", "error", "text"),
     [
         ({"tenant": 5}, TypeError, "tenant='5'"),
-        ({"tenant": None}, TypeError, "text"),
+        ({"tenant": b"acme"}, TypeError, "text"),
         ({"tenant": "x" * 4091}, ValueError, "4096"),
         ({"a": "ä" * 2048}, ValueError, "4097 bytes"),
         ({"tenant": "\ud800"}, ValueError, "surrogates"),

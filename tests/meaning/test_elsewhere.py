@@ -132,6 +132,62 @@ def test_a_loop_that_has_ended_is_told(url: str) -> None:
     loop.close()
 
 
+def test_a_call_whose_loop_ends_under_it_is_in_doubt() -> None:
+    app, began, loops = Mediator(), threading.Event(), list[asyncio.AbstractEventLoop]()
+
+    @app.handler
+    async def ask(ask: Ask) -> int:
+        began.set()
+        return await asyncio.Future()
+
+    node = add_cluster(app, "memory://ends", drain_timeout=0.0)
+
+    def run() -> None:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(node.start())
+        loops.append(loop)
+        started.set()
+        loop.run_forever()
+
+    async def call() -> Any:
+        calling = asyncio.create_task(_sent(node))
+        await asyncio.to_thread(began.wait)
+        loops[0].call_soon_threadsafe(loops[0].stop)
+        return await calling
+
+    started, thread = threading.Event(), threading.Thread(target=run)
+    thread.start()
+    started.wait()
+    result = asyncio.run(call())
+    thread.join()
+    assert isinstance(result.error, ClosedError)
+    assert (result.error.execution, result.error.message) == (
+        Execution.MAYBE,
+        "the event loop of the node ended before the call did",
+    )
+    loops[0].run_until_complete(node.stop())
+    loops[0].close()
+
+
+async def test_a_node_whose_loop_was_closed_gives_its_mediator_free(caplog: pytest.LogCaptureFixture) -> None:
+    app = Mediator()
+
+    @app.handler
+    async def ask(ask: Ask) -> int:
+        return ask.number
+
+    node = add_cluster(app, "memory://closed")
+    await asyncio.to_thread(lambda: asyncio.run(node.start()))
+    assert node.health == "closed"
+    async with add_cluster(app, "memory://closed-too", node_id="next"):
+        assert (await app.send(Ask(4))).metadata.node_id == "next"
+    assert isinstance((await app.send(Ask(4))).error, ClosedError)
+    (lost,) = await node.stop()
+    assert "nobody was told" in lost
+    assert await node.stop() == ()
+    assert (await app.send(Ask(4))).unwrap() == 4
+
+
 async def _sent(node: DistributedMediator) -> Any:
     return await node.send(Ask())
 
@@ -141,4 +197,6 @@ async def test_a_forked_process_is_told_that_the_node_is_not_its_own() -> None:
     process = await asyncio.create_subprocess_exec(sys.executable, program, stdout=asyncio.subprocess.PIPE)
     async with asyncio.timeout(60):
         told, _ = await process.communicate()
-    assert told.decode().startswith("ClosedError: node parents belongs to the process that forked this one")
+    before, after = told.decode().splitlines()
+    assert before.startswith("ClosedError: node parents belongs to the process that forked this one")
+    assert after == "5 by childs"

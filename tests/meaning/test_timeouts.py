@@ -95,6 +95,12 @@ async def test_what_is_no_number_of_seconds_is_refused(app: Mediator, place: tup
         for verb, message in ((caller.send, Ask()), (caller.publish, Asked())):
             with pytest.raises(ValueError, match="timeout must be a positive number of seconds"):
                 await verb(message, timeout=timeout)
+        with pytest.raises(ValueError, match="timeout must be"):
+            await caller.send_batch([Ask()], timeout=timeout)
+        with pytest.raises(ValueError, match="timeout must be"):
+            await caller.publish_batch([Asked()], timeout=timeout)
+        with pytest.raises(ValueError, match="timeout must be"):
+            caller.send_stream([Ask()], timeout=timeout)
 
 
 async def test_the_verbs_of_a_cluster_take_one_too() -> None:

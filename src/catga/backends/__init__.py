@@ -63,11 +63,13 @@ def check_options(given: Iterable[str], known: Collection[str], scheme: str) -> 
 
 def redact(url: str) -> str:
     """`url` without its password, for logs and errors."""
+    if "://" not in url and "@" in url:  # somebody left the scheme out
+        url = "***@" + url.rpartition("@")[2]
     return _SECRET.sub(r"\1=***", _CREDENTIALS.sub(_without_password, url))
 
 
-# Up to the last "@", and "/" and "," inside: who did not escape them in a password must not find it in the log.
-_CREDENTIALS = re.compile(r"(?<=://)(?:(?!://).)*@", re.DOTALL)
+# Up to the last "@" of one URL of a list, whatever is inside: who did not escape it must not find it in the log.
+_CREDENTIALS = re.compile(r"(?<=://)(?:(?!,[a-z+]+://).)*@", re.DOTALL)
 _SECRET = re.compile(r"([?&][^=&]*(?:pass|secret|token|auth|cred|key)[^=&]*)=[^&]*", re.IGNORECASE)
 
 

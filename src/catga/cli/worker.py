@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -37,12 +38,24 @@ LINGER = 5.0
 def serve(settings: WorkerSettings) -> int:
     """Run one node until SIGTERM or SIGINT; returns the exit status."""
     log_to_stderr(settings.log_level, settings.node_id or "" if settings.supervised else "")
-    try:
-        with asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner:
-            return runner.run(_serve(settings))
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
+    stop = Stop()
+    with asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner:
+        try:
+            return runner.run(_serve(settings, stop))
+        except click.ClickException as error:
+            error.show()
+            return error.exit_code
+        except (SystemExit, KeyboardInterrupt) as reason:  # of a handler, once the node has left
+            stop.left(status_of(reason))
+            raise
+
+
+def status_of(reason: SystemExit | KeyboardInterrupt) -> int:
+    """The exit status of a program that ends by `reason`."""
+    if isinstance(reason, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    code = reason.code
+    return code if isinstance(code, int) else int(code is not None)
 
 
 class Stop:
@@ -64,12 +77,14 @@ class Stop:
     def left(self, status: int) -> int:
         """The node has left; returns `status`.
 
-        The end of the event loop cancels what still runs and waits for it: for ever, if a handler holds on to its
-        cancellation. So the process ends with `status` at the next wish to stop, or when the time is over.
+        The end of the event loop cancels what still runs and waits for it, and the end of the program waits for its
+        threads: for ever, if one of them holds on. So the process ends with `status` at the next wish to stop, or when
+        the time is over. A thread watches that, as there may be no event loop by then.
         """
         self._status = status
-        patience = FORCED if self.at_once.is_set() else LINGER
-        asyncio.get_running_loop().call_later(patience, end_now, status)
+        timer = threading.Timer(FORCED if self.at_once.is_set() else LINGER, end_now, (status,))
+        timer.daemon = True
+        timer.start()
         return status
 
     def listen(self, *, supervised: bool) -> None:
@@ -95,8 +110,7 @@ def end_now(status: int) -> None:
     os._exit(status)
 
 
-async def _serve(settings: WorkerSettings) -> int:
-    stop = Stop()
+async def _serve(settings: WorkerSettings, stop: Stop) -> int:
     stop.listen(supervised=settings.supervised)
     try:
         status = await _life(build(settings), stop, settings)

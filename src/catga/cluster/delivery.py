@@ -23,6 +23,7 @@ from catga.errors import (
     NoNodeAvailableError,
     OverloadedError,
 )
+from catga.mediator.carried import carried
 from catga.mediator.nested import HEADER, holding
 from catga.mediator.pipeline import is_result
 from catga.node import NodeInfo, NodeState
@@ -317,7 +318,7 @@ class Delivery:
     async def _may_go_on(self, job: Job, failure: Failure) -> bool:
         """Whether another attempt may follow the one that failed; waits for its turn."""
         verdict = judge(failure.error, idempotent=job.route.codec.idempotent)
-        if verdict is Verdict.FINAL:
+        if verdict is Verdict.FINAL or self._loop.time() >= job.deadline:
             return False
         if job.route.is_queued and (
             job.attempts >= QUEUE_ATTEMPTS
@@ -348,6 +349,8 @@ class Delivery:
         """The frame of the next attempt, after `last`."""
         if last is None:
             body, key = encode(message), 0
+            if beside := carried.get():
+                headers = {**(headers or {}), **beside}
             if marks := holding.get():
                 headers = {**(headers or {}), HEADER: marks}
             if len(body) > SMALL:

@@ -13,6 +13,7 @@ from catga.codec.exact import exactness
 from catga.errors import HandlerNotFoundError
 from catga.mediator.carried import CONTEXT, carrying
 from catga.mediator.intercept import handling
+from catga.mediator.nested import HEADER
 from catga.mediator.pipeline import Pipeline, compile_request
 from catga.mediator.registry import Registry
 from catga.messages import is_request, response_type, wire_name
@@ -22,6 +23,8 @@ from catga.rpc.runner import Endpoint
 STATS = wire_name(Stats)
 LISTED = 20
 """Names in the text of an error, at most."""
+OWN = (CONTEXT, HEADER)
+"""Headers that are no interceptor's business."""
 MAX_NAME = 200
 """Characters of one that is not known."""
 
@@ -129,10 +132,9 @@ def _intercepted(endpoint: Endpoint, interceptors: Sequence[Interceptor], metada
 
     def receiving(headers: Mapping[str, str]) -> Endpoint:
         async def run(message: Any) -> CatgaResult[Any]:
-            with carrying(headers):
-                return await received(message, headers)
+            return await received(message, {n: v for n, v in headers.items() if n not in OWN})
 
-        return structs.replace(endpoint, run=run, direct=None, call=None)
+        return _carrying(headers, structs.replace(endpoint, run=run, direct=None, call=None))
 
     return structs.replace(endpoint, direct=None, call=None, receiving=receiving, is_intercepted=True)
 
@@ -141,13 +143,18 @@ def _in_context(endpoint: Endpoint) -> Endpoint:
     """`endpoint` with the context that comes with a call."""
 
     def receiving(headers: Mapping[str, str]) -> Endpoint:
-        if CONTEXT not in headers:
-            return endpoint
-
-        async def run(message: Any) -> CatgaResult[Any]:
-            with carrying(headers):
-                return await endpoint.run(message)
-
-        return structs.replace(endpoint, run=run, direct=None, call=None)
+        return _carrying(headers, endpoint)
 
     return structs.replace(endpoint, receiving=receiving)
+
+
+def _carrying(headers: Mapping[str, str], endpoint: Endpoint) -> Endpoint:
+    """`endpoint` for one call, in the context that came with it. A call of this node's own has its sender's already."""
+    if CONTEXT not in headers:
+        return endpoint
+
+    async def run(message: Any) -> CatgaResult[Any]:
+        with carrying(headers):
+            return await endpoint.run(message)
+
+    return structs.replace(endpoint, run=run, direct=None, call=None)

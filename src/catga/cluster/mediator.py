@@ -26,7 +26,7 @@ from catga.membership import Watcher
 from catga.messages import Event, Request
 from catga.node import NodeInfo
 from catga.result import CatgaResult, Failure
-from catga.seconds import check_positive
+from catga.seconds import check_timeout
 
 logger = logging.getLogger("catga.cluster")
 
@@ -91,10 +91,10 @@ class DistributedMediator(Mediator):
         if node is None or get_ident() != node.thread_id or not node.loop.is_running():
             return self._otherwise(partial(self.send, request, timeout=timeout))
         if timeout is not None:
-            check_positive("timeout", timeout)
+            check_timeout(timeout)
         if self.registry.interceptors:
             return self._through(request, partial(node.dispatch.to_one, timeout=timeout))
-        return node.dispatch.to_one(request, carried.get(), timeout)
+        return node.dispatch.to_one(request, None, timeout)
 
     async def send_to_node(self, request: Request[R], node_id: str, *, timeout: float | None = None) -> CatgaResult[R]:
         """Run the request's handler on that node. `NodeNotFoundError` if it is no member.
@@ -105,8 +105,7 @@ class DistributedMediator(Mediator):
         node = self._here()
         if node is None:
             return await self._otherwise(partial(self.send_to_node, request, node_id, timeout=timeout))
-        if timeout is not None:
-            check_positive("timeout", timeout)
+        check_timeout(timeout)
 
         def forward(message: Request[Any], headers: Headers) -> Coroutine[Any, Any, CatgaResult[Any]]:
             return node.dispatch.to_node(message, node_id, headers, timeout)
@@ -126,8 +125,7 @@ class DistributedMediator(Mediator):
         node = self._here()
         if node is None:
             return await self._otherwise(partial(self.publish, event, timeout=timeout))
-        if timeout is not None:
-            check_positive("timeout", timeout)
+        check_timeout(timeout)
         result: CatgaResult[None] = await self._forward(event, partial(node.dispatch.to_services, timeout=timeout))
         return result
 
@@ -143,8 +141,7 @@ class DistributedMediator(Mediator):
         node = self._here()
         if node is None:
             return await self._elsewhere(partial(self.broadcast, event, timeout=timeout))
-        if timeout is not None:
-            check_positive("timeout", timeout)
+        check_timeout(timeout)
         result: Broadcast | Failure = await self._forward(event, partial(node.dispatch.to_every_node, timeout=timeout))
         if isinstance(result, Failure):  # an interceptor's own
             raise result.error
@@ -163,8 +160,7 @@ class DistributedMediator(Mediator):
         node = self._here()
         if node is None:
             return await self._elsewhere(partial(self.send_to_all, request, timeout=timeout))
-        if timeout is not None:
-            check_positive("timeout", timeout)
+        check_timeout(timeout)
         result: Gathered[R] | Failure = await self._forward(
             request, partial(node.dispatch.to_all_able, timeout=timeout)
         )
@@ -206,7 +202,7 @@ class DistributedMediator(Mediator):
     def health(self) -> Literal["healthy", "degraded", "fenced", "closed"]:
         """``healthy``; ``degraded`` while the link to the broker is down; ``fenced`` once another process has
         taken this node's id; ``closed`` outside of the cluster."""
-        if self._node is None:
+        if self._node is None or not self._lives():
             return "closed"
         if self._node.membership.fenced:
             return "fenced"
@@ -288,6 +284,10 @@ class DistributedMediator(Mediator):
             self._is_no_way()  # until it is started
         if node is None or self._stopped:
             return ()
+        if not self._lives():
+            self._stopped, self._node = True, None
+            self._is_no_way()
+            return (f"the event loop of node {self.node_id} has ended, or is another process's: nobody was told",)
         if asyncio.get_running_loop() is not node.loop:
             return await self._elsewhere(self.stop)
         self._stopped = True
@@ -308,6 +308,10 @@ class DistributedMediator(Mediator):
 
     # -- inside ---------------------------------------------------------------------------------------
 
+    def _lives(self) -> bool:
+        node = self._node
+        return node is None or (node.pid == os.getpid() and not node.loop.is_closed())
+
     def _here(self) -> Node | None:
         """The node, if its event loop is the one that runs."""
         node = self._node
@@ -321,7 +325,7 @@ class DistributedMediator(Mediator):
     ) -> Coroutine[Any, Any, T]:
         if self.registry.interceptors:
             return self._through(message, forward)
-        return forward(message, carried.get())
+        return forward(message, None)
 
     async def _otherwise(self, verb: Callable[[], Coroutine[Any, Any, CatgaResult[R]]]) -> CatgaResult[R]:
         """As `_elsewhere`, but with a `Failure` for what that raises."""

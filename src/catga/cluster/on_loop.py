@@ -1,12 +1,16 @@
 """Coroutines on the event loop of another thread."""
 
 import asyncio
+import inspect
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from catga.errors import ClosedError, Execution
 
 T = TypeVar("T")
+
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks whether the other loop still runs: its end takes along what runs in it, in silence."""
 
 
 async def on_loop(loop: asyncio.AbstractEventLoop, verb: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -19,18 +23,23 @@ async def on_loop(loop: asyncio.AbstractEventLoop, verb: Callable[[], Coroutine[
         raise ClosedError("the event loop of the node does not run any more")
     coroutine = _begun(verb)
     try:
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, loop))
-    except RuntimeError:
-        if not loop.is_closed():
-            raise
+        future = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, loop))
+    except RuntimeError:  # it was closed just now
         coroutine.close()
         raise ClosedError("the event loop of the node is closed") from None
-    except asyncio.CancelledError:
-        if cast("asyncio.Task[None]", asyncio.current_task()).cancelling():
-            raise
-        error = ClosedError("the event loop of the node ended before the call did")
-        error.execution = Execution.MAYBE
-        raise error from None
+    try:
+        while loop.is_running() and not future.done():
+            await asyncio.wait([future], timeout=LOOK_INTERVAL)
+    finally:
+        if loop.is_running():
+            future.cancel()
+        elif inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+            coroutine.close()
+    if future.done() and not future.cancelled():
+        return future.result()
+    error = ClosedError("the event loop of the node ended before the call did")
+    error.execution = Execution.MAYBE
+    raise error
 
 
 async def _begun(verb: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -22,7 +22,7 @@ from opentelemetry.util.types import AttributeValue
 from catga._version import __version__
 from catga.abc import Forward, Handle
 from catga.cluster import DistributedMediator
-from catga.mediator.carried import values_of
+from catga.mediator.carried import carried, values_of
 from catga.mediator.message_context import CORRELATION_ID, MESSAGE_ID
 from catga.mediator.pipeline import as_catga_error, is_result
 from catga.messages import is_event, wire_name
@@ -73,7 +73,7 @@ class OpenTelemetry:
             with self._tracer.start_as_current_span(
                 name, kind=kind, attributes={**attributes, **_ids(headers)}
             ) as span:
-                propagate.inject(headers, _with_baggage(headers) if self._sends_baggage else None)
+                propagate.inject(headers, _with_baggage() if self._sends_baggage else None)
                 return await _watched(forward(message, headers), span, attributes)
         finally:
             record(time.perf_counter() - started, attributes)
@@ -143,10 +143,10 @@ def _named(message: object, operation: str, kind: str) -> tuple[str, Attributes]
     }
 
 
-def _with_baggage(headers: Mapping[str, str]) -> context.Context:
+def _with_baggage() -> context.Context:
     """The current context, with what `catga.context` gave."""
     current = context.get_current()
-    for name, value in values_of(headers).items():
+    for name, value in values_of(carried.get()).items():
         current = set_baggage(name, value, current)
     return current
 

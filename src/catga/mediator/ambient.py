@@ -85,4 +85,4 @@ def _only() -> "Mediator | None":
 
 def _reachable() -> "list[Mediator]":
     """Nodes, and the mediators that have none."""
-    return [mediator for mediator in list(_mediators) if not mediator.has_node]
+    return [mediator for mediator in list(_mediators) if not mediator.has_node and mediator._lives()]  # pyright: ignore[reportPrivateUsage]

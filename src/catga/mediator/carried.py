@@ -6,7 +6,7 @@ little for one that has.
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 
 import msgspec
 
@@ -14,40 +14,47 @@ CONTEXT = "catga-context"
 """The name of the header: its value is a JSON object."""
 MAX_SIZE = 4096
 """Bytes of all names and values together, in UTF-8."""
+MAX_HEADER = 8 * MAX_SIZE
+"""Characters of the header: JSON may write one of a value's as six."""
 
 carried: ContextVar[dict[str, str] | None] = ContextVar("catga_carried", default=None)
 """The headers that a message gets on its way; nobody changes them."""
 
 
-@contextmanager
-def context(**values: str) -> Generator[None]:
-    """Send text values along with what is sent in this block, and with all that the handlers send in turn.
+class context:
+    """Send text values along with what is awaited in this block, and with all that the handlers send in turn.
 
-    Handlers read them by `current_message`, on whatever node they run. Values of an outer block go along too. No other
-    `contextvars.ContextVar` of the sender's reaches a handler on another node.
+    Handlers read them by `current_message`, on whatever node they run. Values of an outer block go along too, but for
+    those that are None here. No other `contextvars.ContextVar` of the sender's reaches a handler on another node.
 
     Raises:
         TypeError: a value is no text.
         ValueError: it is no Unicode, or names and values have more than 4 KiB together.
     """
-    for name, value in values.items():
-        if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"a value of the context is text: write {name}={str(value)!r}, not {value!r}")
-    merged = {**values_of(carried.get()), **values}
-    size = _size(merged)
-    if size > MAX_SIZE:
-        raise ValueError(f"the context has {size} bytes, and may have {MAX_SIZE}: send what is large in messages")
-    token = carried.set({CONTEXT: msgspec.json.encode(merged).decode()} if merged else None)
-    try:
-        yield
-    finally:
-        carried.reset(token)
+
+    def __init__(self, **values: str | None) -> None:
+        for name, value in values.items():
+            if not isinstance(value, str | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"a value of the context is text: write {name}={str(value)!r}, not {value!r}")
+        self._values = values
+        self._tokens: list[Token[dict[str, str] | None]] = []
+
+    def __enter__(self) -> None:
+        given = {**values_of(carried.get()), **self._values}
+        merged = {name: value for name, value in given.items() if value is not None}
+        size = _size(merged)
+        if size > MAX_SIZE:
+            raise ValueError(f"the context has {size} bytes, and may have {MAX_SIZE}: send what is large in messages")
+        self._tokens.append(carried.set({CONTEXT: msgspec.json.encode(merged).decode()} if merged else None))
+
+    def __exit__(self, *_: object) -> None:
+        carried.reset(self._tokens.pop())
 
 
 def values_of(headers: Mapping[str, str] | None) -> dict[str, str]:
     """The values that came with these headers; none if nobody could read them."""
     raw = None if headers is None else headers.get(CONTEXT)
-    if raw is None:
+    if raw is None or len(raw) > MAX_HEADER:
         return {}
     try:
         values = msgspec.json.decode(raw, type=dict[str, str])

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from catga.abc import Forward, Handle, Interceptor
 from catga.errors import HandlerError
-from catga.mediator.carried import carried
+from catga.mediator.carried import CONTEXT
 from catga.mediator.message_context import running_on
 from catga.mediator.pipeline import Run, failed, is_result
 from catga.result import CatgaResult, Failure, ResultMetadata
@@ -46,8 +46,13 @@ def handling(interceptors: Sequence[Interceptor], run: Run, metadata: ResultMeta
 
 async def send_through(interceptors: Sequence[Interceptor], forward: Forward, message: Any) -> Any:
     """Send `message` by `forward`, inside `interceptors`, with headers of its own."""
+
+    def without_context(message: Any, headers: dict[str, str]) -> Any:
+        headers.pop(CONTEXT, None)  # it says what `context` does, and nothing else
+        return forward(message, headers)
+
     try:
-        return await sending(interceptors, forward)(message, dict(carried.get() or ()))
+        return await sending(interceptors, without_context)(message, {})
     except BaseException as error:  # noqa: BLE001 - the border around a user's interceptor
         return Failure(failed(error, message))
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable
 from functools import partial
 from itertools import islice
 from types import ModuleType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from catga.abc import Interceptor, Resolver
 from catga.errors import CatgaError, ClosedError
@@ -19,7 +19,7 @@ from catga.mediator.router import Router
 from catga.mediator.threads import MAX_THREADS, Threads
 from catga.messages import Event, Request, is_event, is_request, no_message
 from catga.result import CatgaResult, Failure, Success, joint_failure, told
-from catga.seconds import check_positive
+from catga.seconds import check_timeout
 
 logger = logging.getLogger("catga.mediator")
 
@@ -126,6 +126,7 @@ class Mediator(Router):
         Args:
             timeout: seconds for each, from when it is sent.
         """
+        check_timeout(timeout)
         return await run_all(partial(self.send, timeout=timeout), requests, concurrency)
 
     def send_stream(
@@ -140,6 +141,7 @@ class Mediator(Router):
         Args:
             timeout: seconds for each, from when it is sent.
         """
+        check_timeout(timeout)
         return run_stream(partial(self.send, timeout=timeout), requests, concurrency)
 
     async def publish_batch(
@@ -153,6 +155,7 @@ class Mediator(Router):
         ``Failure`` stands for all of them: its execution is NO only if no event ran, and ``details["failed"]`` has
         the first `LISTED` failures by the number of their event.
         """
+        check_timeout(timeout)
         results = await run_all(partial(self.publish, timeout=timeout), events, concurrency)
         if len(results) == 1:
             return results[0]
@@ -185,11 +188,11 @@ class Mediator(Router):
             return Failure(error)
         return await (self._run(event, timeout) if node is None else node.publish(event, timeout=timeout))
 
-    def _run(self, message: Any, timeout: float | None) -> Coroutine[Any, Any, CatgaResult[Any]]:
-        cls = cast("type[Any]", type(message))
+    def _run(self, message: object, timeout: float | None) -> Coroutine[Any, Any, CatgaResult[Any]]:
+        cls = type(message)
         if timeout is None:
             return self._runners[cls](message)
-        check_positive("timeout", timeout)
+        check_timeout(timeout)
         return self._runners.within(cls, timeout)(message)
 
     # -- its nodes ------------------------------------------------------------------------------------
@@ -211,6 +214,10 @@ class Mediator(Router):
         self._nodes = [each for each in self._nodes if each() not in (None, node)]
         self._had_node = True
 
+    def _lives(self) -> bool:
+        """Whether it can still send, as far as its event loop and its process are concerned."""
+        return True
+
     def _lost(self, reference: "weakref.ref[Mediator]") -> None:
         self._nodes = [each for each in self._nodes if each is not reference]  # it was made, and never started
 
@@ -225,6 +232,9 @@ class Mediator(Router):
             self._had_node = False
             logger.warning("the node of this Mediator has stopped: what it sends and publishes stays in this process")
             return None
+        living = [node for node in nodes if node._lives()]
+        if len(living) == 1:
+            return living[0]
         for mediator in awaiting():
             if mediator in nodes:
                 return mediator

@@ -31,6 +31,7 @@ class RedisTransport:
         self._listener: TransportListener | None = None
         self._shared: dict[str, str] = {}  # subject → own channel
         self._sharing: asyncio.Task[None] | None = None
+        self._unshared = ""  # why it gets no calls from queues
         self._exact = False
         self.refused = 0
         """Messages that the server did not accept."""
@@ -46,7 +47,7 @@ class RedisTransport:
     @property
     def problem(self) -> str:
         """See `catga.abc.Diagnosing`."""
-        return self._link.problem
+        return self._link.problem or self._unshared
 
     async def start(self, listener: TransportListener) -> None:
         self._link.on_link = self._on_link
@@ -81,10 +82,13 @@ class RedisTransport:
         except ClusterError as error:
             if not takes_no_writes(error):
                 raise
-            self._link.complaints.tell(f"this node gets no calls from queues yet: {error}")
+            self._unshared = f"this node gets no calls from queues yet: {error}"
+            self._link.complaints.tell(self._unshared)
 
     async def unsubscribe(self, subject: str) -> None:
         channel = self._shared.pop(subject, subject)
+        if not self._shared:
+            self._unshared = ""
         try:
             if channel != subject:
                 with suppress(ClusterError):  # it is forgotten when it is next drawn
@@ -124,10 +128,13 @@ class RedisTransport:
     async def _share_again(self) -> None:
         """Keep this node's channels in the sets, which a restart, an eviction or somebody may have emptied."""
         while True:
-            with suppress(ClusterError):  # the link broke again
+            try:
                 for subject, channel in list(self._shared.items()):
                     if subject in self._shared:
                         await self._link.call("SADD", subject, channel)
+                self._unshared = ""
+            except ClusterError as error:
+                self._unshared = f"this node gets no calls from queues: {error}" if self._link.is_up else ""
             await asyncio.sleep(SHARE_INTERVAL)
 
     def _on_reply(self, message: Outgoing, reply: Any) -> None:
