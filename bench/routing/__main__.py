@@ -143,7 +143,8 @@ def select_cost(rounds: int) -> list[str]:
 
     nodes = Candidates(NodeInfo(node_id=f"node-{i}") for i in range(100))
     for node in nodes:
-        nodes.stats[node.node_id].measured(0.01)
+        stats = nodes.stats[node.node_id]
+        stats.ended(stats.started() - 0.01)
     message = Keyed("sku-1")
     lookup = {"sku-1": 1}
     strategies = [RoundRobin(), Random(), ConsistentHash(), ConsistentHash(max_load=1.25), LoadBased()]

@@ -20,7 +20,17 @@ SOON = 0.001
 class NodeStats:
     """What this node has seen of another: live, read it and let it go."""
 
-    __slots__ = ("_clock", "_latency", "_load", "_quiet_since", "_stamp", "inflight", "node_id")
+    __slots__ = (
+        "_clock",
+        "_latency",
+        "_load",
+        "_quiet_since",
+        "_stamp",
+        "_usual_at",
+        "_usual_load",
+        "inflight",
+        "node_id",
+    )
 
     def __init__(
         self, node_id: str, load: Callable[[str], float] | None = None, clock: Callable[[], float] = time.monotonic
@@ -33,11 +43,23 @@ class NodeStats:
         self._latency = 0.0
         self._stamp = 0.0
         self._quiet_since = 0.0
+        self._usual_load = 0.0
+        self._usual_at = 0.0  # when that was worked out; 0 for never
 
     @property
     def load(self) -> float:
         """The load it last reported (every reply carries it): 0 idle, 1 full, more while calls queue."""
         return 0.0 if self._load is None else self._load(self.node_id)
+
+    @property
+    def usual_load(self) -> float:
+        """`load`, averaged over the last seconds: what is going on within them shows in `inflight` and `latency`."""
+        load, clock = self.load, self._clock
+        now = clock()
+        share = 1.0 - exp((self._usual_at - now) / TAU) if self._usual_at else 1.0
+        self._usual_load += (load - self._usual_load) * share
+        self._usual_at = now
+        return self._usual_load
 
     @property
     def latency(self) -> float:

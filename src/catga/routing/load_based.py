@@ -10,8 +10,6 @@ UNKNOWN = 1.0
 """Seconds that a node is taken to need while a first call to it is unanswered."""
 UNTRIED = 1e-9
 """Of a call: less than any other, and enough to prefer the idle one of two nodes that were never measured."""
-NEARLY_FULL = 0.95
-"""The load from which on the wait grows in proportion to it."""
 
 
 class LoadBased:
@@ -68,16 +66,13 @@ def cost(stats: NodeStats) -> float:
     """
     latency = stats.latency
     if not latency:
-        return UNKNOWN * (stats.inflight + UNTRIED) * waiting(stats.load)
-    return latency * (stats.inflight + 1) * waiting(stats.load)
+        return UNKNOWN * (stats.inflight + UNTRIED) * waiting(stats.usual_load)
+    return latency * (stats.inflight + 1) * waiting(stats.usual_load)
 
 
 def waiting(load: float) -> float:
-    """How many times longer than at an idle node a call takes at one with this load, as in a queue with one server:
-    1 at 0, 2 at a half, 20 at nearly full."""
-    if load < NEARLY_FULL:
-        return 1.0 / (1.0 - load)
-    return load / NEARLY_FULL / (1.0 - NEARLY_FULL)
+    """How many times dearer a node with this load is than an idle one: 5 at a half, 16 if it is full."""
+    return (1.0 + load) ** 4
 
 
 def _cheaper(nodes: Sequence[NodeInfo], a: int, b: int, stats: Stats) -> int:
