@@ -377,6 +377,7 @@ REFUSED = [
     Literal[Letters.A, "a"],
     Annotated[int, pydantic.Field(exclude_if=bool)],
     Literal[OtherLetters.A, "a"],
+    Literal["a"] | Literal[OtherLetters.A],
     str | Literal[OtherLetters.A],
     int | list[Literal[Numbers.ONE]] | list[int],
     Tuples,

@@ -133,7 +133,7 @@ class Rivals:
 
     def takes(self, taker: Schema, node: Schema) -> Takes:
         """How `taker` could take values of `node`."""
-        if taker is node or taker == node:
+        if taker is node or (taker == node and repr(taker) == repr(node)):  # Literal[1] equals Literal[True]
             return _KEPT | {Take(self.own_level(node), False)}
         key = (id(taker), id(node))
         if key not in self._known:
