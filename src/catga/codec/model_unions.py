@@ -133,7 +133,8 @@ class Rivals:
 
     def takes(self, taker: Schema, node: Schema) -> Takes:
         """How `taker` could take values of `node`."""
-        if taker is node or (taker == node and repr(taker) == repr(node)):  # Literal[1] equals Literal[True]
+        taker, node = self._referred(taker), self._referred(node)
+        if taker is node:
             return _KEPT | {Take(self.own_level(node), False)}
         key = (id(taker), id(node))
         if key not in self._known:
@@ -142,6 +143,11 @@ class Rivals:
             pairs = ((b, a) for a in shapes(node, self._refs) for b in shapes(taker, self._refs))
             self._known[key] = _NOT.union(*(self._takes(b, a) for b, a in pairs))
         return self._known[key]
+
+    def _referred(self, node: Schema) -> Schema:
+        while node["type"] == "definition-ref":
+            node = self._refs[node["schema_ref"]]
+        return node
 
     def _takes(self, taker: Shape, shape: Shape) -> Takes:
         if isinstance(taker, Scalar) and taker.kind == "none" and isinstance(shape, Opaque | Free):
