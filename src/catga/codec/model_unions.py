@@ -167,16 +167,15 @@ class Rivals:
     def _takes_scalar(self, taker: Scalar | Values, shape: Scalar | Values) -> Takes:
         if isinstance(taker, Values):
             return _takes_for_values(taker, shape)
-        lax = self._lax[taker.kind]
         if isinstance(shape, Scalar):
-            return _of_kind(taker, shape.tag, shape.kind, is_lax=shape.kind in lax)
-        kinds = {value: _kind_of(value) for value in shape.values}
-        return _NOT.union(
-            *(
-                _of_kind(taker, shape.tag, kind, is_lax=kind in lax and (kind != "text" or _accepts(taker.kind, value)))
-                for value, kind in kinds.items()
-            )
-        )
+            return _of_kind(taker, shape.tag, shape.kind, is_lax=shape.kind in self._lax[taker.kind])
+        taken = (self._takes_value(taker, shape.tag, value) for value in shape.values)
+        return _NOT.union(*taken)
+
+    def _takes_value(self, taker: Scalar, tag: object, value: Any) -> Takes:
+        kind = _kind_of(value)
+        is_lax = kind in self._lax[taker.kind] and (taker.kind == "text" or _accepts(taker.kind, value))
+        return _of_kind(taker, tag, kind, is_lax=is_lax)
 
     def _takes_items(self, taker: Items, shape: Items) -> Takes:
         parts: list[Takes] = []
