@@ -173,12 +173,17 @@ def model(name: str, fields: Fields, *bases: Any, **options: Any) -> Any:
     return pydantic.create_model(name, __base__=Base, **{f: (kind, ...) for f, kind in fields.items()})
 
 
+def loose_model(name: str, fields: Fields) -> Any:
+    """A model that can be made of nothing."""
+    return pydantic.create_model(name, **{f: (kind, None) for f, kind in fields.items()})
+
+
 def named_tuple(name: str, fields: Fields) -> Any:
     return NamedTuple(name, fields.items())  # type: ignore[misc]
 
 
-def typed_dict(name: str, fields: Fields) -> Any:
-    return TypedDict(name, fields)  # type: ignore[operator]
+def typed_dict(name: str, fields: Fields, *, total: bool = True) -> Any:
+    return TypedDict(name, fields, total=total)  # type: ignore[operator]
 
 
 def with_options(make: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -188,7 +193,8 @@ def with_options(make: Callable[..., Any], **options: Any) -> Callable[..., Any]
 MESSAGES = (data, with_options(data, frozen=True, slots=True), with_options(struct, frozen=True), attrs_class, model)
 CLASSES = (
     *(*MESSAGES, named_tuple, typed_dict, with_options(struct, array_like=True)),
-    with_options(struct, tag=True, tag_field="its_tag"),
+    *(with_options(struct, tag=True, tag_field="its_tag"), loose_model),
+    with_options(typed_dict, total=False),
     with_options(struct, rename="camel", forbid_unknown_fields=True),
     *(with_options(model, extra="forbid"), with_options(model, strict=True), with_options(attrs_class, frozen=True)),
 )

@@ -341,6 +341,14 @@ class Tuples(enum.Enum):
     ONE = (1, 2)
 
 
+class Listing(pydantic.BaseModel):
+    items: list[str]
+
+
+class Choosing(pydantic.BaseModel):
+    either: Literal["x", "5"] | int
+
+
 class Loose(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="allow")
     name: str
@@ -350,6 +358,11 @@ REFUSED = [
     Answer,
     Checked | Small,
     Loose | Small,
+    dict[str, OtherLetters] | Small,
+    Listing | dict[str, list[int]],
+    Choosing | dict[str, int],
+    tuple[Path, ...] | tuple[bytes, ...],
+    tuple[pydantic.JsonValue] | list[None],
     Annotated[
         Annotated[Small, pydantic.Tag("small")] | Annotated[Twin, pydantic.Tag("twin")],
         pydantic.Discriminator(never_dog),
@@ -364,6 +377,7 @@ REFUSED = [
     Literal[Letters.A, "a"],
     Annotated[int, pydantic.Field(exclude_if=bool)],
     Literal[OtherLetters.A, "a"],
+    Literal["a"] | Literal[OtherLetters.A],
     str | Literal[OtherLetters.A],
     int | list[Literal[Numbers.ONE]] | list[int],
     Tuples,

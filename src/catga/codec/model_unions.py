@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -46,7 +46,7 @@ _LAX: dict[str, frozenset[str]] = {
     "decimal": _NUMBERS | _TEXT | {"decimal"},
     "text": frozenset({"bytes"}),
     "bytes": _TEXTS,
-    "path": _TEXTS,
+    "path": _TEXTS | {"bytes"},
     "date": _DATES,
     "datetime": _DATES,
     "time": _NUMBERS | _TEXT | {"time"},
@@ -71,11 +71,18 @@ it needs little change, or has fields to count; it is as it was on the wire."""
 
 
 class Take(NamedTuple):
-    """How a member would take a value of another one."""
+    """How a member could take a value of another one."""
 
     level: int
     differs: bool
     """Whether it makes another value of it."""
+
+
+Takes: TypeAlias = frozenset[Take]
+"""All the ways in which values of a member could be taken; nothing if none is."""
+_NOT: Takes = frozenset()
+_KEPT: Takes = frozenset({Take(_PLAIN, False)})
+_STOLEN: Takes = frozenset({Take(_NEAR, True)})
 
 
 def confusions(union: Schema, rivals: "Rivals") -> Iterator[tuple[Schema, Schema]]:
@@ -85,8 +92,8 @@ def confusions(union: Schema, rivals: "Rivals") -> Iterator[tuple[Schema, Schema
     listed = members(union)
     for i, member in enumerate(listed):
         for j, other in enumerate(listed):
-            take = rivals.take(other, member) if i != j else None
-            if take and take.differs and _wins(union, take.level, rivals.own_level(member), is_earlier=j < i):
+            own, taken = rivals.own_level(member), rivals.takes(other, member) if i != j else _NOT
+            if any(take.differs and _wins(union, take.level, own, is_earlier=j < i) for take in taken):
                 yield member, other
 
 
@@ -110,11 +117,11 @@ class Rivals:
     def __init__(self, refs: Mapping[str, Schema], *, coerces_numbers: bool) -> None:
         self._refs = refs
         self._lax = _LAX if not coerces_numbers else {**_LAX, "text": _NUMBERS | {"bytes"}}
-        self._known: dict[tuple[int, int], Take | None] = {}
+        self._known: dict[tuple[int, int], Takes] = {}
         self._kept: list[Schema] = []  # the ids above are theirs
 
     def own_level(self, node: Schema) -> int:
-        """How well a value of `node` suits `node`."""
+        """How well a value of `node` suits `node`, at least."""
         return _PLAIN if self._is_plain(node, set()) else _MADE
 
     def _is_plain(self, node: Schema, seen: set[int]) -> bool:
@@ -124,127 +131,134 @@ class Rivals:
         parts = shapes(node, self._refs)
         return all(_is_kept(shape) and all(self._is_plain(part, seen) for part in _parts(shape)) for shape in parts)
 
-    def take(self, taker: Schema, node: Schema) -> Take | None:
-        """How `taker` takes values of `node`; None if it takes none."""
-        if taker is node or taker == node:
-            return Take(self.own_level(node), False)
+    def takes(self, taker: Schema, node: Schema) -> Takes:
+        """How `taker` could take values of `node`."""
+        taker, node = self._referred(taker), self._referred(node)
+        if taker is node:
+            return _KEPT | {Take(self.own_level(node), False)}
         key = (id(taker), id(node))
         if key not in self._known:
             self._kept += taker, node
-            self._known[key] = Take(_PLAIN, True)  # for classes that hold themselves: better refused
+            self._known[key] = frozenset({Take(_PLAIN, True)})  # for classes that hold themselves: better refused
             pairs = ((b, a) for a in shapes(node, self._refs) for b in shapes(taker, self._refs))
-            self._known[key] = _joint(self._take(b, a) for b, a in pairs)
+            self._known[key] = _NOT.union(*(self._takes(b, a) for b, a in pairs))
         return self._known[key]
 
-    def _take(self, taker: Shape, shape: Shape) -> Take | None:
-        if isinstance(shape, Opaque) or taker.takes_all:
-            is_none = isinstance(taker, Scalar) and taker.kind == "none"
-            return None if is_none else Take(_NEAR, True)
+    def _referred(self, node: Schema) -> Schema:
+        while node["type"] == "definition-ref":
+            node = self._refs[node["schema_ref"]]
+        return node
+
+    def _takes(self, taker: Shape, shape: Shape) -> Takes:
+        if isinstance(taker, Scalar) and taker.kind == "none" and isinstance(shape, Opaque | Free):
+            return _KEPT  # None, of all that there may be
+        if isinstance(shape, Opaque | Free) or taker.takes_all:
+            return _STOLEN
         if isinstance(taker, Free):
-            return Take(_MADE, bool(shape.tag) or not isinstance(shape, Scalar | Values | Free))
-        if isinstance(shape, Free):
-            return Take(_NEAR, not (isinstance(taker, Scalar) and taker.kind == "none"))
+            return frozenset({Take(_MADE, bool(shape.tag) or not isinstance(shape, Scalar | Values))})
         if isinstance(shape, Scalar | Values) and isinstance(taker, Scalar | Values):
-            return self._take_scalar(taker, shape)
+            return self._takes_scalar(taker, shape)
         if isinstance(shape, Items) and isinstance(taker, Items):
-            return self._take_items(taker, shape)
-        if isinstance(shape, Fields | Entries) and isinstance(taker, Fields | Entries):
-            return self._take_map(taker, shape)
-        return self._take_other(taker, shape)
+            return self._takes_items(taker, shape)
+        if isinstance(shape, Fields | Entries):
+            return self._takes_map(taker, shape)
+        return _NOT
 
-    def _take_scalar(self, taker: Scalar | Values, shape: Scalar | Values) -> Take | None:
+    def _takes_scalar(self, taker: Scalar | Values, shape: Scalar | Values) -> Takes:
         if isinstance(taker, Values):
-            return _take_for_values(taker, shape)
-        lax = self._lax[taker.kind]
+            return _takes_for_values(taker, shape)
         if isinstance(shape, Scalar):
-            return _of_kind(taker, shape.tag, shape.kind, is_lax=shape.kind in lax)
-        kinds = {value: _kind_of(value) for value in shape.values}
-        return _joint(
-            _of_kind(taker, shape.tag, kind, is_lax=kind in lax and (kind != "text" or _accepts(taker.kind, value)))
-            for value, kind in kinds.items()
-        )
+            return _of_kind(taker, shape.tag, shape.kind, is_lax=shape.kind in self._lax[taker.kind])
+        taken = (self._takes_value(taker, shape.tag, value) for value in shape.values)
+        return _NOT.union(*taken)
 
-    def _take_items(self, taker: Items, shape: Items) -> Take | None:
-        takes: list[Take | None] = []
+    def _takes_value(self, taker: Scalar, tag: object, value: Any) -> Takes:
+        kind = _kind_of(value)
+        is_lax = kind in self._lax[taker.kind] and (taker.kind == "text" or _accepts(taker.kind, value))
+        return _of_kind(taker, tag, kind, is_lax=is_lax)
+
+    def _takes_items(self, taker: Items, shape: Items) -> Takes:
+        parts: list[Takes] = []
         for i in range(max(len(shape.fixed), len(taker.fixed))):
             item, wanted = _at(shape, i), _at(taker, i)
-            take = self.take(wanted, item) if wanted is not None and item is not None else None
-            if take is None and (i < len(shape.fixed) or i < taker.required):
-                return None
-            takes.append(take)
+            takes = self.takes(wanted, item) if wanted is not None and item is not None else _NOT
+            if i < len(shape.fixed) or i < taker.required:
+                parts.append(takes)
         if shape.rest is not None and taker.rest is not None:
-            takes.append(self.take(taker.rest, shape.rest))
-        if not any(takes) and (taker.tag == shape.tag or shape.fixed):  # only empty ones
-            return None
-        return _whole(taker, shape, takes)
+            parts.append(self.takes(taker.rest, shape.rest) | _KEPT)  # there may be none
+        return _whole(taker, shape, parts)
 
-    def _take_map(self, taker: Fields | Entries, shape: Fields | Entries) -> Take | None:
+    def _takes_map(self, taker: Shape, shape: Fields | Entries) -> Takes:
+        if isinstance(taker, Items):
+            return self._takes_fields(taker.arguments, shape) if taker.arguments is not None else _NOT
         if isinstance(taker, Fields):
-            return self._take_fields(taker, shape)
-        if isinstance(shape, Fields):
-            names: list[Schema] = [{"type": "literal", "expected": [name]} for name in shape.always]
-            takes = [self.take(taker.keys, name) for name in names]
-            takes += [self.take(taker.values, shape.fields[name]) for name in shape.always]
-            return None if None in takes else _whole(taker, shape, takes)
-        takes = [self.take(taker.keys, shape.keys), self.take(taker.values, shape.values)]
-        if None in takes and taker.tag == shape.tag:  # only empty ones
-            return None
-        return _whole(taker, shape, takes)
+            return self._takes_fields(taker, shape)
+        if not isinstance(taker, Entries):
+            return _NOT
+        if isinstance(shape, Entries):
+            entry = _together([self.takes(taker.keys, shape.keys), self.takes(taker.values, shape.values)])
+            return _whole(taker, shape, [entry | _KEPT])
+        names: list[Schema] = [{"type": "literal", "expected": [name]} for name in shape.always]
+        keys = [self.takes(taker.keys, name) for name in names]
+        return _whole(taker, shape, [*keys, *(self.takes(taker.values, shape.fields[name]) for name in shape.always)])
 
-    def _take_fields(self, taker: Fields, shape: Fields | Entries) -> Take | None:
+    def _takes_fields(self, taker: Fields, shape: Fields | Entries) -> Takes:
         if isinstance(shape, Entries):
             given, always, is_open = dict.fromkeys(taker.fields, shape.values), frozenset[str](), True
         else:
             given, always, is_open = dict(shape.fields), shape.always, shape.extra == "allow"
         if taker.required - given.keys() and not is_open:
-            return None
+            return _NOT
         if taker.extra == "forbid" and always - taker.fields.keys():
-            return None
+            return _NOT
         common = [name for name in taker.fields if name in given or is_open]
-        takes = {name: self.take(taker.fields[name], given.get(name, ANY)) for name in common}
-        if any(take is None and name in always | taker.required for name, take in takes.items()):
-            return None
-        if not any(takes.values()):  # it has no field to count, and a class has
-            return Take(_MADE if isinstance(shape, Entries) else _NONE, True)
-        return Take(_NEAR, taker.tag != shape.tag or any(take.differs for take in takes.values() if take))
-
-    def _take_other(self, taker: Shape, shape: Shape) -> Take | None:
-        """A named tuple is also made of a map."""
-        if isinstance(taker, Items) and taker.arguments is not None and isinstance(shape, Fields | Entries):
-            return self._take_fields(taker.arguments, shape)
-        return None
+        takes = {name: self.takes(taker.fields[name], given.get(name, ANY)) for name in common}
+        if not any(takes.values()) and not taker.required:  # it has no field to count, and a class has
+            return frozenset({Take(_NONE if always and not is_open else _NEAR, True)})
+        parts = [part for name, part in takes.items() if part or name in always | taker.required]
+        return frozenset(Take(_NEAR, taker.tag != shape.tag or take.differs) for take in _together(parts))
 
 
-def _whole(taker: Shape, shape: Shape, takes: Iterable[Take | None]) -> Take:
+def _together(parts: Iterable[Takes]) -> Takes:
+    """How something is taken of which all these parts have to be."""
+    found = _KEPT
+    for part in parts:
+        found = frozenset(_both(one, other) for one in found for other in part)
+    return found
+
+
+def _both(one: Take, other: Take) -> Take:
+    levels = (one.level, other.level)
+    return Take(_NEAR if _NEAR in levels else min(levels), one.differs or other.differs)
+
+
+def _whole(taker: Shape, shape: Shape, parts: Iterable[Takes]) -> Takes:
     """How a container is taken whose parts are taken so."""
-    found = [take for take in takes if take is not None]
-    differs = taker.tag != shape.tag or any(take.differs for take in found)
-    if not taker.tag and taker.tag != shape.tag and isinstance(shape, Items | Entries):
-        return Take(_PLAIN, True)  # both may be empty
-    levels = [take.level for take in found]
-    if taker.tag:
-        return Take(_NEAR if _NEAR in levels else _MADE, differs)
-    return Take(_NEAR if _NEAR in levels else min(levels, default=_PLAIN), differs)
+    is_other = taker.tag != shape.tag
+    return frozenset(
+        Take(min(take.level, _MADE) if taker.tag and take.level != _NEAR else take.level, is_other or take.differs)
+        for take in _together(parts)
+    )
 
 
 # -- values without parts -----------------------------------------------------------------------------
 
 
-def _take_for_values(taker: Values, shape: Scalar | Values) -> Take | None:
+def _takes_for_values(taker: Values, shape: Scalar | Values) -> Takes:
     if isinstance(shape, Scalar):
-        takes = (_is_of(taker, value, shape.kind) for value in taker.values)
+        others = (_is_of(taker, value, shape.kind) for value in taker.values)
     else:
-        takes = (_is_like(taker, value, other) for value in taker.values for other in shape.values)
-    differs = [taker.tag != shape.tag or is_other for is_other in takes if is_other is not None]
-    return Take(_PLAIN if taker.is_literal else _MADE, any(differs)) if differs else None
+        others = (_is_like(taker, value, other) for value in taker.values for other in shape.values)
+    level, differs = _PLAIN if taker.is_literal else _MADE, taker.tag != shape.tag
+    return frozenset(Take(level, differs or is_other) for is_other in others if is_other is not None)
 
 
-def _of_kind(taker: Scalar, tag: object, kind: str, *, is_lax: bool) -> Take | None:
+def _of_kind(taker: Scalar, tag: object, kind: str, *, is_lax: bool) -> Takes:
     """How a value of a `kind` on the wire is taken, which is a `tag`."""
     if kind in _EXACT.get(taker.kind, ()):
         is_near = kind != taker.kind and kind in _NUMBERS
-        return Take(_NEAR if is_near else _PLAIN, tag != taker.tag or is_near)
-    return Take(_MADE, tag != taker.tag or not tag) if is_lax else None
+        return frozenset({Take(_NEAR if is_near else _PLAIN, tag != taker.tag or is_near)})
+    return frozenset({Take(_MADE, tag != taker.tag or not tag)}) if is_lax else _NOT
 
 
 def _is_of(taker: Values, value: Any, kind: str) -> bool | None:
@@ -305,13 +319,6 @@ def _is_written(kind: str, text: str) -> bool:
         return kind == "text"
     core: Any = sys.modules["pydantic_core"]
     return bool(msgspec.to_builtins(_parsed(kind, text), enc_hook=core.to_jsonable_python) == text)
-
-
-def _joint(takes: Iterable[Take | None]) -> Take | None:
-    """The most that could happen, of all that could; None if nothing could."""
-    found = [take for take in takes if take is not None]
-    other = [take for take in found if take.differs]
-    return max(other or found, default=None)
 
 
 def _is_kept(shape: Shape) -> bool:
