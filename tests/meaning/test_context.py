@@ -17,7 +17,7 @@ from catga.mediator.behaviors import DeadLetters, MemoryDeadLetters
 from catga.mediator.carried import CONTEXT, carried
 
 user: ContextVar[str] = ContextVar("user", default="nobody")
-BESIDE = [place for place in PLACES if place not in ("one process", "own node")]
+BESIDE = [place for place in PLACES if place != "one process"]
 """Where a handler does not run in its sender's own context."""
 
 

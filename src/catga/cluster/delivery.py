@@ -29,6 +29,7 @@ from catga.mediator.pipeline import is_result
 from catga.node import NodeInfo, NodeState
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 from catga.routing import Candidates
+from catga.rpc.deadlines import clock_of
 from catga.rpc.destinations import Outcome, Silent
 from catga.rpc.peer import Peer
 from catga.rpc.runner import Endpoint
@@ -83,6 +84,7 @@ class Delivery:
         self._pace = Pace()
         self._waiting = 0  # messages for a service that has no node now
         self._loop = asyncio.get_running_loop()
+        self._clock = clock_of(self._loop)
 
     async def deliver(self, message: Any, route: Route, headers: dict[str, str] | None) -> CatgaResult[Any]:
         """Carry a message to a node of its route's pool that the strategy picks, and to another where that is safe.
@@ -99,7 +101,8 @@ class Delivery:
         nodes = NOBODY if route.is_queued else route.pool()
         if not nodes and route.nobody is not None and not route.is_queued:
             return Failure(route.nobody(codec.name))
-        now = self._loop.time()
+        clock = self._clock  # apart from its call: the interpreter would look for a method, each time
+        now = clock()
         deadline = now + route.timeout
         self._budget.deposits += 1
         if not nodes or outliers.ejected or not self._link.is_set():

@@ -72,11 +72,13 @@ class Dispatch:
         self._view = view
         self._table = table
         self._delivery = delivery
+        self.deliver = delivery.deliver
         self._outliers = outliers
         self._codecs = codecs
         self._routing = routing
         self._request_timeout = request_timeout
-        self._routes: dict[type, Route] = {}  # of requests
+        self.routes: dict[type, Route] = {}
+        """Of requests."""
 
     def to_one(
         self, request: Request[Any], headers: Headers = None, timeout: float | None = None
@@ -86,15 +88,15 @@ class Dispatch:
         Args:
             timeout: seconds, over the message's own, here and below.
         """
-        route = self._routes.get(type(request))
+        route = self.routes.get(type(request))
         if route is None:
             try:
-                route = self._routes[type(request)] = self._route(request)
+                route = self.routes[type(request)] = self._route(request)
             except CatgaError as error:
                 return _failed(error)
         if timeout is not None:
             route = structs.replace(route, timeout=timeout)
-        return self._delivery.deliver(request, route, headers)
+        return self.deliver(request, route, headers)
 
     async def to_node(
         self, request: Request[Any], node_id: str, headers: Headers = None, timeout: float | None = None
@@ -158,7 +160,7 @@ class Dispatch:
 
     def forget_routes(self) -> None:
         """The strategies have changed."""
-        self._routes.clear()
+        self.routes.clear()
 
     def _route(self, request: object) -> Route:
         codec = self._request_codec(request)
@@ -182,7 +184,7 @@ class Dispatch:
         pool = self._table.pool_of(service, codec.name)
         timeout = timeout or codec.timeout or self._request_timeout
         route = Route(codec, pool, self._routing[codec.cls], timeout, waits=True)
-        return self._delivery.deliver(event, route, headers)
+        return self.deliver(event, route, headers)
 
     async def _to(
         self, node: NodeInfo, message: Any, codec: Codec, headers: Headers, timeout: float | None = None
@@ -196,7 +198,7 @@ class Dispatch:
             return alone
 
         route = Route(codec, pool, ONLY, timeout or codec.timeout or self._request_timeout)
-        return await self._delivery.deliver(message, route, headers)
+        return await self.deliver(message, route, headers)
 
     def _nobody(self, name: str) -> CatgaError:
         if self._table.was_handled(name):

@@ -92,9 +92,13 @@ class DistributedMediator(Mediator):
             return self._otherwise(partial(self.send, request, timeout=timeout))
         if timeout is not None:
             check_timeout(timeout)
+        dispatch = node.dispatch
         if self.registry.interceptors:
-            return self._through(request, partial(node.dispatch.to_one, timeout=timeout))
-        return node.dispatch.to_one(request, None, timeout)
+            return self._through(request, partial(dispatch.to_one, timeout=timeout))
+        route = dispatch.routes.get(type(request))
+        if route is None or timeout is not None:
+            return dispatch.to_one(request, None, timeout)
+        return dispatch.deliver(request, route, None)  # as `to_one` does, on the path of every request
 
     async def send_to_node(self, request: Request[R], node_id: str, *, timeout: float | None = None) -> CatgaResult[R]:
         """Run the request's handler on that node. `NodeNotFoundError` if it is no member.

@@ -1,34 +1,44 @@
-"""Code that runs in a context of its own, as on another node, and in the task of its caller."""
+"""Handlers that run in a context of their own, as on another node, and in the task of their caller."""
 
 import contextvars
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, ParamSpec, TypeVar
 
 from catga.mediator.carried import carried
+from catga.mediator.nested import holding
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Isolation:
-    """The context of who makes this, for code that others run: it sees nothing of theirs but what `context` gave."""
+    """The context of who makes this, for handlers that others await: they see nothing of theirs but what travels."""
 
     def __init__(self) -> None:
-        self._base = contextvars.copy_context()
+        self.base = contextvars.copy_context()
+        self.base.run(carried.set, None)
+        self.base.run(holding.set, "")
+
+    def own(self) -> contextvars.Context:
+        """A copy of that context, for one call."""
+        own = self.base.copy()
+        if beside := carried.get():
+            own.run(carried.set, beside)
+        if marks := holding.get():
+            own.run(holding.set, marks)
+        return own
 
     def __call__(self, run: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         """`run`, each time in a copy of that context."""
 
         async def alone(*args: P.args, **kwargs: P.kwargs) -> T:
-            own = self._base.copy()
-            own.run(carried.set, carried.get())
-            result: T = await _Within(own, run(*args, **kwargs))
+            result: T = await Within(self.own(), run(*args, **kwargs))
             return result
 
         return alone
 
 
-class _Within:
+class Within:
     """Awaits a coroutine, each step of it in `own`."""
 
     def __init__(self, own: contextvars.Context, coroutine: Coroutine[Any, Any, Any]) -> None:

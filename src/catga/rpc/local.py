@@ -15,6 +15,8 @@ from catga.errors import CatgaError, ClosedError, Execution, OverloadedError
 from catga.mediator import Mediator
 from catga.mediator.ambient import runs_handlers
 from catga.mediator.by_value import returned
+from catga.mediator.carried import carried
+from catga.mediator.isolated import Isolation, Within
 from catga.mediator.nested import MARK, MAX_MARKS, holding, new_mark
 from catga.mediator.pipeline import as_catga_error, took_too_long
 from catga.result import CatgaResult, Failure, Success
@@ -291,6 +293,8 @@ class LocalCalls:
         self._places = places
         self._on_exit = on_exit
         self._loop = asyncio.get_running_loop()
+        self._isolation = Isolation()
+        self._base = self._isolation.base
         self._running: dict[_Run, _Run] = {}
         self._deadlines = Deadlines(self._running, _Run.expire)
         self.owner: Mediator | None = None
@@ -314,7 +318,8 @@ class LocalCalls:
             return self._run_placed(endpoint, message, timeout)
         started = perf_counter()
         try:
-            result = endpoint.direct(message)
+            own = self._isolation.own() if carried.get() or holding.get() else self._base.copy()
+            result = own.run(endpoint.direct, message)
         except (SystemExit, KeyboardInterrupt) as reason:
             result = self._exits(reason)
         is_success = type(result) is Success
@@ -340,7 +345,7 @@ class LocalCalls:
             if perf_counter() - run.started >= timeout:  # the process was stopped while it waited
                 return run.too_late(None)
             run.has_begun = True
-            result = await endpoint.run(message)
+            result = await Within(self._isolation.own(), endpoint.run(message))
             return _returned(endpoint, result)
         except asyncio.CancelledError as cancelled:
             if not (run.is_over and run.uncancel()):
