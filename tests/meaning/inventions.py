@@ -175,7 +175,8 @@ def model(name: str, fields: Fields, *bases: Any, **options: Any) -> Any:
 
 def loose_model(name: str, fields: Fields) -> Any:
     """A model that can be made of nothing."""
-    return pydantic.create_model(name, **{f: (kind, None) for f, kind in fields.items()})
+    config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+    return pydantic.create_model(name, __config__=config, **{f: (kind, None) for f, kind in fields.items()})
 
 
 def named_tuple(name: str, fields: Fields) -> Any:

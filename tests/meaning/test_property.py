@@ -15,7 +15,7 @@ from catga.codec import Codec, encode
 from catga.errors import InvalidMessageError
 
 always_the_same = settings(
-    max_examples=2000,
+    max_examples=5 * settings.default.max_examples,  # two thousand in `make test-long`
     derandomize=True,
     database=None,
     deadline=None,
@@ -60,6 +60,7 @@ def expect_elsewhere(codec: Codec, sent: Sent) -> None:
     assert Exact(codec.decode_response(encode(sent.answer))) == Exact(sent.answer)
 
 
+@pytest.mark.hypothesis
 @pytest.mark.timeout(600)  # two thousand examples: half a minute, if nothing else runs
 def test_a_value_of_any_type_comes_back_equal_or_its_class_is_refused() -> None:
     seen = Counter[str]()
@@ -84,4 +85,4 @@ def test_a_value_of_any_type_comes_back_equal_or_its_class_is_refused() -> None:
             check()
         finally:
             places.stop()
-    assert seen["passed"] > 1000
+    assert seen["passed"] > seen["refused"]

@@ -82,8 +82,7 @@ class RedisTransport:
         except ClusterError as error:
             if not takes_no_writes(error):
                 raise
-            self._unshared = f"this node gets no calls from queues yet: {error}"
-            self._link.complaints.tell(self._unshared)
+            self._link.complaints.tell(f"this node gets no calls from queues yet: {error}")
 
     async def unsubscribe(self, subject: str) -> None:
         channel = self._shared.pop(subject, subject)
@@ -134,7 +133,8 @@ class RedisTransport:
                         await self._link.call("SADD", subject, channel)
                 self._unshared = ""
             except ClusterError as error:
-                self._unshared = f"this node gets no calls from queues: {error}" if self._link.is_up else ""
+                is_forbidden = self._link.is_up and not takes_no_writes(error)
+                self._unshared = f"this node gets no calls from queues: {error}" if is_forbidden else ""
             await asyncio.sleep(SHARE_INTERVAL)
 
     def _on_reply(self, message: Outgoing, reply: Any) -> None:
