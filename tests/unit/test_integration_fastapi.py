@@ -289,10 +289,11 @@ async def test_a_service_that_is_not_there_is_unavailable() -> None:
 async def test_a_link_that_is_down_is_unavailable_and_shows_no_address(caplog: pytest.LogCaptureFixture) -> None:
     shop, web = Mediator(), Mediator()
     shop.handles(Ordered)(lambda _: 1)
+    soon: Any = {"drain_timeout": 0.1, "connect_timeout": 2.0}  # the end of nodes without a broker
     with NatsServer() as server:
-        cluster = add_cluster(web, server.url, node_id="web-1", request_timeout=0.5, drain_timeout=0.1)
+        cluster = add_cluster(web, server.url, node_id="web-1", request_timeout=0.5, **soon)
         app = Starlette(routes=health_routes(cluster), lifespan=lifespan(cluster))
-        async with add_cluster(shop, server.url, service="shop", drain_timeout=0.1), client(app) as http:
+        async with add_cluster(shop, server.url, service="shop", **soon), client(app) as http:
             await eventually(lambda: len(cluster.get_nodes()) == 2)
             server.kill()
             await eventually(lambda: cluster.health == "degraded")
