@@ -121,6 +121,58 @@ async def test_calls_that_come_back_by_way_of_another_node_get_through(url: str,
     assert [result.unwrap() for result in results] == [2 * number for number in range(count)]
 
 
+async def test_calls_between_nodes_of_one_service_get_through(url: str) -> None:
+    """The places of each are held by handlers that wait for the others' places."""
+
+    def app() -> Mediator:
+        made = Mediator()
+        passing(made, Outer, Middle)
+        passing(made, Middle, Inner)
+        passing(made, Inner, None)
+        return made
+
+    async with joined(url, app(), app(), app()) as (*_, caller):
+        results = await caller.send_batch([Outer(number) for number in range(40 * PLACES)], concurrency=40 * PLACES)
+    assert [result.unwrap() for result in results] == [2 * number for number in range(40 * PLACES)]
+
+
+async def test_calls_of_two_services_that_need_each_other_get_through(url: str) -> None:
+    one, other = Mediator(), Mediator()
+    passing(one, Outer, Middle)
+    passing(other, Middle, None)
+    passing(other, Inner, Innermost)
+    passing(one, Innermost, None)
+    async with joined(url, one, other) as (*_, caller):
+        requests = [kind(number) for number in range(10 * PLACES) for kind in (Outer, Inner)]
+        results = await caller.send_batch(requests, concurrency=len(requests))
+    assert [result.unwrap() for result in results] == [2 * request.number for request in requests]
+
+
+async def test_no_more_handlers_are_at_work_than_there_are_places(url: str) -> None:
+    app, at_work, most = Mediator(), 0, 0
+
+    async def work() -> None:
+        nonlocal at_work, most
+        at_work, most = at_work + 1, max(most, at_work + 1)
+        await asyncio.sleep(0.01)
+        at_work -= 1
+
+    @app.handler
+    async def outer(request: Outer) -> int:
+        await work()
+        return (await current().send(Inner(request.number))).unwrap()
+
+    @app.handler
+    async def inner(request: Inner) -> int:
+        await work()
+        return request.number
+
+    async with joined(url, app) as (_, caller):
+        results = await caller.send_batch([Outer(number) for number in range(10 * PLACES)], concurrency=10 * PLACES)
+    assert [result.unwrap() for result in results] == list(range(10 * PLACES))
+    assert most <= PLACES
+
+
 async def test_calls_of_tasks_of_a_handler_get_through_and_not_all_at_once(url: str) -> None:
     app, running, most = Mediator(), 0, 0
 

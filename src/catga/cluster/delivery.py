@@ -24,7 +24,7 @@ from catga.errors import (
     OverloadedError,
 )
 from catga.mediator.carried import carried
-from catga.mediator.nested import HEADER, holding
+from catga.mediator.nested import HEADER, Holder, holding
 from catga.mediator.pipeline import is_result
 from catga.node import NodeInfo, NodeState
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
@@ -97,6 +97,8 @@ class Delivery:
 
         Returns the handler's result, or the failure that ended the attempts; raises only CancelledError.
         """
+        if (holder := holding.get()) is not None:
+            return await self._deliver_nested(message, route, headers, holder)
         outliers, codec = self._outliers, route.codec
         nodes = NOBODY if route.is_queued else route.pool()
         if not nodes and route.nobody is not None and not route.is_queued:
@@ -116,10 +118,9 @@ class Delivery:
                 result: CatgaResult[Any] | None = None
                 outcome: Outcome | CatgaResult[Any]
                 if node_id == self.node_id and (endpoint := self._server.endpoint(codec.name, headers)) is not None:
-                    begun = self._local.run(endpoint, message, route.timeout)
+                    begun = self._local.run(endpoint, message, route.timeout, headers)
                     outcome = begun if type(begun) is Success or type(begun) is Failure else await cast(Begun, begun)
-                    if type(outcome) is Success:
-                        result = outcome
+                    result = outcome if type(outcome) is Success else None
                 else:
                     call = self._call(message, codec, headers, route.timeout, None)
                     to = self._client.destinations[node_id, node.incarnation]
@@ -140,6 +141,18 @@ class Delivery:
             return result
         attempt = Attempt(self._known(outcome), node_id, to, call.id if call else 0, stats, started)
         return await self._carry(Job(message, route, headers, deadline, call=call), attempt)
+
+    async def _deliver_nested(
+        self, message: Any, route: Route, headers: dict[str, str] | None, holder: Holder
+    ) -> CatgaResult[Any]:
+        """`deliver` for a handler that lends its place meanwhile."""
+        token = holding.set(None)
+        holder.waits()
+        try:
+            return await self.deliver(message, route, {**(headers or {}), HEADER: str(holder.depth)})
+        finally:
+            holder.goes_on()
+            holding.reset(token)
 
     async def _carry(self, job: Job, attempt: Attempt | None = None) -> CatgaResult[Any]:
         """Make attempts until one settles it. The first may be under way."""
@@ -224,7 +237,7 @@ class Delivery:
         left = job.deadline - self._loop.time()  # the task may have had to wait for its first step
         if left <= 0:
             return _expired()
-        begun = self._local.run(endpoint, job.message, left)
+        begun = self._local.run(endpoint, job.message, left, job.headers)
         return begun if is_result(begun) else await cast(Begun, begun)
 
     def _begin_queued(self, job: Job) -> Attempt:
@@ -354,8 +367,6 @@ class Delivery:
             body, key = encode(message), 0
             if beside := carried.get():
                 headers = {**(headers or {}), **beside}
-            if marks := holding.get():
-                headers = {**(headers or {}), HEADER: marks}
             if len(body) > SMALL:
                 self._check_size(message, len(body))
             if headers:

@@ -1,5 +1,6 @@
 """What a function says of itself: its name, the message that it takes, what it returns."""
 
+import dis
 import functools
 import inspect
 import typing
@@ -107,11 +108,22 @@ def _function_of(handler: Any) -> Callable[..., Any]:
 
 
 def returns_plain_value(handler: Handler) -> bool:
-    """Whether the annotation says that the handler returns neither a `CatgaResult` nor something to await. What a
-    decorator makes of a function may return anything."""
+    """Whether the handler returns neither a `CatgaResult` nor something to await: its annotation says so, and its code
+    calls nothing that could have returned one. What a decorator makes of a function may return anything."""
     if hasattr(handler, UNWRAPPED):
         return True
+    return says_plain_value(handler) and not _calls_anything(_function_of(handler))
+
+
+def says_plain_value(handler: Handler) -> bool:
+    """Whether the annotation says that the handler returns neither a `CatgaResult` nor something to await."""
     return all(map(_is_plain, parts(returned(handler)))) and not _names_results(_function_of(handler))
+
+
+def _calls_anything(function: Any) -> bool:
+    code = getattr(function, "__code__", None)
+    names = (each.opname for each in dis.get_instructions(code)) if code is not None else ("CALL",)
+    return any(name.startswith("CALL") and "INTRINSIC" not in name for name in names)
 
 
 def _names_results(function: Any) -> bool:

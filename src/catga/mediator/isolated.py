@@ -17,15 +17,13 @@ class Isolation:
     def __init__(self) -> None:
         self.base = contextvars.copy_context()
         self.base.run(carried.set, None)
-        self.base.run(holding.set, "")
+        self.base.run(holding.set, None)
 
     def own(self) -> contextvars.Context:
         """A copy of that context, for one call."""
         own = self.base.copy()
         if beside := carried.get():
             own.run(carried.set, beside)
-        if marks := holding.get():
-            own.run(holding.set, marks)
         return own
 
     def __call__(self, run: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:

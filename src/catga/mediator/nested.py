@@ -1,31 +1,72 @@
-"""What a call depends on: the nodes where handlers hold their places until it is answered.
+"""Handlers that wait for calls of their own, and the places that they hold meanwhile.
 
-A handler keeps its place while it waits for what it sends. Were all places of a node held by handlers that wait for
-calls to this very node, directly or by way of others, nothing would go on before the deadline. So a handler that takes
-one of the last places of its node leaves the node's mark in its context. All that it sends takes the marks along, and
-so does what the handlers of that send in turn. A node counts its own mark in what comes: such a call need not wait for
-those that wait for it.
+A handler keeps its place while it waits for what it sends. Were all places of some nodes held by handlers that wait for
+each other's nodes, nothing would go on before the deadline. So a handler that took one of the last places of its node
+lends it while it waits: to calls that are *nested*, which other handlers wait for. Such calls say how deep they are
+nested, and the deepest go first, as nobody else can end before them.
 """
 
-import os
 from collections.abc import Mapping
 from contextvars import ContextVar
+from typing import Protocol
 
-HEADER = "catga-holds"
-MARK = 9
-"""Characters of a mark, with the space before it."""
-MAX_MARKS = 64
-"""Marks that travel: the newest."""
-
-holding: ContextVar[str] = ContextVar("catga_holding", default="")
-"""The marks of the nodes whose places are held until what runs here ends."""
+HEADER = "catga-depth"
+"""How many handlers that lend their places wait for the call, one for the other."""
+MAX_DEPTH = 8
+"""What is nested deeper counts as this deep."""
 
 
-def new_mark() -> str:
-    """Return a mark for the life of a node, which nobody else guesses."""
-    return " " + os.urandom(4).hex()
+class Lender(Protocol):
+    """The places of a node."""
+
+    def lend(self) -> None:
+        """A handler that has a place waits."""
+        ...
+
+    def take_back(self) -> None:
+        """It goes on, or has ended."""
+        ...
 
 
-def marks_in(headers: Mapping[str, str] | None) -> str:
-    """The marks that came with a call."""
-    return "" if headers is None else headers.get(HEADER, "")[-MAX_MARKS * MARK :]
+class Holder:
+    """A handler that has a place, and lends it while it waits for at least one call of its own.
+
+    Attributes:
+        depth: of the calls that it makes.
+    """
+
+    __slots__ = ("_calls", "_has_ended", "_places", "depth")
+
+    def __init__(self, places: Lender, depth: int) -> None:
+        self._places = places
+        self._calls = 0
+        self._has_ended = False
+        self.depth = min(depth, MAX_DEPTH)
+
+    def waits(self) -> None:
+        """It makes a call."""
+        self._calls += 1
+        if self._calls == 1 and not self._has_ended:
+            self._places.lend()
+
+    def goes_on(self) -> None:
+        """Such a call has ended."""
+        self._calls -= 1
+        if self._calls == 0 and not self._has_ended:
+            self._places.take_back()
+
+    def ended(self) -> None:
+        """The handler has ended. Tasks that it left behind may still wait."""
+        if self._calls:
+            self._places.take_back()
+        self._has_ended = True
+
+
+holding: ContextVar[Holder | None] = ContextVar("catga_holding", default=None)
+"""The handler that runs here, if it lends its place."""
+
+
+def depth_in(headers: Mapping[str, str] | None) -> int:
+    """How deep a call with these headers is nested."""
+    text = "" if headers is None else headers.get(HEADER, "")
+    return min(int(text), MAX_DEPTH) if text.isascii() and text.isdigit() and len(text) < 3 else 0

@@ -14,7 +14,15 @@ from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from catga.abc import Behavior, HandlerBehavior, NotReachedBehavior
 from catga.errors import CatgaError, CatgaTimeoutError, Execution, HandlerError
-from catga.mediator.annotations import UNWRAPPED, Handler, is_coroutine_function, label, labels, returns_plain_value
+from catga.mediator.annotations import (
+    UNWRAPPED,
+    Handler,
+    is_coroutine_function,
+    label,
+    labels,
+    returns_plain_value,
+    says_plain_value,
+)
 from catga.mediator.settling import settle
 from catga.messages import wire_name
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
@@ -102,7 +110,7 @@ class Pipeline(NamedTuple):
 
 def compile_request(handler: Handler, behaviors: Sequence[Behavior], metadata: ResultMetadata) -> Pipeline:
     """The pipeline of a request."""
-    if not is_coroutine_function(handler) and not behaviors and returns_plain_value(handler):
+    if not is_coroutine_function(handler) and not behaviors and says_plain_value(handler):
         direct = _direct(handler, metadata)
         return Pipeline(_asynchronous(direct), direct)
     call = around(_calling(handler), bound(behaviors, label(handler)))
@@ -209,7 +217,10 @@ def _outermost(call: Callable[[Any], Awaitable[Any]], metadata: ResultMetadata) 
 def _direct(handler: Handler, metadata: ResultMetadata) -> Direct:
     def direct(message: Any) -> CatgaResult[Any]:
         try:
-            return Success(handler(message), metadata)
+            value = handler(message)
+            if type(value) is Failure or type(value) is Success:  # whatever its annotation says
+                value = value.unwrap()
+            return Success(value, metadata)
         except BaseException as error:
             if isinstance(error, ENDS):
                 raise

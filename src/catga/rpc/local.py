@@ -17,16 +17,13 @@ from catga.mediator.ambient import runs_handlers
 from catga.mediator.by_value import returned
 from catga.mediator.carried import carried
 from catga.mediator.isolated import Isolation, Within
-from catga.mediator.nested import MARK, MAX_MARKS, holding, new_mark
+from catga.mediator.nested import MAX_DEPTH, Holder, depth_in, holding
 from catga.mediator.pipeline import as_catga_error, took_too_long
 from catga.result import CatgaResult, Failure, Success
 from catga.rpc.deadlines import Deadlines
 from catga.rpc.runner import Admitted, Endpoint, OnExit
 
 logger = logging.getLogger("catga.rpc")
-
-MAX_DEPTH = 8
-"""So often a call may come back to a node and get a place beyond the limit: then a recursion ends."""
 
 
 class Place(NamedTuple):
@@ -40,8 +37,8 @@ class Place(NamedTuple):
 class Places:
     """Who may run, who waits, and who is refused.
 
-    A call for which handlers of this node wait, one within the other, is said to be so many deep. It finds room for as
-    many times the limit more, so that it never waits for its own caller (`catga.mediator.nested`).
+    Handlers that wait for calls of their own lend their places to calls that are nested (`catga.mediator.nested`): so
+    more than `limit` of them may be under way, and not more are at work.
 
     Args:
         limit: calls that run at once.
@@ -50,7 +47,8 @@ class Places:
 
     Attributes:
         busy: calls that have a place.
-        crowded: so many are busy when handlers begin to mark what they send.
+        crowded: so many are busy when handlers begin to lend their places.
+        lent: handlers that do, now.
         waiting: calls that wait for one, the oldest first.
         nested: those among them that are deep, the deepest first.
         refusing: why no calls are taken; None while they are.
@@ -59,15 +57,15 @@ class Places:
     """
 
     __slots__ = (
-        "_has_lent",
+        "_has_told",
         "_idle",
         "_is_starting",
-        "_mark",
         "_max_waiting",
         "_start",
         "busy",
         "crowded",
         "is_awaited",
+        "lent",
         "limit",
         "nested",
         "refused",
@@ -79,8 +77,8 @@ class Places:
         self.limit = limit
         self._max_waiting = max_waiting
         self._start = start
-        self._mark = new_mark()
-        self._has_lent = False
+        self._has_told = False
+        self.lent = 0
         self.is_awaited = False
         self.busy = 0
         self.crowded = limit // 2
@@ -96,32 +94,32 @@ class Places:
         """Calls that run or wait."""
         return self.busy + len(self.waiting) + len(self.nested)
 
-    def depth(self, marks: str) -> int:
-        """How deep a call with these marks is."""
-        return min(marks.count(self._mark), MAX_DEPTH)
-
     def has_place(self, depth: int) -> bool:
         """Whether a call that is so deep may run now."""
-        return self.busy < self.limit * (depth + 1)
+        if not depth:
+            return self.busy < self.limit
+        return self.busy - self.lent < self.limit and self.busy < self.limit * (depth + 1)
 
     def is_full(self, depth: int) -> bool:
         """Whether a call that is so deep is too many."""
         waiting = len(self.waiting) + len(self.nested)
         return not self.has_place(depth) and (waiting >= self._max_waiting or depth == MAX_DEPTH)
 
-    def marked(self, endpoint: Endpoint, marks: str) -> Endpoint:
-        """`endpoint` for a call whose handler passes these marks on, and this node's own while places are few."""
-        if self.busy >= self.crowded:
-            marks = (marks + self._mark)[-MAX_MARKS * MARK :]
+    def held(self, endpoint: Endpoint, depth: int) -> Endpoint:
+        """`endpoint` for a call whose handler lends its place if places are few, or its own caller does."""
+        if not depth and self.busy < self.crowded:
+            return endpoint
 
         async def run(message: Any) -> CatgaResult[Any]:
-            token = holding.set(marks)
+            holder = Holder(self, depth + 1)
+            token = holding.set(holder)
             try:
                 return await endpoint.run(message)
             finally:
                 holding.reset(token)
+                holder.ended()
 
-        return structs.replace(endpoint, run=run, call=None) if marks else endpoint
+        return structs.replace(endpoint, run=run, call=None)
 
     def refusal(self) -> CatgaError:
         """The error for a call while none are taken."""
@@ -172,17 +170,27 @@ class Places:
         if not (self.busy < self.limit or self.has_place(depth)):
             return False
         if depth:
-            self.lend()
+            self.tell(depth)
         self.busy += 1
         return True
 
     def lend(self) -> None:
-        """A call is about to begin, perhaps beyond the limit: tell it the first time."""
-        if self.busy >= self.limit and not self._has_lent:
-            self._has_lent = True
+        """A handler that has a place waits for a call of its own."""
+        self.lent += 1
+        if self.nested:
+            self.go_on()
+
+    def take_back(self) -> None:
+        """It goes on, or has ended."""
+        self.lent -= 1
+
+    def tell(self, depth: int) -> None:
+        """A call is about to begin, perhaps in a place that is lent: log it the first time."""
+        if depth and self.busy >= self.limit and not self._has_told:
+            self._has_told = True
             logger.warning(
-                "all %d places are held by handlers, and some wait for calls to this same node: these run beyond "
-                "max_concurrency",
+                "all %d places are held by handlers, some of which wait for calls of their own: calls that handlers "
+                "wait for run in their places. Is max_concurrency too small?",
                 self.limit,
             )
 
@@ -215,7 +223,7 @@ class Places:
         return self.waiting.popleft() if self.waiting and self.busy < self.limit else None
 
     def _begin(self, waiting: Admitted | Place) -> None:
-        self.lend()
+        self.tell(waiting.depth)
         if isinstance(waiting, Admitted):
             self._start(waiting)
         elif not waiting.granted.done():
@@ -301,7 +309,7 @@ class LocalCalls:
         """What its handlers send by: `catga.current` gives it to those that `run` awaits."""
 
     def run(
-        self, endpoint: Endpoint, message: Any, timeout: float
+        self, endpoint: Endpoint, message: Any, timeout: float, headers: dict[str, str] | None
     ) -> CatgaResult[Any] | Coroutine[Any, Any, CatgaResult[Any]]:
         """Run a message here. Returns a failure whose execution is NO if it was refused.
 
@@ -315,10 +323,10 @@ class LocalCalls:
             except CatgaError as error:
                 return Failure(error)
         if endpoint.direct is None:
-            return self._run_placed(endpoint, message, timeout)
+            return self._run_placed(endpoint, message, timeout, headers)
         started = perf_counter()
         try:
-            own = self._isolation.own() if carried.get() or holding.get() else self._base.copy()
+            own = self._isolation.own() if carried.get() else self._base.copy()
             result = own.run(endpoint.direct, message)
         except (SystemExit, KeyboardInterrupt) as reason:
             result = self._exits(reason)
@@ -328,15 +336,16 @@ class LocalCalls:
             return result
         return _returned(endpoint, result)
 
-    async def _run_placed(self, endpoint: Endpoint, message: Any, timeout: float) -> CatgaResult[Any]:
+    async def _run_placed(
+        self, endpoint: Endpoint, message: Any, timeout: float, headers: dict[str, str] | None
+    ) -> CatgaResult[Any]:
         """Wait for a place among the running calls, and run."""
         places, depth = self._places, 0
-        if places.busy >= places.crowded:
-            marks = holding.get()
-            depth = places.depth(marks)
+        if headers is not None or places.busy >= places.crowded:
+            depth = depth_in(headers)
             if places.is_full(depth):
                 return Failure(places.overloaded())
-            endpoint = places.marked(endpoint, marks)
+            endpoint = places.held(endpoint, depth)
         run, result = self._begin(endpoint, timeout), None
         try:
             if not places.occupy(depth):

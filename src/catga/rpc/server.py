@@ -23,13 +23,13 @@ from catga.errors import (
     MaybeExecutedError,
     OverloadedError,
 )
-from catga.mediator.nested import marks_in
+from catga.mediator.nested import MAX_DEPTH, depth_in
 from catga.mediator.pipeline import as_catga_error
 from catga.mediator.threads import Threads
 from catga.result import CatgaResult, Success
 from catga.rpc.answers import Answers, Caller, CallKey, Seen
 from catga.rpc.deadlines import Deadlines
-from catga.rpc.local import MAX_DEPTH, LocalCalls, Places
+from catga.rpc.local import LocalCalls, Places
 from catga.rpc.outbox import Outbox
 from catga.rpc.outcomes import addressed, fault_of, frame_of
 from catga.rpc.refusals import Refusals
@@ -191,7 +191,7 @@ class Server:
         if self._places.busy < self._crowded and call.headers is None:
             self._start(admitted)
         else:
-            self._start_or_wait(admitted, marks_in(call.headers))
+            self._start_or_wait(admitted, depth_in(call.headers))
 
     def _on_failed(self, call: Call, caller: Caller, error: BaseException) -> None:
         """`_on_call` raised: its caller gets it."""
@@ -269,7 +269,7 @@ class Server:
             endpoint = endpoint.receiving(call.headers or {})
         if endpoint.direct is not None and not self._turn_is_over:  # it runs now, and needs no place
             return endpoint
-        if places.busy >= places.limit and places.is_full(places.depth(marks_in(call.headers))):
+        if places.busy >= places.limit and places.is_full(depth_in(call.headers)):
             raise places.overloaded()
         return endpoint
 
@@ -354,12 +354,12 @@ class Server:
         for call_id in (call.call_id, *call.repeats):
             self._put(call.key[0], fault_of(call_id, error))
 
-    def _start_or_wait(self, call: Admitted, marks: str) -> None:
-        """It came with `marks`, or places are few."""
+    def _start_or_wait(self, call: Admitted, depth: int) -> None:
+        """It came with headers, or places are few."""
         places = self._places
-        call.depth, call.endpoint = places.depth(marks), places.marked(call.endpoint, marks)
-        if places.has_place(call.depth):
-            places.lend()
+        call.depth, call.endpoint = depth, places.held(call.endpoint, depth)
+        if places.has_place(depth):
+            places.tell(depth)
             self._start(call)
         else:
             places.wait(call)
