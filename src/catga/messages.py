@@ -45,6 +45,8 @@ class MessageOptions(msgspec.Struct, frozen=True):
 
 _OPTIONS = "__catga_options__"
 _DEFAULTS = MessageOptions()
+MAX_NAME = 512
+"""Characters of a wire name."""
 _OWN = "catga."
 
 
@@ -105,8 +107,11 @@ def wire_name(cls: type) -> str:
 
 
 def check_name(cls: type) -> None:
-    """Raise InvalidMessageError if the wire name of a class is one of catga's own, and the class is not."""
+    """Raise InvalidMessageError if the wire name of a class cannot travel, or is one of catga's own, and the class is
+    not."""
     name = wire_name(cls)
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+        raise InvalidMessageError(f"the wire name {name!r:.80} of {cls!r} must be 1 to {MAX_NAME} printable characters")
     if name.startswith(_OWN) and not _module_of(cls).startswith(_OWN):
         raise InvalidMessageError(
             f"the wire name {name!r} of {cls!r} is catga's own, like all that begin with {_OWN!r}: "

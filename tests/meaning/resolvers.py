@@ -29,6 +29,10 @@ async def made(svcs_container: svcs.Container) -> OuterHandler:
     return OuterHandler(await svcs_container.aget(Mediator))
 
 
+def made_plainly(svcs_container: svcs.Container) -> OuterHandler:
+    return OuterHandler(svcs_container.get(Mediator))
+
+
 def sending(app: Mediator, resolver: Any) -> Outer:
     app.resolver = resolver
     app.add_handler(Outer, OuterHandler)
@@ -48,6 +52,13 @@ def a_handler_of_svcs_gets_its_mediator_though_another_is_registered(app: Mediat
     registry = svcs.Registry()
     registry.register_factory(OuterHandler, made)
     registry.register_value(Mediator, app)
+    return sending(app, SvcsResolver(registry))
+
+
+@means(success(8))
+def a_handler_of_svcs_gets_its_mediator_in_a_plain_factory(app: Mediator) -> Outer:
+    registry = svcs.Registry()
+    registry.register_factory(OuterHandler, made_plainly)
     return sending(app, SvcsResolver(registry))
 
 

@@ -1,5 +1,6 @@
 """What travels beside a message: the values of `context`, and nothing else."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -209,6 +210,20 @@ async def test_a_node_that_is_started_within_a_block_does_not_take_it_over(
 def test_what_cannot_travel_is_refused_where_it_is_given(values: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text), context(**values):
         pass
+    assert current_message().context == {}
+
+
+async def test_one_object_may_be_entered_by_several_tasks_and_again() -> None:
+    acme = context(tenant="acme")
+
+    async def enter() -> dict[str, str]:
+        with acme, context(user="ann"), acme:
+            await asyncio.sleep(0)
+            return dict(current_message().context)
+
+    assert await asyncio.gather(*(enter() for _ in range(3))) == [{"tenant": "acme", "user": "ann"}] * 3
+    with context(self="any name"):
+        assert current_message().context == {"self": "any name"}
     assert current_message().context == {}
 
 

@@ -94,6 +94,31 @@ async def test_after_the_stop_the_process_is_all_there_is_and_the_log_says_so_on
     assert told == ["the node of this Mediator has stopped: what it sends and publishes stays in this process"]
 
 
+@pytest.mark.parametrize("sender", ["own", "other"])
+async def test_a_handler_that_its_node_did_not_wait_for_is_cancelled_and_loses_nothing_silently(
+    url: str, prefix: str, sender: str
+) -> None:
+    app, told, go_on = Mediator(), asyncio.Queue[object](), asyncio.Event()
+
+    @app.handler
+    async def ask(ask: Ask) -> int:
+        try:
+            return await asyncio.Future()
+        except asyncio.CancelledError:
+            await go_on.wait()
+            told.put_nowait((await app.publish(Asked())).error)
+            raise
+
+    node = add_cluster(app, url, node_id="a", prefix=prefix, drain_timeout=0.1)
+    async with node, add_cluster(Mediator(), url, node_id="b", prefix=prefix) as other:
+        call = asyncio.create_task({"own": node, "other": other}[sender].send(Ask()))
+        await eventually(lambda: node.current_node.load > 0)
+        assert await node.stop() == ("handlers were cancelled",)
+        go_on.set()
+        assert isinstance(await told.get(), ClosedError)
+        assert (await call).error.execution is Execution.MAYBE
+
+
 async def test_a_publish_while_the_node_stops_is_never_lost_silently(url: str, prefix: str) -> None:
     heard = 0
     app, other = Mediator(), Mediator()

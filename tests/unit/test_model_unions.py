@@ -5,6 +5,7 @@ import dataclasses
 import datetime as dt
 import enum
 import ipaddress
+import pathlib
 import uuid
 from collections.abc import Iterator
 from decimal import Decimal
@@ -355,6 +356,10 @@ class Loose(pydantic.BaseModel):
 
 
 REFUSED = [
+    pydantic.HttpUrl | pydantic.AnyUrl,
+    pydantic.AnyUrl | pydantic.FileUrl,
+    ipaddress.IPv4Interface | ipaddress.IPv4Address,
+    pathlib.PurePath | pathlib.Path,
     Answer,
     Checked | Small,
     Loose | Small,

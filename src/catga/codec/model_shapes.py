@@ -185,7 +185,8 @@ def _known(node: Schema) -> Shape:
         kind = (node.get("schema") or node)["type"]
         kinds += [kind] if kind in ("multi-host-url", "url") else []
         if kinds:
-            return Scalar(kind=kinds[0], tag=kinds[0])
+            writer = _plain(node["serialization"]["function"])
+            return Scalar(kind=kinds[0], tag=(kinds[0], getattr(writer, "__self__", None), *_instances(node)))
     return Opaque()
 
 

@@ -26,4 +26,5 @@ class SvcsResolver:
     @asynccontextmanager
     async def resolve(self, cls: type[T], /) -> AsyncGenerator[T]:
         async with svcs.Container(self._registry) as container:
+            await container.aget(Mediator)  # from now on `get` has it, too, which refuses what can be entered
             yield await container.aget(cls)

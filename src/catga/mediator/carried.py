@@ -6,7 +6,7 @@ little for one that has.
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 
 import msgspec
 
@@ -19,6 +19,8 @@ MAX_HEADER = 8 * MAX_SIZE
 
 carried: ContextVar[dict[str, str] | None] = ContextVar("catga_carried", default=None)
 """The headers that a message gets on its way; nobody changes them."""
+_outside: ContextVar[tuple[dict[str, str] | None, ...]] = ContextVar("catga_carried_outside", default=())
+"""The same, outside of each block that was entered."""
 
 
 class context:
@@ -32,12 +34,11 @@ class context:
         ValueError: it is no Unicode, or names and values have more than 4 KiB together.
     """
 
-    def __init__(self, **values: str | None) -> None:
+    def __init__(self, /, **values: str | None) -> None:
         for name, value in values.items():
             if not isinstance(value, str | None):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"a value of the context is text: write {name}={str(value)!r}, not {value!r}")
         self._values = values
-        self._tokens: list[Token[dict[str, str] | None]] = []
 
     def __enter__(self) -> None:
         given = {**values_of(carried.get()), **self._values}
@@ -45,10 +46,13 @@ class context:
         size = _size(merged)
         if size > MAX_SIZE:
             raise ValueError(f"the context has {size} bytes, and may have {MAX_SIZE}: send what is large in messages")
-        self._tokens.append(carried.set({CONTEXT: msgspec.json.encode(merged).decode()} if merged else None))
+        _outside.set((*_outside.get(), carried.get()))  # not here: several tasks may enter one object
+        carried.set({CONTEXT: msgspec.json.encode(merged).decode()} if merged else None)
 
     def __exit__(self, *_: object) -> None:
-        carried.reset(self._tokens.pop())
+        *outside, before = _outside.get()
+        _outside.set(tuple(outside))
+        carried.set(before)
 
 
 def values_of(headers: Mapping[str, str] | None) -> dict[str, str]:

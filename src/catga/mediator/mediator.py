@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from catga.abc import Interceptor, Resolver
 from catga.errors import CatgaError, ClosedError
-from catga.mediator.ambient import awaiting, made, runs_handlers
+from catga.mediator.ambient import awaiting, made, running, runs_handlers
 from catga.mediator.bounded import run_all, run_stream
 from catga.mediator.check import Problem, check
 from catga.mediator.pipeline import combined, failed
@@ -229,6 +229,8 @@ class Mediator(Router):
         if len(nodes) == 1:
             return nodes[0]
         if not nodes:
+            if (node := running.get()) is not None and node is not self and node.registry is self.registry:
+                raise ClosedError("the node that runs this handler has stopped")
             self._had_node = False
             logger.warning("the node of this Mediator has stopped: what it sends and publishes stays in this process")
             return None

@@ -217,10 +217,8 @@ def _outermost(call: Callable[[Any], Awaitable[Any]], metadata: ResultMetadata) 
 def _direct(handler: Handler, metadata: ResultMetadata) -> Direct:
     def direct(message: Any) -> CatgaResult[Any]:
         try:
-            value = handler(message)
-            if type(value) is Failure or type(value) is Success:  # whatever its annotation says
-                value = value.unwrap()
-            return Success(value, metadata)
+            value: Any = handler(message)
+            return Success(value.unwrap() if is_result(value) else value, metadata)  # whatever its annotation says
         except BaseException as error:
             if isinstance(error, ENDS):
                 raise

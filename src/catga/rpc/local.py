@@ -6,6 +6,7 @@ import math
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from time import perf_counter  # the loop's own time has milliseconds only, with uvloop
 from typing import Any, NamedTuple, cast
 
@@ -102,7 +103,7 @@ class Places:
 
     def is_full(self, depth: int) -> bool:
         """Whether a call that is so deep is too many."""
-        waiting = len(self.waiting) + len(self.nested)
+        waiting = len(self.nested if depth else self.waiting)  # new calls take no room from those that others wait for
         return not self.has_place(depth) and (waiting >= self._max_waiting or depth == MAX_DEPTH)
 
     def held(self, endpoint: Endpoint, depth: int) -> Endpoint:
@@ -260,6 +261,7 @@ class _Run:
         "endpoint",
         "has_begun",
         "has_place",
+        "instead",
         "is_over",
         "started",
     )
@@ -269,6 +271,7 @@ class _Run:
         self.started = perf_counter()
         self.deadline = deadline
         self.has_place = self.has_begun = self.is_over = False
+        self.instead: CatgaError | None = None
         self._timeout = timeout
         self._task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._cancelling = self._task.cancelling()
@@ -283,9 +286,15 @@ class _Run:
         self.is_over = False
         return self._task.uncancel() <= self._cancelling
 
+    def stop(self) -> None:
+        """The node stops before it has ended."""
+        if not self.is_over and self._task is not asyncio.current_task():
+            self.instead = ClosedError("the node stopped before the handler finished")
+            self.expire()
+
     def too_late(self, cancelled: asyncio.CancelledError | None) -> Failure:
         """What its caller gets instead of a result."""
-        error = took_too_long(self.endpoint.codec.name, self._timeout, cancelled)
+        error = self.instead or took_too_long(self.endpoint.codec.name, self._timeout, cancelled)
         error.execution = Execution.MAYBE if self.has_begun else Execution.NO
         return Failure(error)
 
@@ -305,6 +314,7 @@ class LocalCalls:
         self._base = self._isolation.base
         self._running: dict[_Run, _Run] = {}
         self._deadlines = Deadlines(self._running, _Run.expire)
+        self._all_ended: asyncio.Event | None = None
         self.owner: Mediator | None = None
         """What its handlers send by: `catga.current` gives it to those that `run` awaits."""
 
@@ -377,6 +387,8 @@ class LocalCalls:
 
     def _end(self, run: _Run, result: CatgaResult[Any] | None) -> None:
         del self._running[run]
+        if self._all_ended is not None and not self._running:
+            self._all_ended.set()
         if run.is_over:  # its handler swallowed the cancellation
             run.uncancel()
         if run.has_place:
@@ -389,6 +401,16 @@ class LocalCalls:
         """Watch no deadlines any more, unless something runs that did not end with the node."""
         if not self._running:
             self._deadlines.close()
+
+    async def cancel(self, patience: float) -> None:
+        """Cancel what runs, and wait for its end for so many seconds."""
+        for run in self._running:
+            run.stop()
+        if self._running:
+            self._all_ended = asyncio.Event()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._all_ended.wait()
 
     def _exits(self, error: SystemExit | KeyboardInterrupt) -> Failure:
         """A handler wants to end the program: its caller is answered first."""

@@ -1,6 +1,6 @@
 """How a call ended, as a frame: a result or an error on its way back, and the error at the other side."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, cast
 
@@ -48,12 +48,25 @@ def fault_of(call_id: int, error: CatgaError) -> Fault:
 
 
 def _as_text(call_id: int, error: CatgaError) -> Fault:
-    given: Any = getattr(error, "details", None) or {}
-    items = given.items() if hasattr(given, "items") else [("details", given)]
+    given: Any = _attribute(error, "details", {})
+    items: Iterable[tuple[Any, Any]] = [("details", given)] if given else ()
+    if isinstance(given, dict):
+        items = cast("dict[Any, Any]", given).items()
     kept = {_text(key, 64): _text(value, 256) for key, value in islice(items, 16)}
-    execution = error.execution if isinstance(error.execution, Execution) else Execution.ANSWERED
+    execution = _attribute(error, "execution", Execution.ANSWERED)
+    if not isinstance(execution, Execution):
+        execution = Execution.ANSWERED
     text = _text(error.args[0] if error.args else "", 2048)
-    return Fault(call_id, _text(error.code, 128), text, kept, bool(error.is_retryable), execution)
+    is_retryable = _attribute(error, "is_retryable", False) is True
+    return Fault(call_id, _text(_attribute(error, "code", CatgaError.code), 128), text, kept, is_retryable, execution)
+
+
+def _attribute(error: CatgaError, name: str, default: Any) -> Any:
+    """What a class of the user's has there, be it a property that raises."""
+    try:
+        return getattr(error, name)
+    except Exception:  # noqa: BLE001 - the user's
+        return default
 
 
 def _text(value: object, length: int) -> str:

@@ -251,6 +251,7 @@ class Server:
             if not call.cancelled:
                 self._cancel(call, error)
             running.append(call.task)
+        await self.local.cancel(CLOSE_GRACE)
         if running:  # a handler may hold on to its cancellation: it does not hold the node
             await asyncio.wait(running, timeout=CLOSE_GRACE)
         self._deadlines.close()
