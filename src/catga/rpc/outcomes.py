@@ -1,6 +1,6 @@
 """How a call ended, as a frame: a result or an error on its way back, and the error at the other side."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import islice
 from typing import Any, cast
 
@@ -49,9 +49,7 @@ def fault_of(call_id: int, error: CatgaError) -> Fault:
 
 def _as_text(call_id: int, error: CatgaError) -> Fault:
     given: Any = _attribute(error, "details", {})
-    items: Iterable[tuple[Any, Any]] = [("details", given)] if given else ()
-    if isinstance(given, dict):
-        items = cast("dict[Any, Any]", given).items()
+    items: Any = given.items() if type(given) is dict else [("details", given)] if given else ()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
     kept = {_text(key, 64): _text(value, 256) for key, value in islice(items, 16)}
     execution = _attribute(error, "execution", Execution.ANSWERED)
     if not isinstance(execution, Execution):
