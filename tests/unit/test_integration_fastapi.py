@@ -5,15 +5,18 @@ import importlib.util
 import json
 import logging
 import sys
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from ipaddress import IPv4Address
+from pathlib import Path, PurePath
 from types import ModuleType
 from typing import Any
 
 import httpx
 import msgspec
+import pydantic
 import pytest
 from starlette.applications import Starlette
 
@@ -303,6 +306,28 @@ async def test_a_link_that_is_down_is_unavailable_and_shows_no_address(caplog: p
     for shown in (bytes(response.body).decode(), ready.text):
         assert not [word for word in ("web-1", "127.0.0.1", str(server.port), "Ordered") if word in shown]
     assert [r.getMessage() for r in caplog.records if r.name == "catga.http" and "not ready" in r.getMessage()]
+
+
+class Page(pydantic.BaseModel):
+    page_url: pydantic.HttpUrl = pydantic.Field(serialization_alias="pageUrl")
+    token: pydantic.SecretStr
+
+
+@dataclass(frozen=True)
+class Visit:
+    page: Page
+    addresses: deque[IPv4Address]
+    path: PurePath
+
+
+def test_a_value_is_told_as_fastapi_would_write_it() -> None:
+    page = Page.model_validate({"page_url": "http://a.b/", "token": "secret"})
+    response = respond(Success(Visit(page, deque([IPv4Address("1.2.3.4")]), PurePath("a/b"))))
+    assert json.loads(bytes(response.body)) == {
+        "page": {"pageUrl": "http://a.b/", "token": "**********"},
+        "addresses": ["1.2.3.4"],
+        "path": "a/b",
+    }
 
 
 def test_details_that_are_no_json_go_as_text() -> None:

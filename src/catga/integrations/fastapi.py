@@ -11,9 +11,12 @@ async def create(order: CreateOrder, mediator: Annotated[Mediator, Depends(media
 import json
 import logging
 import math
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import PurePath
 from typing import Any, cast
 
 import msgspec
@@ -201,12 +204,19 @@ def _phrase(status: int) -> str:
         return "Error"
 
 
+_TEXTS = (PurePath, IPv4Address, IPv6Address, IPv4Network, IPv6Network)
+
+
 def _dump(value: Any) -> Any:
-    """What a pydantic model holds."""
+    """What JSON has of a pydantic model, as FastAPI writes it, and of types that msgspec does not know."""
     dump = getattr(value, "model_dump", None)
-    if dump is None:
-        raise NotImplementedError(f"objects of {type(value)!r} cannot be encoded")
-    return dump(mode="python")
+    if dump is not None:
+        return dump(mode="json", by_alias=True)
+    if isinstance(value, deque):
+        return list(cast("deque[Any]", value))
+    if isinstance(value, _TEXTS):
+        return str(value)
+    raise NotImplementedError(f"objects of {type(value)!r} cannot be encoded")
 
 
 def _json(body: dict[str, Any]) -> bytes:
