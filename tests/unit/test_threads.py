@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from catga import Event, Failure, Mediator, Request, add_cluster, message
+from catga import Event, Failure, Mediator, Request, add_cluster, current, message
 from catga.errors import CatgaTimeoutError, InvalidMessageError, OverloadedError
 from catga.mediator.threads import Threads
 from catga.testing import eventually
@@ -22,6 +22,11 @@ DEADLINE = 30.0
 @dataclass(frozen=True)
 class Read(Request[int]):
     number: int = 0
+
+
+@dataclass(frozen=True)
+class Down(Request[int]):
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,18 @@ async def test_what_a_resolver_opened_is_closed_when_the_thread_has_ended(disk: 
     disk.is_ready.set()
     await eventually(lambda: not open_sessions)
     assert (await mediator.send(Read())).unwrap() == 1
+
+
+async def test_functions_that_wait_for_functions_get_threads_of_their_own() -> None:
+    app = Mediator()
+    app._threads = Threads(4)
+
+    @app.handler(in_thread=True)
+    def down(request: Down) -> int:
+        return asyncio.run(current().send(Down(request.steps - 1))).unwrap() + 1 if request.steps else 0
+
+    results = await app.send_batch([Down(3)] * 40, concurrency=40)
+    assert [result.unwrap() for result in results] == [3] * 40
 
 
 def test_a_coroutine_function_does_not_run_in_a_thread() -> None:

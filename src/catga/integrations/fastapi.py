@@ -213,7 +213,7 @@ def _dump(value: Any) -> Any:
     if dump is not None:
         return dump(mode="json", by_alias=True)
     if isinstance(value, deque):
-        return list(cast("deque[Any]", value))
+        return [*value]  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, _TEXTS):
         return str(value)
     raise NotImplementedError(f"objects of {type(value)!r} cannot be encoded")

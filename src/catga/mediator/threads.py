@@ -10,6 +10,7 @@ import functools
 import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 from catga.errors import InvalidMessageError
@@ -24,6 +25,10 @@ Outcome: TypeAlias = "tuple[BaseException | None, Any]"
 Steps: TypeAlias = "Callable[[Threads], Coroutine[Any, Any, Any]]"
 
 
+_depth: ContextVar[int] = ContextVar("catga_thread_depth", default=0)
+"""Threads that wait for what runs here, one for the other."""
+
+
 def _nothing() -> None: ...
 
 
@@ -35,7 +40,7 @@ class Threads:
     """Threads, made as they are needed.
 
     Args:
-        limit: how many, at most; calls beyond wait for one.
+        limit: how many, at most; calls beyond wait for one. Calls that other threads wait for have as many again.
         hold: called when the caller of a call leaves before it ends.
         release: called when such a call has ended.
         on_exit: told that such a call wants to end the program.
@@ -53,7 +58,7 @@ class Threads:
         self._hold = hold
         self._release = release
         self._on_exit = on_exit
-        self._executor: ThreadPoolExecutor | None = None
+        self._executors: dict[int, ThreadPoolExecutor] = {}  # by the depth of their calls
         self._pid = 0
 
     async def finish(self, steps: Steps, message: object, context: contextvars.Context) -> Any:
@@ -75,7 +80,9 @@ class Threads:
 
     async def call(self, function: Handler, message: object) -> Any:
         """Return ``function(message)``, run in a thread. Once it has begun, a cancellation is put off until it ends."""
-        work = self._pool().submit(contextvars.copy_context().run, _called, function, message)
+        depth, context = _depth.get(), contextvars.copy_context()
+        context.run(_depth.set, depth + 1)
+        work = self._pool(depth).submit(context.run, _called, function, message)
         done = asyncio.wrap_future(work)
         while not done.done():
             try:
@@ -94,14 +101,17 @@ class Threads:
 
     def close(self) -> None:
         """Let the threads end, once they are idle."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=False)
-            self._executor = None
+        for executor in self._executors.values():
+            executor.shutdown(wait=False)
+        self._executors.clear()
 
-    def _pool(self) -> ThreadPoolExecutor:
-        if self._executor is None or self._pid != os.getpid():  # a fork has none of its parent's threads
-            self._executor, self._pid = ThreadPoolExecutor(self._limit, "catga-handler"), os.getpid()
-        return self._executor
+    def _pool(self, depth: int) -> ThreadPoolExecutor:
+        """The threads for calls that so many others wait for, one for the other: none of them waits for another."""
+        if self._pid != os.getpid():  # a fork has none of its parent's threads
+            self._executors, self._pid = {}, os.getpid()
+        if depth not in self._executors:
+            self._executors[depth] = ThreadPoolExecutor(self._limit, "catga-handler")
+        return self._executors[depth]
 
     def _outlived(self, message: object, task: "asyncio.Task[Outcome]") -> None:
         """A call has ended whose caller had left: nobody else hears of a bug in it."""
