@@ -199,7 +199,7 @@ async def test_a_mediator_that_was_forked_makes_threads_of_its_own(disk: Disk, m
     disk.is_ready.set()
     mediator = app(disk)
     assert (await mediator.send(Read(1))).is_success
-    former = mediator._threads._executor
+    former = mediator._threads._executors[0]
     monkeypatch.setattr("catga.mediator.threads.os.getpid", lambda: -1)
     assert (await mediator.send(Read(2))).is_success
-    assert mediator._threads._executor is not former
+    assert mediator._threads._executors[0] is not former
