@@ -141,7 +141,7 @@ class Calls:
             return
         # The verbs take a message class's timeout only, and each of these is to have its own.
         route = node.dispatch._route(request)
-        node.dispatch._routes[type(request)] = msgspec.structs.replace(route, timeout=timeout)
+        node.dispatch.routes[type(request)] = msgspec.structs.replace(route, timeout=timeout)
         sent.result = await node.dispatch.to_one(request)
         sent.ended = caller.loop.now
         self.world.at(sent.ended, self._judge_end, sent)
