@@ -1,6 +1,6 @@
 """Names the handler that holds the event loop, while it does.
 
-A thread asks the loop for a sign of life four times per second. While none comes, it looks at what the loop's thread
+A thread asks the loop for a sign of life twice per second. While none comes, it looks at what the loop's thread
 runs. A handler whose one call is seen every time for over a second holds the loop: what was seen is its frame, so it is
 never blamed for others, and no call pays for this. What keeps the interpreter's lock all the time (a regular expression
 that runs away) cannot be seen.
@@ -23,8 +23,10 @@ from catga.mediator.registry import Registry
 
 logger = logging.getLogger("catga.handlers")
 
+REST = 0.5
+"""Seconds between two signs of life: each costs the loop's thread a switch, which is dear where cores are few."""
 PERIOD = 0.25
-"""Seconds between two looks."""
+"""Seconds between two looks, while none comes."""
 LOOKS = 5
 """In so many looks one after the other the handler is seen: then it has held the loop for over a second."""
 SILENCE = 60.0
@@ -55,7 +57,7 @@ class Watchdog:
         self._lives = True
 
     def _watch(self) -> None:
-        while not (self._ended.wait(PERIOD) or self._loop.is_closed()):
+        while not (self._ended.wait(REST if self._seen is None else PERIOD) or self._loop.is_closed()):
             if self._lives:
                 self._lives, self._seen = False, None
                 with suppress(RuntimeError):  # it was closed just now
