@@ -218,11 +218,9 @@ def _direct(handler: Handler, metadata: ResultMetadata) -> Direct:
     def direct(message: Any) -> CatgaResult[Any]:
         try:
             value: Any = handler(message)
-            if (
-                type(value) is Failure or type(value) is Success
-            ):  # as `is_result`, without a call, on a node's quick path
-                result: CatgaResult[Any] = value
-                value = result.unwrap()
+            kind: object = type(value)
+            if kind is Failure or kind is Success:  # as `is_result`, without a call, on a node's quick path
+                value = value.unwrap()
             return Success(value, metadata)
         except BaseException as error:
             if isinstance(error, ENDS):
