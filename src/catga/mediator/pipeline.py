@@ -218,7 +218,7 @@ def _direct(handler: Handler, metadata: ResultMetadata) -> Direct:
     def direct(message: Any) -> CatgaResult[Any]:
         try:
             value: Any = handler(message)
-            kind: object = type(value)
+            kind: object = type(value)  # pyright: ignore[reportUnknownVariableType]
             if kind is Failure or kind is Success:  # as `is_result`, without a call, on a node's quick path
                 value = value.unwrap()
             return Success(value, metadata)
