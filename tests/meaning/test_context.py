@@ -47,13 +47,6 @@ class WhoAmI(Request[str]):
     pass
 
 
-@pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """Its name, and the URL of its broker."""
-    broker = f"{request.param}_url"
-    return request.param, request.getfixturevalue(broker) if request.param in ("nats", "redis") else ""
-
-
 @pytest.fixture(params=["bare", "intercepted"])
 def app(request: pytest.FixtureRequest, place: tuple[str, str]) -> Mediator:
     app = Mediator(strict=place[0] == "strict")

@@ -32,13 +32,6 @@ CASES = [
 ]
 
 
-@pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """Its name, and the URL of its broker."""
-    broker = f"{request.param}_url"
-    return request.param, request.getfixturevalue(broker) if request.param in ("nats", "redis") else ""
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_a_program_means_the_same_everywhere(case: Case, place: tuple[str, str]) -> None:
     app = Mediator(strict=place[0] == "strict")
@@ -48,9 +41,8 @@ async def test_a_program_means_the_same_everywhere(case: Case, place: tuple[str,
 
 
 @pytest.mark.parametrize("case", [*values.CHANGES, *shapes.CHANGES], ids=lambda case: case.name)
+@pytest.mark.parametrize("place", [place for place in PLACES if place != "one process"], indirect=True)
 async def test_a_value_means_the_same_on_every_node(case: Case, place: tuple[str, str]) -> None:
-    if place[0] == "one process":
-        pytest.skip("one process passes values by reference")
     app = Mediator(strict=place[0] == "strict")
     message = case.program(app)
     async with caller_of(app, *place) as caller:

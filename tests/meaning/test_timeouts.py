@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from failures import Ask, Asked, Hurried, HurriedEvent
-from places import PLACES, caller_of
+from places import caller_of
 
 from catga import Failure, Mediator, Request, add_cluster, current
 from catga.errors import CatgaTimeoutError
@@ -18,13 +18,6 @@ LONG = 60.0
 @dataclass(frozen=True)
 class Nested(Request[str]):
     pass
-
-
-@pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """Its name, and the URL of its broker."""
-    broker = f"{request.param}_url"
-    return request.param, request.getfixturevalue(broker) if request.param in ("nats", "redis") else ""
 
 
 @pytest.fixture
