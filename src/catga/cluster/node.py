@@ -240,6 +240,8 @@ class Node:
             await step
         except CatgaError as error:
             logger.warning("the others could not be told", extra={"catga_error": str(error)})
+        except Exception:  # the steps behind it must be done all the same
+            logger.exception("a step at the end of the node, or in its background, failed")
 
     # -- catga.membership.Host ------------------------------------------------------------------------
 

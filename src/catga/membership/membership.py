@@ -200,17 +200,20 @@ class Membership:
         while self._watchers:  # they end with the members as they are
             self._watchers.pop().close()
         joined, self.own.joined = self.own.joined, False  # the echo of our own farewell is no news
-        is_told = True
-        if joined and not self.fenced:
-            end = Departure(self.me.node_id, self.me.incarnation, LeftReason.DRAINED)
-            self.view.observe(end)  # who joins now may ask this node
-            try:
-                await self._discovery.unregister(end)
-            except ClusterError as error:
-                is_told = False
-                logger.warning("could not unregister: the lease will run out", extra={"catga_error": str(error)})
-        await self._discovery.aclose()
-        return is_told
+        try:
+            return not joined or self.fenced or await self._unregister()
+        finally:
+            await self._discovery.aclose()
+
+    async def _unregister(self) -> bool:
+        end = Departure(self.me.node_id, self.me.incarnation, LeftReason.DRAINED)
+        self.view.observe(end)  # who joins now may ask this node
+        try:
+            await self._discovery.unregister(end)
+        except ClusterError as error:
+            logger.warning("could not unregister: the lease will run out", extra={"catga_error": str(error)})
+            return False
+        return True
 
     # -- what the node tells --------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ from nats.aio.transport import TcpTransport
 
 from catga.backends import redact
 from catga.backends.joining import BrokenError, UnansweredError
-from catga.backends.nats.direct import NoTlsError
 from catga.errors import ClusterError
 
 logger = logging.getLogger("catga.backends.nats")
@@ -22,6 +21,10 @@ OPERATION_TIMEOUT = 5.0
 """Seconds until a round trip to the broker counts as failed."""
 LOOK_INTERVAL = 0.05
 """Seconds between looks whether the connection is still the same."""
+
+
+class NoTlsError(nats.errors.Error):
+    """The server offers no TLS, and was to be spoken to by TLS alone."""
 
 
 def address(url: str) -> tuple[list[str], dict[str, Any]]:
@@ -54,10 +57,12 @@ async def bounded(
     try:
         async with asyncio.timeout(timeout):
             return await operation
-    except (nats.errors.Error, OSError, TimeoutError, AssertionError, RuntimeError) as error:  # of nats-py, and uvloop
+    except Exception as error:  # nats-py lets through what asyncio and uvloop raise about a socket that was lost
         if quiet:
             logger.debug("%s failed", what, extra={"catga_error": repr(error)})
             return None
+        if isinstance(error, ClusterError):
+            raise
         raise _kind(error)(f"{url}: {what} failed: {error!r}") from error
 
 

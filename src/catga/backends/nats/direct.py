@@ -12,6 +12,7 @@ from nats.aio.transport import TcpTransport
 from nats.errors import Error
 from nats.protocol.parser import AWAITING_CONTROL_LINE, ERR_RE
 
+from catga.backends.nats.client import NoTlsError, is_closing
 from catga.backends.nats.refusals import Refusals, Violation
 
 logger = logging.getLogger("catga.backends.nats")
@@ -19,10 +20,6 @@ logger = logging.getLogger("catga.backends.nats")
 TOO_LARGE = "maximum payload violation"
 
 OnPayload = Callable[[bytes], None]
-
-
-class NoTlsError(Error):
-    """The server offers no TLS, and was to be spoken to by TLS alone."""
 
 
 class DirectClient(Client):
@@ -85,6 +82,8 @@ class DirectClient(Client):
             await super()._process_err(err_msg)
 
     async def _process_connect_init(self) -> None:
+        if isinstance(self._transport, TcpTransport):
+            cast(Any, self._transport).writelines = self._write_all
         await super()._process_connect_init()
         self._marks.clear()
         self._asked = False
@@ -100,6 +99,17 @@ class DirectClient(Client):
         if self._marks and (mark := self._marks.popleft()) is not None:
             self.refusals.answered(mark)
         await super()._process_pong()
+
+    def _write_all(self, commands: list[bytes]) -> None:
+        """`writelines` of Python 3.12.0 to 3.12.8 raises a TypeError if the socket was lost."""
+        cast(Any, self._transport).write(b"".join(commands))
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        """nats-py would stop halfway at commands that a lost socket cannot take."""
+        if is_closing(self):
+            self._pending: list[bytes] = []
+            self._pending_data_size = 0
+        await super()._close(status, do_cbs)
 
     # -- the short way in -----------------------------------------------------------------------------
 

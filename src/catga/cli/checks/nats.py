@@ -13,8 +13,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from catga.backends import redact
-from catga.backends.nats.client import address, bounded, flush, hopeless, nobody
-from catga.backends.nats.direct import DirectClient, NoTlsError
+from catga.backends.nats.client import NoTlsError, address, bounded, flush, hopeless, nobody
+from catga.backends.nats.direct import DirectClient
 from catga.backends.nats.refusals import Violation
 from catga.cli.checks import Finding, Level
 from catga.cli.checks.findings import bounce_finding, round_trip_finding, version_finding
