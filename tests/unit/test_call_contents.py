@@ -283,7 +283,7 @@ async def test_a_call_of_an_unknown_name_costs_little_and_its_answer_is_short(sh
         assert isinstance(each.error, HandlerNotFoundError)
         assert f"{__name__}.Ask (shop)" in each.error.message
     with pytest.raises(HandlerNotFoundError) as raised:
-        shop.peer(shop.node).server._endpoints[name]
+        shop.peer(shop.node).server.endpoints[name]
     assert len(fault_of(1, raised.value).text) < 1000
 
 

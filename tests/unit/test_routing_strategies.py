@@ -74,7 +74,7 @@ def test_random_reaches_all_and_a_seed_repeats_it() -> None:
 
 
 def took(stats: NodeStats, seconds: float, *, at_least: bool = False) -> None:
-    stats.ended(stats.started() - seconds, at_least=at_least)
+    stats.ended(stats.started() - seconds, answered=not at_least)
 
 
 @pytest.mark.parametrize("strategy", [LoadBased(seed=1), LoadBased(least=True, seed=1)], ids=repr)

@@ -41,6 +41,12 @@ class Route(msgspec.Struct, frozen=True, eq=False):
     is_queued: bool = False
     waits: bool = False
 
+    def unknown(self) -> CatgaError | None:
+        """The error for a message that is not even tried, as nobody handles it."""
+        if self.nobody is None or self.is_queued or self.pool():
+            return None
+        return self.nobody(self.codec.name)
+
 
 class Attempt(msgspec.Struct, eq=False):
     """One try at one node.

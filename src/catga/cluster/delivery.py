@@ -3,9 +3,8 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 from catga.cluster.attempts import Attempt, Job, Route
 from catga.cluster.changes import Changes
@@ -25,7 +24,6 @@ from catga.errors import (
 )
 from catga.mediator.carried import carried
 from catga.mediator.nested import HEADER, Holder, holding
-from catga.mediator.pipeline import is_result
 from catga.node import NodeInfo, NodeState
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 from catga.routing import Candidates
@@ -35,8 +33,6 @@ from catga.rpc.peer import Peer
 from catga.rpc.runner import Endpoint
 from catga.rpc.subjects import queue
 from catga.rpc.wire import SMALL, Call, Reply
-
-Begun: TypeAlias = "Coroutine[Any, Any, CatgaResult[Any]]"
 
 QUEUE_ATTEMPTS = 5
 """Times that a request is put into a queue, if nobody takes it or who takes it refuses: a second or so."""
@@ -72,6 +68,7 @@ class Delivery:
         self._client = peer.client
         self._server = peer.server
         self._local = peer.server.local
+        self._endpoints = peer.server.endpoints
         self.node_id = peer.node_id
         """The node whose calls run in this process."""
         self._prefix = prefix
@@ -101,8 +98,6 @@ class Delivery:
             return await self._deliver_nested(message, route, headers, holder)
         outliers, codec = self._outliers, route.codec
         nodes = NOBODY if route.is_queued else route.pool()
-        if not nodes and route.nobody is not None and not route.is_queued:
-            return Failure(route.nobody(codec.name))
         clock = self._clock  # apart from its call: the interpreter would look for a method, each time
         now = clock()
         deadline = now + route.timeout
@@ -113,32 +108,33 @@ class Delivery:
             node = route.strategy.select(nodes, message)
             node_id, call, to = node.node_id, None, None
             stats = outliers.stats[node_id]
+            endpoint = self._endpoints.get(codec.name) if node_id == self.node_id else None
+            if endpoint is not None and endpoint.direct is not None:
+                result: CatgaResult[Any] = self._local.call(endpoint, endpoint.direct, message, stats)
+                if type(result) is Success and not outliers.suspected:
+                    return result
+                attempt = Attempt(self._known(result), node_id, stats=stats, started=stats.started())
+                return await self._carry(Job(message, route, headers, deadline), attempt)
             started = stats.started()
             try:
-                result: CatgaResult[Any] | None = None
                 outcome: Outcome | CatgaResult[Any]
                 if node_id == self.node_id and (endpoint := self._server.endpoint(codec.name, headers)) is not None:
-                    begun = self._local.run(endpoint, message, route.timeout, headers)
-                    outcome = begun if type(begun) is Success or type(begun) is Failure else await cast(Begun, begun)
-                    result = outcome if type(outcome) is Success else None
+                    outcome = await self._local.run(endpoint, message, route.timeout, headers)
                 else:
                     call = self._call(message, codec, headers, route.timeout, None)
                     to = self._client.destinations[node_id, node.incarnation]
                     outcome = await self._client.begin(to, call, now, deadline, codec.idempotent)
                     if type(outcome) is Reply:
-                        result = Success(codec.decode_response(outcome.body), to.metadata)
+                        outcome = Success(codec.decode_response(outcome.body), to.metadata)
             except BaseException:
                 outliers.ended(stats, started, None, trial=False)
                 self._give_up(call)
                 raise
         except CatgaError as error:  # the key function, the encoder, or the decoder of the value
             return Failure(error, ResultMetadata("", 1))
-        if result is not None:
-            if outliers.suspected:
-                outliers.ended(stats, started, result, trial=False)
-            else:
-                stats.ended(started)
-            return result
+        if type(outcome) is Success and not outliers.suspected:
+            stats.ended(started)
+            return outcome
         attempt = Attempt(self._known(outcome), node_id, to, call.id if call else 0, stats, started)
         return await self._carry(Job(message, route, headers, deadline, call=call), attempt)
 
@@ -156,9 +152,11 @@ class Delivery:
 
     async def _carry(self, job: Job, attempt: Attempt | None = None) -> CatgaResult[Any]:
         """Make attempts until one settles it. The first may be under way."""
+        if attempt is not None:
+            job.open.append(attempt)
+        elif (unknown := job.route.unknown()) is not None:
+            return Failure(unknown)
         try:
-            if attempt is not None:
-                job.open.append(attempt)
             while True:
                 begun = attempt or await self._begin(job)
                 if isinstance(begun, Failure):
@@ -237,8 +235,7 @@ class Delivery:
         left = job.deadline - self._loop.time()  # the task may have had to wait for its first step
         if left <= 0:
             return _expired()
-        begun = self._local.run(endpoint, job.message, left, job.headers)
-        return begun if is_result(begun) else await cast(Begun, begun)
+        return await self._local.run(endpoint, job.message, left, job.headers)
 
     def _begin_queued(self, job: Job) -> Attempt:
         """The broker picks the node."""

@@ -123,7 +123,7 @@ class Outliers:
             failed = self.judge(result.error)
             never_ran = result.error.execution is Execution.NO
         is_answer = result is not None and failed is not True
-        stats.ended(None if never_ran else started, answered=is_answer, at_least=not is_answer)
+        stats.ended(None if never_ran else started, is_answer)
         self._judged(stats, failed=failed, trial=trial)
 
     def forget(self, node_id: str) -> None:

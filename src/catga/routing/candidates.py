@@ -21,25 +21,25 @@ class NodeStats:
     """What this node has seen of another: live, read it and let it go."""
 
     __slots__ = (
-        "_clock",
         "_latency",
         "_load",
         "_quiet_since",
         "_stamp",
         "_usual_at",
         "_usual_load",
+        "clock",
         "inflight",
         "node_id",
     )
 
     def __init__(
-        self, node_id: str, load: Callable[[str], float] | None = None, clock: Callable[[], float] = time.monotonic
+        self, node_id: str, load: Callable[[str], float] | None = None, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self.node_id = node_id
         self.inflight = 0
         """This node's own calls to it without an answer."""
         self._load = load
-        self._clock = clock
+        self.clock = clock
         self._latency = 0.0
         self._stamp = 0.0
         self._quiet_since = 0.0
@@ -54,7 +54,7 @@ class NodeStats:
     @property
     def usual_load(self) -> float:
         """`load`, averaged over the last seconds: what is going on within them shows in `inflight` and `latency`."""
-        load, clock = self.load, self._clock
+        load, clock = self.load, self.clock
         now = clock()
         share = 1.0 - exp((self._usual_at - now) / TAU) if self._usual_at else 1.0
         self._usual_load += (load - self._usual_load) * share
@@ -71,41 +71,44 @@ class NodeStats:
         """
         if not self._latency:
             return 0.0
-        now = self._clock()
+        now = self.clock()
         average = self._latency * exp((self._stamp - now) / TAU)
         return max(average, now - self._quiet_since) if self.inflight else average
 
     def started(self) -> float:
         """A call to the node starts. Returns the time, for `ended`."""
-        clock = self._clock  # apart from its call: the interpreter would look for a method, each time
+        clock = self.clock  # apart from its call: the interpreter would look for a method, each time
         now = clock()
         if not self.inflight:
             self._quiet_since = now
         self.inflight += 1
         return now
 
-    def ended(self, started: float | None, answered: bool = True, at_least: bool = False) -> None:
+    def ended(self, started: float | None, answered: bool = True) -> None:
         """A call to the node ended.
 
         Args:
             started: when it started; None if the time that it took says nothing.
-            answered: by an answer.
-            at_least: it was given up after that time.
+            answered: by an answer; else it was given up.
         """
         self.inflight -= 1
-        clock = self._clock
+        clock = self.clock
         now = clock()
+        if started is not None:
+            self.took(now - started, now, answered)
+        elif answered:
+            self._quiet_since = now
+
+    def took(self, seconds: float, now: float, answered: bool = True) -> None:
+        """A call to the node took so long, until `now`. If it was not answered, it would have taken longer."""
         if answered:
             self._quiet_since = now
-        if started is None:
-            return
-        seconds = now - started
         if seconds < self._latency and now - self._stamp < SOON:
             return
         weight = exp((self._stamp - now) / TAU)
         if seconds >= self._latency * weight:
             self._latency = seconds
-        elif at_least:
+        elif not answered:
             return
         else:
             # Those of a busy node count for a hundredth at least.
@@ -130,7 +133,9 @@ class Stats(dict[str, NodeStats]):
         clock: seconds, monotonic.
     """
 
-    def __init__(self, load: Callable[[str], float] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, load: Callable[[str], float] | None = None, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         super().__init__()
         self._load = load
         self._clock = clock

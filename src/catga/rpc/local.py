@@ -5,7 +5,7 @@ import logging
 import math
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from time import perf_counter  # the loop's own time has milliseconds only, with uvloop
 from typing import Any, NamedTuple, cast
@@ -19,8 +19,9 @@ from catga.mediator.by_value import returned
 from catga.mediator.carried import carried
 from catga.mediator.isolated import Isolation, Within
 from catga.mediator.nested import MAX_DEPTH, Holder, depth_in, holding
-from catga.mediator.pipeline import as_catga_error, took_too_long
+from catga.mediator.pipeline import Direct, as_catga_error, took_too_long
 from catga.result import CatgaResult, Failure, Success
+from catga.routing import NodeStats
 from catga.rpc.deadlines import Deadlines
 from catga.rpc.runner import Admitted, Endpoint, OnExit
 
@@ -318,38 +319,37 @@ class LocalCalls:
         self.owner: Mediator | None = None
         """What its handlers send by: `catga.current` gives it to those that `run` awaits."""
 
-    def run(
-        self, endpoint: Endpoint, message: Any, timeout: float, headers: dict[str, str] | None
-    ) -> CatgaResult[Any] | Coroutine[Any, Any, CatgaResult[Any]]:
-        """Run a message here. Returns a failure whose execution is NO if it was refused.
-
-        The result of a plain function is there at once: a coroutine around it would be a tenth of the call.
-        """
+    def call(self, endpoint: Endpoint, direct: Direct, message: Any, stats: NodeStats) -> CatgaResult[Any]:
+        """Call `direct`, the endpoint's: nothing else can run meanwhile. `stats` learn how long a success took."""
         if self._places.refusing is not None:
             return Failure(self._places.refusal())
-        if not endpoint.is_exact(message):
-            try:
-                message = endpoint.codec.copy(message)
-            except CatgaError as error:
-                return Failure(error)
-        if endpoint.direct is None:
-            return self._run_placed(endpoint, message, timeout, headers)
-        started = perf_counter()
+        if not endpoint.is_exact(message) and type(message := _copied(endpoint, message)) is Failure:
+            return message
+        clock = stats.clock
+        started = clock()
         try:
             own = self._isolation.own() if carried.get() else self._base.copy()
-            result = own.run(endpoint.direct, message)
+            result = own.run(direct, message)
         except (SystemExit, KeyboardInterrupt) as reason:
             result = self._exits(reason)
-        is_success = type(result) is Success
-        endpoint.tally.add(perf_counter() - started, is_success)
-        if not is_success or endpoint.is_exact_answer(result.value):  # type: ignore[union-attr]
+        now = clock()
+        if type(result) is not Success:
+            endpoint.tally.add(now - started, False)
             return result
-        return _returned(endpoint, result)
+        endpoint.tally.add(now - started, True)
+        stats.took(now - started, now)
+        return result if endpoint.is_exact_answer(result.value) else returned(endpoint.codec, result)
 
-    async def _run_placed(
+    async def run(
         self, endpoint: Endpoint, message: Any, timeout: float, headers: dict[str, str] | None
     ) -> CatgaResult[Any]:
-        """Wait for a place among the running calls, and run."""
+        """Wait for a place, and run. Returns a failure whose execution is NO if it was refused."""
+        if endpoint.direct is not None:
+            return self.call(endpoint, endpoint.direct, message, NodeStats(""))  # who awaits this takes its time
+        if self._places.refusing is not None:
+            return Failure(self._places.refusal())
+        if not endpoint.is_exact(message) and type(message := _copied(endpoint, message)) is Failure:
+            return message
         places, depth = self._places, 0
         if headers is not None or places.busy >= places.crowded:
             depth = depth_in(headers)
@@ -366,16 +366,21 @@ class LocalCalls:
             run.has_begun = True
             result = await Within(self._isolation.own(), endpoint.run(message))
             return _returned(endpoint, result)
-        except asyncio.CancelledError as cancelled:
-            if not (run.is_over and run.uncancel()):
-                raise
-            return run.too_late(cancelled)
-        except ClosedError as error:  # the node stopped while the call waited for its place
-            return Failure(error)
-        except (SystemExit, KeyboardInterrupt) as reason:
-            return self._exits(reason)
+        except (asyncio.CancelledError, ClosedError, SystemExit, KeyboardInterrupt) as error:
+            return self._broken_off(run, error)
         finally:
             self._end(run, result)
+
+    def _broken_off(
+        self, run: _Run, error: asyncio.CancelledError | ClosedError | SystemExit | KeyboardInterrupt
+    ) -> CatgaResult[Any]:
+        if isinstance(error, asyncio.CancelledError):
+            if not (run.is_over and run.uncancel()):
+                raise error
+            return run.too_late(error)
+        if isinstance(error, ClosedError):  # the node stopped while the call waited for its place
+            return Failure(error)
+        return self._exits(error)
 
     def _begin(self, endpoint: Endpoint, timeout: float) -> _Run:
         deadline = self._loop.time() + timeout
@@ -424,5 +429,12 @@ def _returned(endpoint: Endpoint, result: CatgaResult[Any]) -> CatgaResult[Any]:
     return returned(endpoint.codec, result)
 
 
-runs_handlers[LocalCalls.run.__code__] = lambda local: local.owner
-runs_handlers[LocalCalls._run_placed.__code__] = lambda local: local.owner  # pyright: ignore[reportPrivateUsage]
+def _copied(endpoint: Endpoint, message: Any) -> Any:
+    """The message as another node would get it, or the failure."""
+    try:
+        return endpoint.codec.copy(message)
+    except CatgaError as error:
+        return Failure(error)
+
+
+runs_handlers[LocalCalls.call.__code__] = runs_handlers[LocalCalls.run.__code__] = lambda local: local.owner

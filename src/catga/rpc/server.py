@@ -71,7 +71,7 @@ class Server:
     ) -> None:
         self._outbox = outbox
         self._on_exit = on_exit
-        self._endpoints = endpoints
+        self.endpoints = endpoints
         self._max_payload = max_payload
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
@@ -100,7 +100,7 @@ class Server:
     def endpoint(self, name: str, headers: Mapping[str, str] | None) -> Endpoint | None:
         """What runs a message of this wire name that came with these headers; None if nothing does."""
         try:
-            endpoint = self._endpoints[name]
+            endpoint = self.endpoints[name]
         except HandlerNotFoundError:
             return None
         return endpoint.receiving(headers or {}) if endpoint.is_intercepted and endpoint.receiving else endpoint
@@ -265,7 +265,7 @@ class Server:
         places = self._places
         if places.refusing is not None:
             raise places.refusal()
-        endpoint = self._endpoints[call.name]
+        endpoint = self.endpoints[call.name]
         if (call.headers or endpoint.is_intercepted) and endpoint.receiving is not None:
             endpoint = endpoint.receiving(call.headers or {})
         if endpoint.direct is not None and not self._turn_is_over:  # it runs now, and needs no place
@@ -296,7 +296,7 @@ class Server:
         if seen is Seen.NEVER or seen is Seen.FORGOTTEN:
             if is_newest or not call.key:  # another attempt after refusals, or a first one that others overtook
                 return False
-            if self._endpoints[call.name].codec.idempotent:
+            if self.endpoints[call.name].codec.idempotent:
                 return False
             raise MaybeExecutedError("the request came again, too long after the first to tell whether it ran")
         self.repeated += 1
