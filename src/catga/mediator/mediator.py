@@ -1,6 +1,7 @@
 """`Mediator`: messages to handlers within one process."""
 
 import logging
+import os
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable
 from functools import partial
@@ -26,6 +27,8 @@ logger = logging.getLogger("catga.mediator")
 R = TypeVar("R")
 
 DEFAULT_CONCURRENCY = 64
+STRICT = "CATGA_STRICT"
+"""The environment variable that makes mediators strict if it is 1."""
 LISTED = 20
 """Failures of a batch that are told one by one."""
 
@@ -40,12 +43,13 @@ class Mediator(Router):
     Args:
         resolver: makes the instances of class-based handlers; by default ``HandlerClass()``.
         strict: pass messages and values as if they crossed the wire, and refuse what cannot: then a program means the
-            same as in a cluster. Without it they are passed by reference.
+            same as in a cluster. Without it they are passed by reference. If it is None, the environment variable
+            ``CATGA_STRICT`` decides: it is 1 in tests (`catga.testing.plugin`), else mediators are not strict.
     """
 
-    def __init__(self, *, resolver: Resolver | None = None, strict: bool = False) -> None:
+    def __init__(self, *, resolver: Resolver | None = None, strict: bool | None = None) -> None:
         super().__init__(resolver=resolver)
-        self._runners = Runners(self.registry, strict=strict)
+        self._runners = Runners(self.registry, strict=os.environ.get(STRICT) == "1" if strict is None else strict)
         self._request_calls = self._runners.request_calls
         self._event_calls = self._runners.event_calls
         self._nodes: list[weakref.ref[Mediator]] = []  # while there are some, nothing is in the two tables

@@ -5,8 +5,12 @@
 
 Tests share them, so give each test's cluster a ``prefix`` of its own. A test that kills, freezes or
 restarts a broker starts one for itself.
+
+Mediators are strict in tests: what would change on its way to another node changes in one process, too. The setting
+``catga_strict = false`` in pytest's configuration file turns that off.
 """
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -15,7 +19,20 @@ import pytest
 if TYPE_CHECKING:
     from catga.testing.servers import NatsServer, RedisServer
 
+STRICT = "CATGA_STRICT"  # of `catga.mediator.mediator`, whose import would cost every run of pytest
+
 __all__ = ["nats_server", "nats_url", "redis_server", "redis_url"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the setting ``catga_strict``."""
+    parser.addini("catga_strict", "Mediators are strict unless they say strict=False.", type="bool", default=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make mediators strict, those of child processes too, unless the environment has a word on it."""
+    if config.getini("catga_strict"):
+        os.environ.setdefault(STRICT, "1")
 
 
 @pytest.fixture(scope="session")
