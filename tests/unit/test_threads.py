@@ -10,8 +10,18 @@ from typing import Any
 
 import pytest
 
-from catga import Event, Failure, Mediator, Request, add_cluster, current, message
-from catga.errors import CatgaTimeoutError, InvalidMessageError, OverloadedError
+from catga import (
+    CatgaResult,
+    DistributedMediator,
+    Event,
+    Failure,
+    Mediator,
+    Request,
+    add_cluster,
+    current,
+    message,
+)
+from catga.errors import CatgaTimeoutError, Execution, InvalidMessageError, OverloadedError
 from catga.mediator.threads import Threads
 from catga.testing import eventually
 
@@ -122,6 +132,65 @@ async def test_a_bug_that_comes_after_the_caller_has_left_is_logged(
     disk.is_ready.set()
     await eventually(lambda: [record.levelno for record in caplog.records] == [logging.ERROR])
     assert "raised ValueError" in caplog.text
+
+
+@dataclass(frozen=True)
+class Next(Request[int]):
+    pass
+
+
+@asynccontextmanager
+async def two_steps(disk: Disk, step: Any, results: list[CatgaResult[int]]) -> AsyncIterator[DistributedMediator]:
+    """A node whose `Read` blocks until the disk is ready, and sends a `Next` then, which `step` handles."""
+    mediator = Mediator()
+    mediator.handles(Next)(step)
+
+    @mediator.handler(in_thread=True)
+    def read(request: Read) -> int:
+        disk.read(request)
+        results.append(asyncio.run(current().send(Next())))
+        return 1
+
+    async with add_cluster(mediator, f"memory://{step.__qualname__}", node_id="worker") as worker:
+        yield worker
+
+
+async def test_what_a_thread_sends_fails_once_its_caller_has_left(disk: Disk) -> None:
+    results: list[CatgaResult[int]] = []
+
+    async def never(_: Next) -> int:
+        raise AssertionError
+
+    async with two_steps(disk, never, results) as worker:
+        assert isinstance((await worker.send(Read())).error, CatgaTimeoutError)
+        disk.is_ready.set()
+        await eventually(lambda: results)
+    assert isinstance(results[0].error, CatgaTimeoutError)
+    assert results[0].error.execution is Execution.NO
+
+
+async def test_what_a_thread_waits_for_is_cancelled_when_its_caller_leaves(disk: Disk) -> None:
+    results: list[CatgaResult[int]] = []
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Next) -> int:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return 1
+
+    disk.is_ready.set()
+    async with two_steps(disk, slow, results) as worker:
+        sending = asyncio.create_task(worker.send(Read(), timeout=DEADLINE))
+        await asyncio.wait_for(begun.wait(), DEADLINE)
+        sending.cancel()
+        await asyncio.wait_for(cancelled.wait(), DEADLINE)
+        await eventually(lambda: results)
+    assert isinstance(results[0].error, CatgaTimeoutError)
+    assert results[0].error.execution is Execution.MAYBE
 
 
 async def test_what_a_resolver_opened_is_closed_when_the_thread_has_ended(disk: Disk) -> None:

@@ -17,7 +17,7 @@ from catga.cluster.node import Node
 from catga.cluster.on_loop import on_loop
 from catga.cluster.options import ClusterOptions, check_metadata
 from catga.cluster.scatter import Broadcast, Gathered
-from catga.errors import ClosedError
+from catga.errors import CatgaTimeoutError, ClosedError
 from catga.mediator import Mediator
 from catga.mediator.ambient import current, gone, made, running
 from catga.mediator.carried import carried
@@ -335,7 +335,7 @@ class DistributedMediator(Mediator):
         """As `_elsewhere`, but with a `Failure` for what that raises."""
         try:
             return await self._elsewhere(verb)
-        except ClosedError as error:
+        except (ClosedError, CatgaTimeoutError) as error:
             return Failure(error)
 
     async def _elsewhere(self, verb: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -343,6 +343,7 @@ class DistributedMediator(Mediator):
 
         Raises:
             ClosedError: there is no node, it belongs to the process from which this one was forked, or its loop ends.
+            CatgaTimeoutError: as `on_loop` does.
         """
         node = self._joined()
         if asyncio.get_running_loop() is node.loop:

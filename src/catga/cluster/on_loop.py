@@ -3,9 +3,11 @@
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from catga.errors import ClosedError, Execution
+from catga.errors import CatgaTimeoutError, ClosedError, Execution
+from catga.mediator.threads import Caller, caller
 
 T = TypeVar("T")
 
@@ -18,7 +20,11 @@ async def on_loop(loop: asyncio.AbstractEventLoop, verb: Callable[[], Coroutine[
 
     Raises:
         ClosedError: the loop does not run, or ends meanwhile.
+        CatgaTimeoutError: this is the thread of a handler whose caller has given up, or does so meanwhile.
     """
+    waiting = caller.get() or Caller()
+    if waiting.has_left:
+        raise _given_up(Execution.NO)
     if not loop.is_running():
         raise ClosedError("the event loop of the node does not run any more")
     coroutine = _begun(verb)
@@ -27,9 +33,11 @@ async def on_loop(loop: asyncio.AbstractEventLoop, verb: Callable[[], Coroutine[
     except RuntimeError:  # it was closed just now
         coroutine.close()
         raise ClosedError("the event loop of the node is closed") from None
+    here = asyncio.get_running_loop()
     try:
-        while loop.is_running() and not future.done():
-            await asyncio.wait([future], timeout=LOOK_INTERVAL)
+        with waiting.telling(lambda: _soon(here, future.cancel)):
+            while loop.is_running() and not future.done():
+                await asyncio.wait([future], timeout=LOOK_INTERVAL)
     finally:
         if loop.is_running():
             future.cancel()
@@ -37,9 +45,22 @@ async def on_loop(loop: asyncio.AbstractEventLoop, verb: Callable[[], Coroutine[
             coroutine.close()
     if future.done() and not future.cancelled():
         return future.result()
+    if waiting.has_left:
+        raise _given_up(Execution.MAYBE)
     error = ClosedError("the event loop of the node ended before the call did")
     error.execution = Execution.MAYBE
     raise error
+
+
+def _soon(loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:
+    with suppress(RuntimeError):  # it is closed
+        loop.call_soon_threadsafe(step)
+
+
+def _given_up(execution: Execution) -> CatgaTimeoutError:
+    error = CatgaTimeoutError("the caller of the handler in this thread has given up")
+    error.execution = execution
+    return error
 
 
 async def _begun(verb: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -1,15 +1,17 @@
 """Blocking functions as handlers: each call runs in a thread, and what is around it in the event loop.
 
 Nobody can end a thread. So a caller that gives up, at its deadline or because it was cancelled, gets its error at once;
-the thread goes on, and its call keeps its place until it ends. A call that waits for a thread never begins then.
+the thread goes on, and its call keeps its place until it ends. What it sends through a node from then on fails at once.
+A call that waits for a thread never begins then.
 """
 
 import asyncio
 import contextvars
 import functools
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
@@ -27,6 +29,39 @@ Steps: TypeAlias = "Callable[[Threads], Coroutine[Any, Any, Any]]"
 
 _depth: ContextVar[int] = ContextVar("catga_thread_depth", default=0)
 """Threads that wait for what runs here, one for the other."""
+
+
+class Caller:
+    """Who waits for a call that runs in a thread.
+
+    Attributes:
+        has_left: it gave up: what the thread waits for from now on is for nobody.
+    """
+
+    def __init__(self) -> None:
+        self.has_left = False
+        self._told: set[Callable[[], object]] = set()
+
+    def leave(self) -> None:
+        """It gives up."""
+        self.has_left = True
+        for tell in tuple(self._told):
+            tell()
+
+    @contextmanager
+    def telling(self, tell: Callable[[], object]) -> Generator[None]:
+        """Call `tell` if the caller leaves before the block has ended: in any thread, once or twice."""
+        self._told.add(tell)
+        try:
+            if self.has_left:  # meanwhile, in the other thread
+                tell()
+            yield
+        finally:
+            self._told.discard(tell)
+
+
+caller: "ContextVar[Caller | None]" = ContextVar("catga_thread_caller", default=None)
+"""Who waits for the thread that this is."""
 
 
 def _nothing() -> None: ...
@@ -68,11 +103,14 @@ class Threads:
             message: which they handle.
             context: in which they run.
         """
+        waiting = Caller()
+        context.run(caller.set, waiting)
         task = asyncio.create_task(self._outcome_of(steps), name="catga-thread", context=context)
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError:
             task.cancel()  # it ends now if its thread has not begun
+            waiting.leave()
             self._hold()
             task.add_done_callback(functools.partial(self._outlived, message))
             raise
