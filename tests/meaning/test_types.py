@@ -7,15 +7,16 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import new_class
-from typing import Any, Generic, NamedTuple, Protocol, TypedDict, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypedDict, TypeVar, TypeVarTuple
 
 import attrs
 import msgspec
+import pydantic
 import pytest
 import rows_archive
 import rows_orders
 
-from catga import Event, Mediator, Request, add_cluster
+from catga import CatgaResult, Event, Failure, Mediator, Request, Success, add_cluster
 from catga.codec import Codec
 from catga.errors import InvalidMessageError
 from catga.messages import response_type
@@ -100,6 +101,53 @@ def test_an_open_type_variable_is_refused(make: Callable[[Any], type], kind: Any
 @pytest.mark.parametrize("make", [answered_with, holding])
 def test_a_type_variable_with_a_type_is_none_that_is_open(make: Callable[[Any], type], kind: Any) -> None:
     Codec(make(kind))
+
+
+class Carton(pydantic.BaseModel, Generic[T]):
+    content: T
+
+
+class Cartons(pydantic.BaseModel):
+    cartons: list[Carton]  # type: ignore[type-arg]
+
+
+class Numbered(pydantic.BaseModel, Generic[B]):
+    number: B
+
+
+@pytest.mark.parametrize("kind", [Carton, Cartons, Box[Carton], dict[str, Carton]], ids=str)  # type: ignore[type-arg]
+@pytest.mark.parametrize("make", [answered_with, holding])
+def test_a_generic_model_without_its_type_is_refused(make: Callable[[Any], type], kind: Any) -> None:
+    """pydantic would take anything for it, so that a date arrives as a text."""
+    with pytest.raises(InvalidMessageError, match="leaves the type variable ~T open"):
+        Codec(make(kind))
+
+
+@pytest.mark.parametrize(
+    "kind", [Carton[int], Carton[Any], Carton[list[Carton[str]]], Numbered, Box[Numbered]], ids=str
+)  # type: ignore[type-arg]
+def test_a_generic_model_with_its_type_is_not_refused(kind: Any) -> None:
+    Codec(answered_with(kind))
+
+
+@pytest.mark.parametrize("kind", [CatgaResult[int], Success[int], Failure, int | Failure], ids=str)
+def test_a_request_that_is_answered_with_a_result_is_refused_in_words(kind: Any) -> None:
+    with pytest.raises(InvalidMessageError, match=r"names a result: .*Request\[int\]"):
+        Codec(answered_with(kind))
+
+
+Several = TypeVarTuple("Several")
+
+
+@dataclass
+class Of(Generic[*Several]):
+    items: tuple[*Several]
+
+
+def test_an_error_without_a_text_is_told_by_its_name() -> None:
+    """msgspec asserts that there are no such variables."""
+    with pytest.raises(InvalidMessageError, match=r"cannot travel: \w"):
+        Codec(answered_with(Of[int, str]))
 
 
 def test_a_generic_message_is_refused_and_the_class_that_says_its_type_is_not() -> None:

@@ -4,7 +4,7 @@ msgspec encodes and decodes dataclasses, Structs and attrs classes itself; pydan
 own validation (`catga.codec.models`).
 """
 
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import msgspec
 
@@ -12,6 +12,7 @@ from catga.codec.losses import obstacles
 from catga.codec.models import ModelDecoders, encode_model
 from catga.errors import InvalidMessageError
 from catga.messages import check_name, is_request, options_of, response_type, wire_name
+from catga.result import Failure, Success
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=encode_model)
 
@@ -47,6 +48,9 @@ class Codec:
         self.timeout = options.timeout
         self._decoder = _decoder_for(cls, self.name)
         response: Any = response_type(cls) if is_request(cls) else None
+        if any((get_origin(part) or part) in (Success, Failure) for part in (response, *get_args(response))):
+            text = "names a result: derive from Request[R] with what a success holds, e.g. Request[int]"
+            raise InvalidMessageError(f"the response of {self.name} {text}")
         self._response_decoder = _decoder_for(response, f"the response of {self.name}")
 
     def decode(self, body: bytes) -> Any:
@@ -73,7 +77,7 @@ def _decoder_for(cls: Any, what: str) -> "msgspec.msgpack.Decoder[Any]":
         decoder = msgspec.msgpack.Decoder(cls, dec_hook=ModelDecoders().decode)
         obstacle = next(obstacles(cls), None)
     except Exception as error:  # of msgspec, of pydantic, or of the class's own annotations
-        raise InvalidMessageError(f"{what} cannot travel: {error or type(error).__name__}") from error
+        raise InvalidMessageError(f"{what} cannot travel: {str(error) or repr(error)}") from error
     if obstacle is not None:
         raise InvalidMessageError(f"{what} cannot travel: {obstacle}")
     return decoder
