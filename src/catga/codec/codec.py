@@ -54,22 +54,23 @@ class Codec:
         self._response_decoder = _decoder_for(response, f"the response of {self.name}")
 
     def decode(self, body: bytes) -> Any:
-        """The message in `body`. Raises `InvalidMessageError`, whose ``details["path"]`` names the field."""
+        """The message in `body`. Raises `InvalidMessageError`, whose ``details`` have the message's ``name`` and the
+        field's ``path``."""
         try:
             return self._decoder.decode(body)
         except Exception as error:
-            raise _invalid(error, self.name) from error
+            raise _invalid(error, self.name, self.name) from error
 
     def copy(self, message: Any) -> Any:
         """`message` as it would arrive at another node. Raises `InvalidMessageError`."""
         return self.decode(encode(message))
 
     def decode_response(self, body: bytes) -> Any:
-        """The value in `body`; None, an event's. Raises like `decode`."""
+        """The value in `body`; None, an event's. Raises like `decode`; its ``details["part"]`` is ``"answer"``."""
         try:
             return self._response_decoder.decode(body)
         except Exception as error:
-            raise _invalid(error, f"the response of {self.name}") from error
+            raise _invalid(error, f"the response of {self.name}", self.name, part="answer") from error
 
 
 def _decoder_for(cls: Any, what: str) -> "msgspec.msgpack.Decoder[Any]":
@@ -83,7 +84,7 @@ def _decoder_for(cls: Any, what: str) -> "msgspec.msgpack.Decoder[Any]":
     return decoder
 
 
-def _invalid(error: Exception, what: str) -> InvalidMessageError:
+def _invalid(error: Exception, what: str, name: str, **details: str) -> InvalidMessageError:
     text = str(error)
     path = text.rpartition("at `")[2].rstrip("`") if "at `" in text else "$"
-    return InvalidMessageError(f"{what} is invalid: {text}", details={"path": path})
+    return InvalidMessageError(f"{what} is invalid: {text}", details={"path": path, "name": name, **details})
