@@ -66,7 +66,7 @@ class CatgaError(Exception):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "code" in cls.__dict__:
-            owner = CatgaError._classes.get(cls.code, cls)
+            owner = CatgaError if cls.code == CatgaError.code else CatgaError._classes.get(cls.code, cls)
             if not _is_same_class(owner, cls):
                 raise TypeError(
                     f"{cls!r} has the code {cls.code!r} of {owner!r}: each error class needs one of its own"

@@ -302,6 +302,13 @@ def test_two_error_classes_with_one_code_are_refused() -> None:
             code = "handler_error"
 
 
+@pytest.mark.parametrize("code", ["catga", "timeout"])
+def test_the_code_of_an_error_of_ours_is_taken(code: str) -> None:
+    with pytest.raises(TypeError, match="each error class needs one of its own"):
+        type("MyError", (CatgaError,), {"code": code})
+    assert type(CatgaError.rebuild("catga", "", {})) is CatgaError
+
+
 def test_an_error_class_may_be_defined_again() -> None:
     """A module is loaded again, a notebook's cell runs again, a script is imported as well."""
     names: dict[str, Any] = {"CatgaError": CatgaError, "__name__": "shop"}
@@ -347,10 +354,10 @@ async def test_catgas_own_messages_are_none_that_are_refused() -> None:
 def test_a_class_that_is_defined_twice_is_told_as_that() -> None:
     module = types.ModuleType("twice")
     sys.modules["twice"] = module
-    text = "from catga import Request\nclass Ask(Request[int]): pass"
+    text = "from catga import Event, Request\nclass Ask(Request[int]): pass\nclass Asked(Event): pass"
     try:
         exec(text, module.__dict__)  # noqa: S102
-        first = module.Ask
+        first, first_event = module.Ask, module.Asked
         exec(text, module.__dict__)  # noqa: S102
     finally:
         del sys.modules["twice"]
@@ -360,6 +367,10 @@ def test_a_class_that_is_defined_twice_is_told_as_that() -> None:
         app.handles(module.Ask)(lambda _: 1)
     found = asyncio.run(app.send(module.Ask()))
     assert "is defined twice" in str(found.error)  # type: ignore[union-attr]
+    assert asyncio.run(app.publish(module.Asked())).is_success
+    app.handles(first_event)(lambda _: None)
+    lost = asyncio.run(app.publish(module.Asked()))
+    assert "is defined twice" in str(lost.error)  # type: ignore[union-attr]
 
 
 async def test_handlers_that_are_only_equal_are_two() -> None:

@@ -254,6 +254,8 @@ class Runners(dict[type, Run]):
 
     async def _no_handler(self, message: object) -> CatgaResult[Any]:
         if is_event(type(message)):
+            if wire_name(type(message)) in self.registry.names:  # of another class, which a node would take it for
+                return Failure(self.registry.not_found(type(message)), self.metadata)
             return Success(None, self.metadata)
         if not is_request(type(message)):
             return Failure(InvalidMessageError(f"{type(message)!r} is no message: derive it from Request[R] or Event"))
