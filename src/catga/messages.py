@@ -142,7 +142,8 @@ def check_name(cls: type) -> None:
 def check_class(cls: Any) -> None:
     """Raise InvalidMessageError unless `cls` is a class of messages that may have handlers."""
     if not isinstance(cls, type):
-        hint = f"name its class, {type(cls).__qualname__}" if _is_message(type(cls)) else "name a message class"
+        kind: Any = type(cls)
+        hint = f"name its class, {kind.__qualname__}" if _is_message(kind) else "name a message class"
         if isinstance(cls, FunctionType):
             hint = "write @app.handles(Message), or @app.handler, which reads the annotation"
         raise InvalidMessageError(f"{cls!r:.200} is no message class: {hint}")
@@ -154,7 +155,7 @@ def check_class(cls: Any) -> None:
         raise InvalidMessageError(f"{cls!r} is built in: each node answers it itself")
 
 
-def _is_message(cls: type) -> bool:
+def _is_message(cls: Any) -> bool:
     return is_request(cls) or is_event(cls)
 
 
