@@ -142,8 +142,7 @@ def check_name(cls: type) -> None:
 def check_class(cls: Any) -> None:
     """Raise InvalidMessageError unless `cls` is a class of messages that may have handlers."""
     if not isinstance(cls, type):
-        kind: Any = type(cls)
-        hint = f"name its class, {kind.__qualname__}" if _is_message(kind) else "name a message class"
+        hint = f"name its class, {cls.__class__.__qualname__}" if _is_message(cls.__class__) else "name a message class"
         if isinstance(cls, FunctionType):
             hint = "write @app.handles(Message), or @app.handler, which reads the annotation"
         raise InvalidMessageError(f"{cls!r:.200} is no message class: {hint}")
@@ -219,7 +218,8 @@ def response_type(cls: type) -> Any:
     Raises:
         InvalidMessageError: `cls` derives from a bare ``Request``, or R cannot be resolved.
     """
-    found = _response_argument(cls, {})
+    origin, args = _parts(cls)
+    found = _response_argument(origin, dict(zip(_parameters(origin), args, strict=False)))
     if found is None or isinstance(found, TypeVar):
         raise InvalidMessageError(
             f"{cls.__qualname__} does not say what it is answered with: derive from Request[R], e.g. Request[None]"
@@ -232,16 +232,29 @@ def _response_argument(cls: type, bound: dict[Any, Any]) -> Any:
     of it, a type variable or None."""
     found: Any = None
     for base in cls.__dict__.get("__orig_bases__", cls.__bases__):  # not inherited: those are another class's bases
-        origin = get_origin(base) or base
-        args = tuple(_bind(_resolved(arg, cls), bound) for arg in get_args(base))
+        origin, said = _parts(base)
+        args = tuple(_bind(_resolved(arg, cls), bound) for arg in said)
         if origin is Request:
             found = args[0] if args else found
         elif is_request(origin):
-            parameters = dict(zip(getattr(origin, "__parameters__", ()), args, strict=False))
+            parameters = dict(zip(_parameters(origin), args, strict=False))
             found = _response_argument(origin, parameters) or found
         if not (found is None or isinstance(found, TypeVar)):
             return found
     return found
+
+
+def _parts(cls: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A generic class and its arguments. Of a pydantic model they make a class, which knows both."""
+    model: dict[str, Any] = getattr(cls, "__dict__", {}).get("__pydantic_generic_metadata__", {})
+    if model.get("origin") is not None:
+        return model["origin"], model["args"]
+    return get_origin(cls) or cls, get_args(cls)
+
+
+def _parameters(cls: Any) -> tuple[Any, ...]:
+    model: dict[str, Any] = cls.__dict__.get("__pydantic_generic_metadata__", {})
+    return model.get("parameters") or getattr(cls, "__parameters__", ())
 
 
 def _bind(arg: Any, bound: dict[Any, Any]) -> Any:

@@ -196,6 +196,34 @@ async def test_whatever_goes_wrong_with_a_codec_is_an_invalid_message(cls: type)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="a statement of Python 3.12")
+def test_an_alias_with_its_types_leaves_no_variable_open() -> None:
+    names: dict[str, Any] = {}
+    exec("type Pairs[K, V] = dict[K, list[V]]\ntype Named[V] = Pairs[str, V]", names)  # noqa: S102
+    pairs, named = names["Pairs"], names["Named"]
+    for kind in (pairs[str, int], named[int], list[named[int]]):
+        Codec(answered_with(kind))
+    with pytest.raises(InvalidMessageError, match="type variable"):
+        Codec(answered_with(pairs))
+
+
+class Two(pydantic.BaseModel, Request[dict[U, T]], Generic[T, U]):
+    value: T
+
+
+class Half(Two[int, U], Generic[U]):
+    pass
+
+
+class Whole(Half[str]):
+    pass
+
+
+@pytest.mark.parametrize("cls", [Two[int, str], Half[str], Whole])
+def test_a_generic_model_says_what_its_request_is_answered_with(cls: type) -> None:
+    assert response_type(cls) == dict[str, int]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="a statement of Python 3.12")
 def test_a_recursive_alias_is_refused_in_words() -> None:
     names: dict[str, Any] = {"Request": Request, "dataclass": dataclass, "__name__": __name__}
     text = """

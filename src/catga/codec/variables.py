@@ -33,8 +33,8 @@ def open_variables(kind: Any) -> Iterator[str]:
 def _fields(part: Any, bound: dict[Any, Any]) -> Iterator[tuple[Any, dict[Any, Any], str]]:
     """The types of the fields of a class, or of a generic class with its arguments."""
     cls = get_origin(part) or part
-    if hasattr(part, "__value__"):  # a `type` statement's
-        yield part.__value__, bound, _shown(part)
+    if hasattr(part, "__value__"):  # a `type` statement's, whose variables are its own
+        yield part.__value__, _arguments(part, cls, bound), _shown(cls)
     if not isinstance(cls, type) or is_model(cls) or not _has_fields(cls):
         return
     given = _given(cls, _arguments(part, cls, bound))
