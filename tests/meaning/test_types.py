@@ -6,6 +6,7 @@ import textwrap
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import date
 from types import new_class
 from typing import Any, Generic, NamedTuple, Protocol, TypedDict, TypeVar, TypeVarTuple
 
@@ -101,6 +102,18 @@ def test_an_open_type_variable_is_refused(make: Callable[[Any], type], kind: Any
 @pytest.mark.parametrize("make", [answered_with, holding])
 def test_a_type_variable_with_a_type_is_none_that_is_open(make: Callable[[Any], type], kind: Any) -> None:
     Codec(make(kind))
+
+
+@pytest.mark.parametrize("kind", [date | Any, list[Any | rows_orders.Row], Box[Any | date]], ids=str)
+@pytest.mark.parametrize("make", [answered_with, holding])
+def test_what_would_arrive_as_plain_data_beside_any_is_refused(make: Callable[[Any], type], kind: Any) -> None:
+    with pytest.raises(InvalidMessageError, match="beside Any would arrive as plain data"):
+        Codec(make(kind))
+
+
+@pytest.mark.parametrize("kind", [Any, Any | None, int | Any, dict[str, Any] | Any, list[Any]], ids=str)
+def test_plain_data_beside_any_is_not_refused(kind: Any) -> None:
+    Codec(answered_with(kind))
 
 
 class Carton(pydantic.BaseModel, Generic[T]):
