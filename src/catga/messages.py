@@ -254,7 +254,7 @@ def _parts(cls: Any) -> tuple[Any, tuple[Any, ...]]:
 
 def _parameters(cls: Any) -> tuple[Any, ...]:
     model: dict[str, Any] = cls.__dict__.get("__pydantic_generic_metadata__", {})
-    return model.get("parameters") or getattr(cls, "__parameters__", ())
+    return tuple(model["parameters"] if model.get("parameters") else getattr(cls, "__parameters__", ()))
 
 
 def _bind(arg: Any, bound: dict[Any, Any]) -> Any:
