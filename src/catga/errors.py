@@ -124,6 +124,14 @@ class InvalidMessageError(CatgaError):
     code = "invalid_message"
 
 
+def within(error: CatgaError, name: str) -> CatgaError:
+    """`error`, which a handler of the message called `name` raised. If it is about another message, which the handler
+    sent, its ``details["within"]`` are that name."""
+    if type(error) is InvalidMessageError and error.details.get("name", name) != name:
+        error.details.setdefault("within", name)
+    return error
+
+
 class CatgaTimeoutError(CatgaError, TimeoutError):
     """The deadline passed. ``execution`` tells whether the handler may have run."""
 

@@ -99,7 +99,8 @@ def problem(error: CatgaError, *, errors: Mapping[str, int] | None = None, detai
 
     An error class of the program's own is an answer: its text and ``details`` are told to the client. Errors of catga's
     own, and what a handler raised, have one plain text for each code; the whole error is logged here instead, once. An
-    answer that does not fit its request is told as an error of the handler (500), as the client's request was valid.
+    answer that does not fit its request, and an invalid message that a handler sent, are told as errors of the handler
+    (500), as the client's request was valid.
 
     Args:
         errors: HTTP status by error code, over `STATUS`.
@@ -154,7 +155,7 @@ def health_routes(cluster: DistributedMediator, prefix: str = "/health", *, deta
 
 def _as_client_sees(error: CatgaError) -> CatgaError:
     """Return `error`, or that of the handler where what is invalid is not the client's request."""
-    if error.code != InvalidMessageError.code or "part" not in _details(error):
+    if error.code != InvalidMessageError.code or not {"part", "within"} & _details(error).keys():
         return error
     seen = HandlerError(error.message, details=error.details)
     seen.__cause__ = error
