@@ -66,7 +66,7 @@ class CatgaError(Exception):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "code" in cls.__dict__:
-            owner = CatgaError._classes.get(cls.code, cls)
+            owner = CatgaError if cls.code == CatgaError.code else CatgaError._classes.get(cls.code, cls)
             if not _is_same_class(owner, cls):
                 raise TypeError(
                     f"{cls!r} has the code {cls.code!r} of {owner!r}: each error class needs one of its own"
@@ -122,6 +122,14 @@ class InvalidMessageError(CatgaError):
     """A message that cannot be encoded, decoded or routed. ``details["path"]`` names the field."""
 
     code = "invalid_message"
+
+
+def within(error: CatgaError, name: str) -> CatgaError:
+    """`error`, which a handler of the message called `name` raised. If it is about another message, which the handler
+    sent, its ``details["within"]`` are that name."""
+    if type(error) is InvalidMessageError and error.details.get("name", name) != name:
+        error.details.setdefault("within", name)
+    return error
 
 
 class CatgaTimeoutError(CatgaError, TimeoutError):

@@ -7,12 +7,14 @@ pydantic model, with one of the two markers among its bases.
 import sys
 from collections.abc import Callable
 from pathlib import PurePath
-from typing import Any, Generic, TypeVar, get_args, get_origin
+from types import FunctionType
+from typing import Any, Generic, TypeVar, get_args, get_origin, overload
 
 import msgspec
 
 from catga.errors import InvalidMessageError
 from catga.hints import has_field, resolved
+from catga.seconds import is_number
 
 R_co = TypeVar("R_co", covariant=True)
 M = TypeVar("M")
@@ -50,6 +52,9 @@ MAX_NAME = 512
 _OWN = "catga."
 
 
+@overload
+def message(cls: type[M], /) -> type[M]: ...
+@overload
 def message(
     *,
     idempotent: bool = False,
@@ -57,7 +62,17 @@ def message(
     timeout: float | None = None,
     name: str | None = None,
     concurrent: bool = False,
-) -> Callable[[type[M]], type[M]]:
+) -> Callable[[type[M]], type[M]]: ...
+def message(
+    cls: type[M] | None = None,
+    /,
+    *,
+    idempotent: bool = False,
+    key: Key | None = None,
+    timeout: float | None = None,
+    name: str | None = None,
+    concurrent: bool = False,
+) -> type[M] | Callable[[type[M]], type[M]]:
     """Give a message class its delivery options. Subclasses inherit all but ``name``.
 
     Args:
@@ -71,9 +86,14 @@ def message(
     Raises:
         InvalidMessageError: `timeout` is not positive, `key` names no field of the class, `name` is one of
             catga's own, or a request is to be `concurrent`.
+        TypeError: an option is given without its name.
     """
-    if timeout is not None and not timeout > 0:
+    if timeout is not None and not (is_number(timeout) and timeout > 0):
         raise InvalidMessageError(f"timeout must be a positive number of seconds, got {timeout!r}")
+    if not (key is None or isinstance(key, str) or callable(key)):  # pyright: ignore[reportUnnecessaryComparison]
+        raise InvalidMessageError(f"key must be a field's name, or a function of the message, got {key!r}")
+    if not (cls is None or isinstance(cls, type)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"message takes options by name, such as @message(name='shop.Buy'), got {cls!r}")
 
     def decorate(cls: type[M]) -> type[M]:
         if isinstance(key, str) and not has_field(cls, key):
@@ -85,7 +105,7 @@ def message(
         check_name(cls)
         return cls
 
-    return decorate
+    return decorate if cls is None else decorate(cls)
 
 
 def options_of(cls: type) -> MessageOptions:
@@ -110,13 +130,32 @@ def check_name(cls: type) -> None:
     """Raise InvalidMessageError if the wire name of a class cannot travel, or is one of catga's own, and the class is
     not."""
     name = wire_name(cls)
-    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable():
         raise InvalidMessageError(f"the wire name {name!r:.80} of {cls!r} must be 1 to {MAX_NAME} printable characters")
     if name.startswith(_OWN) and not _module_of(cls).startswith(_OWN):
         raise InvalidMessageError(
             f"the wire name {name!r} of {cls!r} is catga's own, like all that begin with {_OWN!r}: "
             f'give it another, e.g. @message(name="shop.{cls.__name__}")'
         )
+
+
+def check_class(cls: Any) -> None:
+    """Raise InvalidMessageError unless `cls` is a class of messages that may have handlers."""
+    if not isinstance(cls, type):
+        hint = f"name its class, {cls.__class__.__qualname__}" if _is_message(cls.__class__) else "name a message class"
+        if isinstance(cls, FunctionType):
+            hint = "write @app.handles(Message), or @app.handler, which reads the annotation"
+        raise InvalidMessageError(f"{cls!r:.200} is no message class: {hint}")
+    if cls in (Request, Event) or not _is_message(cls):
+        raise InvalidMessageError(f"{cls!r} is no message: derive a class from Request[R] or Event")
+    if is_request(cls) and is_event(cls):
+        raise InvalidMessageError(f"{cls!r} is a request and an event: derive it from one of them")
+    if options_of(cls).name is not None and wire_name(cls).startswith(_OWN) and _module_of(cls).startswith(_OWN):
+        raise InvalidMessageError(f"{cls!r} is built in: each node answers it itself")
+
+
+def _is_message(cls: Any) -> bool:
+    return is_request(cls) or is_event(cls)
 
 
 def _module_of(cls: type) -> str:
@@ -179,7 +218,8 @@ def response_type(cls: type) -> Any:
     Raises:
         InvalidMessageError: `cls` derives from a bare ``Request``, or R cannot be resolved.
     """
-    found = _response_argument(cls, {})
+    origin, args = _parts(cls)
+    found = _response_argument(origin, dict(zip(_parameters(origin), args, strict=False)))
     if found is None or isinstance(found, TypeVar):
         raise InvalidMessageError(
             f"{cls.__qualname__} does not say what it is answered with: derive from Request[R], e.g. Request[None]"
@@ -192,16 +232,29 @@ def _response_argument(cls: type, bound: dict[Any, Any]) -> Any:
     of it, a type variable or None."""
     found: Any = None
     for base in cls.__dict__.get("__orig_bases__", cls.__bases__):  # not inherited: those are another class's bases
-        origin = get_origin(base) or base
-        args = tuple(_bind(_resolved(arg, cls), bound) for arg in get_args(base))
+        origin, said = _parts(base)
+        args = tuple(_bind(_resolved(arg, cls), bound) for arg in said)
         if origin is Request:
             found = args[0] if args else found
         elif is_request(origin):
-            parameters = dict(zip(getattr(origin, "__parameters__", ()), args, strict=False))
+            parameters = dict(zip(_parameters(origin), args, strict=False))
             found = _response_argument(origin, parameters) or found
         if not (found is None or isinstance(found, TypeVar)):
             return found
     return found
+
+
+def _parts(cls: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A generic class and its arguments. Of a pydantic model they make a class, which knows both."""
+    model: dict[str, Any] = getattr(cls, "__dict__", {}).get("__pydantic_generic_metadata__", {})
+    if model.get("origin") is not None:
+        return model["origin"], model["args"]
+    return get_origin(cls) or cls, get_args(cls)
+
+
+def _parameters(cls: Any) -> tuple[Any, ...]:
+    model: dict[str, Any] = cls.__dict__.get("__pydantic_generic_metadata__", {})
+    return tuple(model["parameters"] if model.get("parameters") else getattr(cls, "__parameters__", ()))
 
 
 def _bind(arg: Any, bound: dict[Any, Any]) -> Any:

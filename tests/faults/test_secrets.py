@@ -14,7 +14,7 @@ import trustme
 from rich.pretty import pretty_repr
 
 import catga
-from catga import Mediator, add_cluster
+from catga import Mediator, add_cluster, add_nats_cluster, add_redis_cluster
 from catga.abc import BackendSettings
 from catga.backends import redact
 from catga.cli.options import Where
@@ -124,8 +124,8 @@ async def fail(url: str, options: dict[str, Any]) -> str:
     try:
         node = add_cluster(Mediator(), url, node_id="n", connect_timeout=0.5, signing_keys=[KEY], **options)
         shown = f"{node!r} {node._options!r} {node._backend!r} {vars(node._backend.discovery)!r}"
-    except (ClusterError, ValueError, TypeError) as error:  # this frame has the arguments: locals are the user's matter
-        return text_of(error)
+    except (ClusterError, ValueError, TypeError) as error:
+        return text_of(error) + locals_of(error)
     try:
         async with node:
             return f"{shown} joined"
@@ -236,6 +236,43 @@ def test_reprs_have_no_secret() -> None:
     with pytest.raises(ValueError, match="signing_keys") as caught:
         Signer([MARK.encode()])
     clean(str(caught.value))
+
+
+REFUSED: list[tuple[str, dict[str, Any]]] = [
+    (f"nats://it:{MARK}@h:4222", {"ttl": -1.0}),
+    (f"nats://it:{MARK}@h:4222", {"outlierz": 1, "password": MARK}),
+    (f"nats://it:{MARK}@h:4222", {"pasword": MARK}),
+    (f"nats://it:{MARK}@h:4222", {"discovery": MARK[:0], "token": MARK}),
+    ("nats://h:4222", {"signing_keys": [MARK.encode()]}),
+    (f"it:{MARK}@h:4222", {}),
+    (f"nats://it:{MARK}@h:99999999", {}),
+    (f"redis://it:{MARK}@h:6379", {"ssl_cert_reqs": "none", "password": MARK}),
+    (f"redis://it:{MARK}@h:6379?no=1", {}),
+]
+
+
+@pytest.mark.parametrize("add", [add_cluster, add_nats_cluster, add_redis_cluster])
+@pytest.mark.parametrize(("url", "options"), REFUSED)
+def test_no_local_shows_a_secret_where_an_argument_is_refused(add: Any, url: str, options: dict[str, Any]) -> None:
+    given = {"signing_keys": [KEY], **options}
+    with pytest.raises((ClusterError, ValueError, TypeError)) as refused:
+        add(Mediator(), url, **given)
+    assert add.__qualname__ in locals_of(refused.value)
+    clean(text_of(refused.value), locals_of(refused.value))
+
+
+def test_only_the_frames_of_what_failed_are_cleared() -> None:
+    def fail() -> None:
+        kept = "kept"
+        raise KeyError(kept)
+
+    try:
+        fail()
+    except KeyError as earlier:
+        with pytest.raises(ValueError, match="ttl"):
+            add_cluster(Mediator(), ttl=-1.0)
+        frames = [frame for frame, _ in traceback.walk_tb(earlier.__traceback__)]
+        assert frames[-1].f_locals["kept"] == "kept"
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
 """Classes derived from others: handlers are for exactly a class, behaviors for those derived from it, too."""
 
 from dataclasses import dataclass
-from typing import Any
+from datetime import date
+from typing import Any, Generic, TypeVar
 
+import pydantic
 from failures import Ask, Asked, SoldOutError
 from places import Table, failure, success
 
-from catga import Mediator
+from catga import Mediator, Request
 from catga.abc import CallNext
 
+T = TypeVar("T")
 TABLE = Table()
 means = TABLE.means
 
@@ -21,6 +24,16 @@ class AskedLoudly(Asked):
 @dataclass(frozen=True)
 class AskLoudly(Ask):
     """Derived from `Ask`."""
+
+
+class Most(pydantic.BaseModel, Request[list[T]], Generic[T]):
+    """A generic model, which pydantic makes classes of."""
+
+    first: T
+
+
+class Latest(Most[date]):
+    """Says what it asks for."""
 
 
 def failing(message: Any) -> None:
@@ -69,3 +82,15 @@ def a_behavior_for_a_base_stands_around_derived_requests(app: Mediator) -> AskLo
     app.behavior(only=Ask)(refusing)
     app.handles(AskLoudly)(lambda ask: ask.number)
     return AskLoudly()
+
+
+@means(success([date(2024, 1, 1)]))
+def a_request_may_derive_from_a_generic_model(app: Mediator) -> Latest:
+    app.handles(Latest)(lambda latest: [latest.first])
+    return Latest(first=date(2024, 1, 1))
+
+
+@means(success([3]))
+def a_request_may_be_a_generic_model_with_its_type(app: Mediator) -> Most[int]:
+    app.handles(Most[int])(lambda most: [most.first])
+    return Most[int](first=3)

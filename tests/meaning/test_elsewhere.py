@@ -14,6 +14,7 @@ from failures import Ask, Asked
 
 from catga import DistributedMediator, Failure, Mediator, add_cluster, context, current_message
 from catga.errors import ClosedError, Execution
+from catga.testing.waiting import eventually
 
 
 @pytest.fixture(params=["memory", "nats", "redis"])
@@ -49,6 +50,22 @@ async def in_thread(make: Callable[[], Awaitable[Any]]) -> Any:
         return await make()
 
     return await asyncio.to_thread(lambda: asyncio.run(main()))
+
+
+@pytest.mark.parametrize("to_thread", [True, False])
+async def test_a_handler_that_is_registered_in_another_thread_is_announced(url: str, to_thread: bool) -> None:
+    app, prefix = Mediator(), f"t{uuid.uuid4().hex[:12]}"
+
+    def register() -> None:
+        app.handles(Ask)(lambda ask: ask.number)
+
+    async with (
+        add_cluster(app, url, node_id="there", prefix=prefix),
+        add_cluster(Mediator(), url, node_id="here", prefix=prefix) as here,
+    ):
+        await (asyncio.to_thread(register) if to_thread else in_thread(lambda: asyncio.sleep(0, register())))
+        await eventually(lambda: any(node.handles for node in here.get_nodes()))
+        assert (await here.send(Ask(4))).unwrap() == 4
 
 
 async def test_every_verb_works_on_another_event_loop(node: DistributedMediator) -> None:

@@ -13,9 +13,11 @@ import pytest
 from failures import Ask, Asked
 
 from catga import CatgaError, Event, Mediator, Request, add_cluster, message
-from catga.cluster.stats import Stats
+from catga.abc import Interceptor
+from catga.cluster.stats import NodeStats, Stats
 from catga.codec import Codec
-from catga.errors import DuplicateHandlerError, InvalidMessageError
+from catga.errors import ClosedError, DuplicateHandlerError, InvalidMessageError
+from catga.mediator import Router
 from catga.mediator.behaviors import Logging
 from catga.testing.contract import words
 from catga.testing.waiting import eventually
@@ -28,6 +30,10 @@ class Unknown(Request[int]):
 
 async def takes_nothing() -> int:
     return 1
+
+
+async def takes_an_ask(ask: Ask) -> int:
+    return ask.number
 
 
 async def takes_two(ask: Ask, more: int) -> int:
@@ -63,6 +69,15 @@ class Handlers:
         return ask.number
 
 
+class HandlerClass:
+    async def handle(self, ask: Ask) -> int:
+        return ask.number
+
+
+class NeedsMore:
+    def __init__(self, asked: Asked, more: int) -> None: ...
+
+
 REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
     "no parameter": (takes_nothing, "has no parameter"),
     "two parameters": (takes_two, "parameters besides the message"),
@@ -72,6 +87,9 @@ REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
     "an async generator": (generates, "yield"),
     "a generator": (generates_plainly, "yield"),
     "a method": (Handlers.ask, "it is a method"),
+    "a handler class": (HandlerClass, r"is a class: register it by add_handler\(Message, HandlerClass\)"),
+    "a class that needs more": (NeedsMore, "parameters besides the message"),
+    "an object that cannot be called": (HandlerClass(), "cannot be called"),  # type: ignore[dict-item]
 }
 
 
@@ -83,6 +101,43 @@ def test_a_handler_that_could_never_be_called_is_refused(name: str) -> None:
         with pytest.raises(InvalidMessageError, match=text):
             register(handler)
     assert app.registry.names == {}
+
+
+def handle(kind: str) -> type:
+    """A handler class whose method is of a kind that could never be called with a message."""
+
+    async def more(self: Any, ask: Ask, more: int) -> int:
+        return 1
+
+    async def nothing(self: Any) -> int:
+        return 1
+
+    async def by_keyword(self: Any, *, ask: Ask) -> int:
+        return 1
+
+    async def generates(self: Any, ask: Ask) -> AsyncIterator[int]:
+        yield 1
+
+    return type("Class", (), {"handle": locals()[kind]})
+
+
+@pytest.mark.parametrize("kind", ["more", "nothing", "by_keyword", "generates"])
+def test_a_handler_class_whose_method_could_never_be_called_is_refused(kind: str) -> None:
+    app = Mediator()
+    with pytest.raises(InvalidMessageError, match=r"parameter|yield"):
+        app.add_handler(Ask, handle(kind))
+    assert app.registry.names == {}
+
+
+async def test_a_handler_class_may_have_a_static_method() -> None:
+    class Static:
+        @staticmethod
+        async def handle(ask: Ask) -> int:
+            return ask.number
+
+    app = Mediator()
+    app.add_handler(Ask, Static)
+    assert (await app.send(Ask(4))).unwrap() == 4
 
 
 async def test_whatever_can_be_called_with_a_message_is_taken() -> None:
@@ -128,7 +183,30 @@ def test_what_is_no_class_of_messages_is_refused(cls: Any) -> None:
         Mediator().handles(cls)(lambda _: None)
 
 
-@pytest.mark.parametrize("only", [Request[int], [Ask, "Asked"], 3])
+@pytest.mark.parametrize(
+    ("named", "text"),
+    [
+        (takes_nothing, "@app.handler"),
+        (Ask(1), "name its class, Ask"),
+        ("Ask", "name a message class"),
+        ([Ask], "name a message class"),
+        (Ask | Asked, "name a message class"),
+    ],
+)
+def test_handles_names_a_class_or_is_refused_before_it_decorates_anything(named: Any, text: str) -> None:
+    with pytest.raises(InvalidMessageError, match=f"is no message class.*{text}"):
+        Mediator().handles(named)
+
+
+def test_a_class_that_is_a_request_and_an_event_is_refused() -> None:
+    class Both(Request[int], Event):
+        pass
+
+    with pytest.raises(InvalidMessageError, match="a request and an event"):
+        Mediator().handles(Both)(lambda _: 1)
+
+
+@pytest.mark.parametrize("only", ["Ask", Request[int], [Ask, "Asked"], 3])
 def test_a_behavior_for_what_is_no_class_is_refused(only: Any) -> None:
     with pytest.raises(TypeError, match="is no class"):
         Mediator().behavior(only=only)
@@ -154,6 +232,55 @@ def test_what_is_no_behavior_or_no_interceptor_is_refused() -> None:
         Mediator().behavior(object())  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="behavior"):
         Mediator().use(Logging())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="is a class"):
+        Mediator().use(Interceptor)  # type: ignore[arg-type]
+
+
+async def behaves_with_a_yield(message: Any, call_next: Any) -> AsyncIterator[Any]:
+    yield await call_next(message)
+
+
+@pytest.mark.parametrize(
+    ("behavior", "text"),
+    [
+        (Logging, "but a class: give an object"),
+        (Ask, "but a class: limit a behavior by only="),
+        (takes_nothing, r"does not take \(message, call_next\)"),
+        (lambda message: message, r"does not take \(message, call_next\)"),
+        (lambda message, call_next, more: message, r"does not take \(message, call_next\)"),
+        (behaves_with_a_yield, "yield"),
+    ],
+)
+def test_what_cannot_be_called_as_a_behavior_is_refused(behavior: Any, text: str) -> None:
+    for register in (Mediator().behavior, Mediator().behavior(only=Ask)):
+        with pytest.raises(TypeError, match=f"is no behavior.*{text}"):
+            register(behavior)
+
+
+def test_an_included_router_takes_nothing_that_would_be_lost() -> None:
+    router, app, other = Router(), Mediator(), Router()
+    other.handles(Asked)(lambda _: None)
+    router.handler(handler := takes_an_ask)
+    app.include(router)
+    app.include(router)
+    router.handler(handler)  # it has that one
+    for late in (
+        lambda: router.handles(Asked)(lambda _: None),
+        lambda: router.add_handler(Asked, HandlerClass),
+        lambda: router.behavior(Logging()),
+        lambda: router.include(other),
+    ):
+        with pytest.raises(ClosedError, match="included already"):
+            late()
+    assert list(router.registry.names.values()) == [Ask]
+
+
+@pytest.mark.parametrize("what", [Router, sys])
+def test_what_is_no_other_router_is_not_included(what: Any) -> None:
+    app = Mediator()
+    for wrong in (what, app):
+        with pytest.raises(TypeError, match="takes another Router"):
+            app.include(wrong)
 
 
 async def test_one_that_cannot_travel_is_refused_by_a_running_node_and_spoils_nothing() -> None:
@@ -173,6 +300,13 @@ def test_two_error_classes_with_one_code_are_refused() -> None:
 
         class MyError(CatgaError):
             code = "handler_error"
+
+
+@pytest.mark.parametrize("code", ["catga", "timeout"])
+def test_the_code_of_an_error_of_ours_is_taken(code: str) -> None:
+    with pytest.raises(TypeError, match="each error class needs one of its own"):
+        type("MyError", (CatgaError,), {"code": code})
+    assert type(CatgaError.rebuild("catga", "", {})) is CatgaError
 
 
 def test_an_error_class_may_be_defined_again() -> None:
@@ -202,6 +336,14 @@ def test_a_wire_name_of_catgas_own_is_refused_wherever_it_comes_from(register: A
         register(Mediator(), stats_of("catga"))
 
 
+def test_a_handler_for_what_each_node_answers_itself_is_refused() -> None:
+    app = Mediator()
+    with pytest.raises(InvalidMessageError, match="is built in"):
+        app.handles(Stats)(lambda _: NodeStats(node_id="mine"))
+    with pytest.raises(InvalidMessageError, match="is built in"):
+        app.add_handler(Stats, HandlerClass)
+
+
 async def test_catgas_own_messages_are_none_that_are_refused() -> None:
     app = Mediator()
     app.handles(words.Whoami)(lambda _: "me")
@@ -212,10 +354,10 @@ async def test_catgas_own_messages_are_none_that_are_refused() -> None:
 def test_a_class_that_is_defined_twice_is_told_as_that() -> None:
     module = types.ModuleType("twice")
     sys.modules["twice"] = module
-    text = "from catga import Request\nclass Ask(Request[int]): pass"
+    text = "from catga import Event, Request\nclass Ask(Request[int]): pass\nclass Asked(Event): pass"
     try:
         exec(text, module.__dict__)  # noqa: S102
-        first = module.Ask
+        first, first_event = module.Ask, module.Asked
         exec(text, module.__dict__)  # noqa: S102
     finally:
         del sys.modules["twice"]
@@ -225,6 +367,10 @@ def test_a_class_that_is_defined_twice_is_told_as_that() -> None:
         app.handles(module.Ask)(lambda _: 1)
     found = asyncio.run(app.send(module.Ask()))
     assert "is defined twice" in str(found.error)  # type: ignore[union-attr]
+    assert asyncio.run(app.publish(module.Asked())).is_success
+    app.handles(first_event)(lambda _: None)
+    lost = asyncio.run(app.publish(module.Asked()))
+    assert "is defined twice" in str(lost.error)  # type: ignore[union-attr]
 
 
 async def test_handlers_that_are_only_equal_are_two() -> None:

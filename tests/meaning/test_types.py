@@ -6,16 +6,18 @@ import textwrap
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import date
 from types import new_class
-from typing import Any, Generic, NamedTuple, Protocol, TypedDict, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypedDict, TypeVar, TypeVarTuple
 
 import attrs
 import msgspec
+import pydantic
 import pytest
 import rows_archive
 import rows_orders
 
-from catga import Event, Mediator, Request, add_cluster
+from catga import CatgaResult, Event, Failure, Mediator, Request, Success, add_cluster
 from catga.codec import Codec
 from catga.errors import InvalidMessageError
 from catga.messages import response_type
@@ -102,6 +104,65 @@ def test_a_type_variable_with_a_type_is_none_that_is_open(make: Callable[[Any], 
     Codec(make(kind))
 
 
+@pytest.mark.parametrize("kind", [date | Any, list[Any | rows_orders.Row], Box[Any | date]], ids=str)
+@pytest.mark.parametrize("make", [answered_with, holding])
+def test_what_would_arrive_as_plain_data_beside_any_is_refused(make: Callable[[Any], type], kind: Any) -> None:
+    with pytest.raises(InvalidMessageError, match="beside Any would arrive as plain data"):
+        Codec(make(kind))
+
+
+@pytest.mark.parametrize("kind", [Any, Any | None, int | Any, dict[str, Any] | Any, list[Any]], ids=str)
+def test_plain_data_beside_any_is_not_refused(kind: Any) -> None:
+    Codec(answered_with(kind))
+
+
+class Carton(pydantic.BaseModel, Generic[T]):
+    content: T
+
+
+class Cartons(pydantic.BaseModel):
+    cartons: list[Carton]  # type: ignore[type-arg]
+
+
+class Numbered(pydantic.BaseModel, Generic[B]):
+    number: B
+
+
+@pytest.mark.parametrize("kind", [Carton, Cartons, Box[Carton], dict[str, Carton]], ids=str)  # type: ignore[type-arg]
+@pytest.mark.parametrize("make", [answered_with, holding])
+def test_a_generic_model_without_its_type_is_refused(make: Callable[[Any], type], kind: Any) -> None:
+    """pydantic would take anything for it, so that a date arrives as a text."""
+    with pytest.raises(InvalidMessageError, match="leaves the type variable ~T open"):
+        Codec(make(kind))
+
+
+@pytest.mark.parametrize(
+    "kind", [Carton[int], Carton[Any], Carton[list[Carton[str]]], Numbered, Box[Numbered]], ids=str
+)  # type: ignore[type-arg]
+def test_a_generic_model_with_its_type_is_not_refused(kind: Any) -> None:
+    Codec(answered_with(kind))
+
+
+@pytest.mark.parametrize("kind", [CatgaResult[int], Success[int], Failure, int | Failure], ids=str)
+def test_a_request_that_is_answered_with_a_result_is_refused_in_words(kind: Any) -> None:
+    with pytest.raises(InvalidMessageError, match=r"names a result: .*Request\[int\]"):
+        Codec(answered_with(kind))
+
+
+Several = TypeVarTuple("Several")
+
+
+@dataclass
+class Of(Generic[*Several]):
+    items: tuple[*Several]
+
+
+def test_an_error_without_a_text_is_told_by_its_name() -> None:
+    """msgspec asserts that there are no such variables."""
+    with pytest.raises(InvalidMessageError, match=r"cannot travel: \w"):
+        Codec(answered_with(Of[int, str]))
+
+
 def test_a_generic_message_is_refused_and_the_class_that_says_its_type_is_not() -> None:
     with pytest.raises(InvalidMessageError, match="type variable"):
         Codec(Page)
@@ -145,6 +206,34 @@ async def test_whatever_goes_wrong_with_a_codec_is_an_invalid_message(cls: type)
         message: Any = cls(1)
         result = await (caller.publish(message) if issubclass(cls, Event) else caller.send(message))
         assert isinstance(result.error, InvalidMessageError)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="a statement of Python 3.12")
+def test_an_alias_with_its_types_leaves_no_variable_open() -> None:
+    names: dict[str, Any] = {}
+    exec("type Pairs[K, V] = dict[K, list[V]]\ntype Named[V] = Pairs[str, V]", names)  # noqa: S102
+    pairs, named = names["Pairs"], names["Named"]
+    for kind in (pairs[str, int], named[int], list[named[int]]):
+        Codec(answered_with(kind))
+    with pytest.raises(InvalidMessageError, match="type variable"):
+        Codec(answered_with(pairs))
+
+
+class Two(pydantic.BaseModel, Request[dict[U, T]], Generic[T, U]):
+    value: T
+
+
+class Half(Two[int, U], Generic[U]):
+    pass
+
+
+class Whole(Half[str]):
+    pass
+
+
+@pytest.mark.parametrize("cls", [Two[int, str], Half[str], Whole])
+def test_a_generic_model_says_what_its_request_is_answered_with(cls: type) -> None:
+    assert response_type(cls) == dict[str, int]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="a statement of Python 3.12")

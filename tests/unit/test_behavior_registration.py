@@ -145,11 +145,10 @@ async def test_a_router_that_is_included_on_two_ways_runs_its_handlers_once() ->
     shared, one, two, app = Router(), Router(), Router(), Mediator()
     shared.add_handler(Add, Adder)
     shared.handles(Added)(lambda event: heard.append(event.total))
-    for router in (one, two):
+    two.behavior(seeing := Seeing())
+    for router in (one, two, one):
         router.include(shared)
         app.include(router)
-    one.behavior(seeing := Seeing())
-    app.include(one)
     (await app.publish(Added(1))).unwrap()
     assert heard == [1]
     assert (await app.send(Add(1, 2))).unwrap() == 3

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path, PurePath
@@ -345,3 +345,58 @@ def test_any_error_is_a_problem_that_can_be_read(text: str) -> None:
     response = problem(SoldOut(text, details=details))
     assert (response.status_code, json.loads(bytes(response.body))["detail"]) == (500, text)
     assert "retry-after" not in response.headers
+
+
+@dataclass(frozen=True)
+class Counted(Request[int]):
+    upto: int = 1
+
+
+@pytest.mark.parametrize("place", ["strict", "own node", "another node"])
+async def test_an_answer_that_does_not_fit_is_no_fault_of_the_client(
+    place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, url = Mediator(strict=place == "strict"), f"memory://{place}-fits"
+    app.handles(Counted)(lambda _: None)  # type: ignore[arg-type,return-value]
+    async with AsyncExitStack() as stack:
+        caller: Mediator = app
+        if place != "strict":
+            caller = await stack.enter_async_context(add_cluster(app, url, node_id="worker"))
+        if place == "another node":
+            caller = await stack.enter_async_context(add_cluster(Mediator(), url, node_id="caller"))
+        result = await caller.send(Counted())
+        asked = await caller.send(Counted("x"))  # type: ignore[arg-type]
+    response = respond(result, errors={"invalid_message": 400})
+    shown = json.loads(response.body)
+    assert (response.status_code, shown["code"], shown["detail"]) == (500, "handler_error", "The request failed.")
+    assert any("the response of" in record.getMessage() for record in caplog.records)
+    assert respond(asked).status_code == 422
+
+
+@dataclass(frozen=True)
+class Relayed(Request[int]):
+    upto: int = 1
+
+
+@pytest.mark.parametrize("is_returned", [True, False])
+@pytest.mark.parametrize("far", [True, False])
+async def test_an_invalid_message_that_a_handler_sent_is_no_fault_of_the_client(is_returned: bool, far: bool) -> None:
+    app, others, url = Mediator(), Mediator(), f"memory://relayed-{is_returned}-{far}"
+    (others if far else app).handles(Counted)(lambda counted: counted.upto)
+
+    @app.handler
+    async def relay(relayed: Relayed) -> int | Failure:
+        result = await app.send(Counted("x"))  # type: ignore[arg-type]
+        return result if isinstance(result, Failure) and is_returned else result.unwrap()
+
+    async with (
+        add_cluster(others, url, node_id="other"),
+        add_cluster(app, url, node_id="worker"),
+        add_cluster(Mediator(), url, node_id="caller") as caller,
+    ):
+        result = await caller.send(Relayed())
+        asked = await caller.send(Relayed("x"))  # type: ignore[arg-type]
+    assert isinstance(result, Failure)
+    assert result.error.code == "invalid_message"
+    assert respond(result).status_code == 500
+    assert respond(asked).status_code == 422

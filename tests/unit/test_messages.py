@@ -271,3 +271,28 @@ class TestResponseType:
 def test_markers_add_nothing_to_instances() -> None:
     assert not hasattr(AsDataclass("a"), "__dict__")
     assert Request.__slots__ == Event.__slots__ == ()
+
+
+def test_message_needs_no_parentheses() -> None:
+    @message
+    @dataclass(frozen=True)
+    class Plain(Request[int]):
+        n: int = 1
+
+    assert Plain(2) == Plain(2)
+    assert options_of(Plain) == options_of(message()(Plain))
+
+
+@pytest.mark.parametrize("wrong", ["shop.Buy", 3.0])
+def test_message_takes_options_by_name(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="options by name"):
+        message(wrong)
+
+
+@pytest.mark.parametrize("options", [{"timeout": "5"}, {"timeout": True}, {"key": 3}, {"name": 3}])
+def test_an_option_of_another_type_is_refused_in_words(options: dict[str, Any]) -> None:
+    class Plain(Request[int]):
+        pass
+
+    with pytest.raises(InvalidMessageError, match="must be"):
+        message(**options)(Plain)

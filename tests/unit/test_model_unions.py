@@ -91,6 +91,17 @@ class Floats(enum.Enum):
     ONE = 1.0
 
 
+class Sizes(float, enum.Enum):
+    SMALL = 1.5
+    LARGE = 2.0
+
+
+class Digits(enum.StrEnum):
+    ONE = "01"
+    TWO = "2.0"
+    SMALL = "1.50"
+
+
 class Nothing(enum.Enum):
     NONE = None
     A = "a"
@@ -135,6 +146,8 @@ TYPES: list[tuple[Any, list[Any]]] = [
     (Numbers, [*Numbers]),
     (OtherNumbers, [*OtherNumbers]),
     (Floats, [*Floats]),
+    (Sizes, [*Sizes]),
+    (Digits, [*Digits]),
     (Nothing, [*Nothing]),
     (list[int], [[1, 2], [], [0]]),
     (list[str], [["1"], [], [str(ID)]]),
@@ -318,6 +331,8 @@ KEPT: list[tuple[Any, list[Any]]] = [
         Annotated[Careful | Careless, pydantic.Field(discriminator="kind")],
         [Careless(kind=OtherLetters.ONE), Careful(kind=OtherLetters.A)],
     ),
+    (Digits | Numbers, [*Digits, *Numbers]),
+    (Struct | int | None, [Struct(1), 3, None]),
     (Flags | str, [Flags.A, Flags.A | Flags.B, "1"]),
     (list[Small] | Small, [[Small()], Small()]),
     (int | Annotated[str, pydantic.StringConstraints(min_length=1)], [1, "1"]),
@@ -378,6 +393,12 @@ REFUSED = [
     collections.defaultdict[str, int] | dict[str, int],
     Nothing | None,
     Any | uuid.UUID,
+    Any | Struct,
+    Attrs | Any,
+    list[Struct] | list[Any],
+    Numbers | Digits,
+    Sizes | Digits,
+    Sizes | Decimal,
     Literal[Letters.A],
     Literal[Letters.A, "a"],
     Annotated[int, pydantic.Field(exclude_if=bool)],

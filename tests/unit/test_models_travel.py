@@ -10,8 +10,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
+from zoneinfo import ZoneInfo
 
 import attrs
 import msgspec
@@ -144,6 +145,9 @@ KEPT: list[tuple[Any, Any]] = [
     (float, float("inf")),
     (int, 2**63),
     (Path, Path("/a/b")),
+    (PurePosixPath, PurePosixPath("/a/b")),
+    (PureWindowsPath, PureWindowsPath("c:/a")),
+    (dict[PurePath, ZoneInfo], {PurePath("a"): ZoneInfo("Europe/Berlin")}),
     (ipaddress.IPv4Address, ipaddress.ip_address("1.2.3.4")),
     (ipaddress.IPv6Network, ipaddress.ip_network("::/8")),
     (pydantic.HttpUrl, "http://a.b/"),

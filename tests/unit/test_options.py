@@ -60,6 +60,7 @@ def test_a_value_that_cannot_work_says_the_fix(options: dict[str, Any], text: st
     [
         ("nodeid", "no option 'nodeid': did you mean 'node_id'"),
         ("request_time_out", "did you mean 'request_timeout'"),
+        ("timeout", "did you mean 'request_timeout'"),
         ("outlierz", "no option 'outlierz': did you mean 'outliers'"),
         ("colour", "has no option 'colour'$"),
         ("closed_cb", "has no option 'closed_cb'"),

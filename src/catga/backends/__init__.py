@@ -52,11 +52,15 @@ def _schemes() -> str:
     return ", ".join(f"{name}://" for name in sorted(schemes()))
 
 
+_MEANT = {"timeout": "request_timeout"}
+"""Options that are called otherwise, and do not look like it."""
+
+
 def check_options(given: Iterable[str], known: Collection[str], scheme: str) -> None:
     """Raise TypeError for an option that is not among the `known` ones of a backend."""
     for name in given:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
+            near = [_MEANT[name]] if name in _MEANT else get_close_matches(name, known, n=1)
             hint = f": did you mean {near[0]!r}?" if near else ""
             raise TypeError(f"{scheme}:// has no option {name!r}{hint}")
 

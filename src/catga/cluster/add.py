@@ -11,6 +11,7 @@ from catga.backends import check_url, open_backend, redact
 from catga.cluster.mediator import DistributedMediator
 from catga.cluster.options import ClusterOptions, check_options, default_node_id, default_routing
 from catga.cluster.outliers import OutlierEjection
+from catga.hidden import shows_no_locals
 from catga.hints import annotations_of
 from catga.mediator import Mediator
 from catga.routing import Queue
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from redis.credentials import CredentialProvider
 
 
+@shows_no_locals
 def add_cluster(
     mediator: Mediator,
     url: str = "memory://default",
@@ -209,6 +211,7 @@ class RedisOptions(CommonOptions, total=False):
     ssl_check_hostname: bool
 
 
+@shows_no_locals
 def add_nats_cluster(
     mediator: Mediator, url: str = "nats://127.0.0.1:4222", **options: Unpack[NatsOptions]
 ) -> DistributedMediator:
@@ -216,6 +219,7 @@ def add_nats_cluster(
     return add_cluster(mediator, url, **options)
 
 
+@shows_no_locals
 def add_redis_cluster(
     mediator: Mediator, url: str = "redis://127.0.0.1:6379", **options: Unpack[RedisOptions]
 ) -> DistributedMediator:

@@ -7,6 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from threading import get_ident
 from typing import Any
 
@@ -390,6 +391,13 @@ class Node:
         self._changed.tell()
 
     def _handlers_changed(self) -> None:
+        if get_ident() == self.thread_id:
+            self._tell_handlers()
+        elif self.pid == os.getpid():  # registered in another thread
+            with suppress(RuntimeError):  # the loop was closed, and the node with it
+                self.loop.call_soon_threadsafe(self._tell_handlers)
+
+    def _tell_handlers(self) -> None:
         if self._alive:  # without a link the record changes all the same, and is told when the link is back
             self._spawn(self.membership.update(handles=self.handlers.names()))
             self._spawn(self._open_queues())
@@ -399,7 +407,7 @@ class Node:
             await self.peer.open_queues(self.handlers.requests())
 
     def _spawn(self, step: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(self._quietly(step))
+        task = self.loop.create_task(self._quietly(step))
         self._updates.add(task)
         task.add_done_callback(self._updates.discard)
 

@@ -43,6 +43,10 @@ def model_obstacles(model: Any, *, takes_names: bool) -> Iterator[str]:
 def _obstacle(node: Schema) -> str | None:
     """What of one node does not come through."""
     kind = node["type"]
+    if kind == "model" and (variable := _open_variable(node["cls"])) is not None:
+        return (
+            f"leaves the type variable {variable} open, so that it holds anything: say {node['cls'].__qualname__}[...]"
+        )
     if node.get("serialization_exclude") or node.get("serialization_exclude_if"):
         return "is left out by Field(exclude=...): make it a private attribute"
     if kind == "literal" and any(_arrives_as_value(value, node["expected"]) for value in node["expected"]):
@@ -51,6 +55,16 @@ def _obstacle(node: Schema) -> str | None:
         return f"holds a {node['cls']!r}, whose values are more than text, bytes and numbers"
     if kind in _OBJECTS and not _is_for_msgspec(node):
         return f"holds a {node.get('cls', kind)!r}, which has no encoding"
+    return None
+
+
+def _open_variable(model: Any) -> Any:
+    """A type variable of a generic model for which pydantic takes anything; None if there is none."""
+    generic: Mapping[str, Any] = getattr(model, "__pydantic_generic_metadata__", {})
+    for variable in generic.get("parameters", ()):
+        is_said = variable.__bound__ is not None or variable.__constraints__ or getattr(variable, "has_default", bool)()
+        if not is_said:
+            return variable
     return None
 
 

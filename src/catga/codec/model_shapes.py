@@ -45,6 +45,13 @@ class Free(Shape):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Made(Shape):
+    """A Struct or an attrs object, which msgspec makes before pydantic looks, by its own rules."""
+
+    tag: object = "made"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Scalar(Shape):
     """A value without parts."""
 
@@ -300,8 +307,8 @@ def _opaque(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
     return [_known(node)]
 
 
-def _nothing(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
-    return []
+def _made(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
+    return [Made()]
 
 
 def _free(node: Schema, refs: Mapping[str, Schema]) -> list[Shape]:
@@ -318,5 +325,5 @@ _MAKERS: dict[str, Callable[[Schema, Mapping[str, Schema]], list[Shape]]] = {
     "named-tuple": _named_tuple,
     "typed-dict": _typed_dict,
     "any": _free,
-    "is-instance": _nothing,  # a class that msgspec makes: its own rules hold
+    "is-instance": _made,
 }

@@ -21,6 +21,7 @@ from catga.codec.model_shapes import (
     Fields,
     Free,
     Items,
+    Made,
     Opaque,
     Scalar,
     Schema,
@@ -150,6 +151,8 @@ class Rivals:
         return node
 
     def _takes(self, taker: Shape, shape: Shape) -> Takes:
+        if isinstance(shape, Made) or isinstance(taker, Made):
+            return _STOLEN if isinstance(taker, Free) else _NOT  # for what may be anything msgspec makes nothing
         if isinstance(taker, Scalar) and taker.kind == "none" and isinstance(shape, Opaque | Free):
             return _KEPT  # None, of all that there may be
         if isinstance(shape, Opaque | Free) or taker.takes_all:
@@ -277,12 +280,18 @@ def _is_like(taker: Values, value: Any, other: Any) -> bool | None:
     """Whether `value`, one of the taker's, which takes `other`, is another; None if it does not take it."""
     if value == other:
         return type(value) is not type(other)
-    return True if _takes_texts(taker) and str(value) == other else None
+    return True if _takes_texts(taker) and _reads_as(value, other) else None
+
+
+def _reads_as(value: Any, text: Any) -> bool:
+    """Whether a number is made of this text: also of ``"01"``, or ``"1.0"``."""
+    kind = _kind_of(value)
+    return isinstance(text, str) and _accepts(kind, text) and bool(_parsed(kind, text) == value)
 
 
 def _takes_texts(taker: Values) -> bool:
     """Whether its numbers are also made of texts."""
-    return not taker.is_literal and isinstance(taker.tag, type) and issubclass(taker.tag, int)
+    return not taker.is_literal and isinstance(taker.tag, type) and issubclass(taker.tag, int | float)
 
 
 def _kind_of(value: Any) -> str:

@@ -9,6 +9,7 @@ import functools
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 import msgspec
@@ -47,8 +48,15 @@ def _encode_part(value: Any) -> Any:
         return value.get_secret_value()
     if isinstance(value, deque):
         return [*value]
+    if isinstance(value, (PurePath, *_loaded("zoneinfo", "ZoneInfo"))):
+        return str(value)
     core: Any = sys.modules["pydantic_core"]
     return core.to_jsonable_python(value)
+
+
+def _loaded(module: str, name: str) -> tuple[type, ...]:
+    """The class of that name, if its module is there: else nobody has an object of it."""
+    return (getattr(sys.modules[module], name),) if module in sys.modules else ()
 
 
 _part_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_part)

@@ -1,17 +1,19 @@
-"""Type variables that nobody has said a type for: what they stand for would arrive as plain data."""
+"""What would arrive as plain data: type variables that nobody has said a type for, and what stands beside `Any`."""
 
+import types
 from collections.abc import Iterator
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from catga.codec.models import is_model
 from catga.hints import field_types
 
 _MARKS = ("__dataclass_fields__", "__struct_fields__", "__attrs_attrs__", "_fields", "__total__")
 """What classes have whose fields msgspec knows."""
+_PLAIN = (Any, type(None), bool, int, float, str, bytes, list, dict)
 
 
 def open_variables(kind: Any) -> Iterator[str]:
-    """Tell the type variables that `kind`, and all that it holds, leaves open."""
+    """Tell what of `kind`, and of all that it holds, would arrive as plain data."""
     seen: set[Any] = set()
     todo: list[tuple[Any, dict[Any, Any], str]] = [(kind, {}, _shown(kind))]
     while todo:
@@ -26,15 +28,24 @@ def open_variables(kind: Any) -> Iterator[str]:
         if key in seen:
             continue
         seen.add(key)
+        yield from (
+            f"{_shown(other)} beside Any would arrive as plain data: leave out Any" for other in _swallowed(part)
+        )
         todo += ((argument, bound, where) for argument in get_args(part) if not isinstance(argument, str))
         todo += _fields(part, bound)
+
+
+def _swallowed(part: Any) -> Iterator[Any]:
+    """The members of a union that are more than plain data, if it takes anything: it is decoded as that then."""
+    if get_origin(part) in (Union, types.UnionType) and Any in get_args(part):
+        yield from (each for each in get_args(part) if (get_origin(each) or each) not in _PLAIN)
 
 
 def _fields(part: Any, bound: dict[Any, Any]) -> Iterator[tuple[Any, dict[Any, Any], str]]:
     """The types of the fields of a class, or of a generic class with its arguments."""
     cls = get_origin(part) or part
-    if hasattr(part, "__value__"):  # a `type` statement's
-        yield part.__value__, bound, _shown(part)
+    if hasattr(part, "__value__"):  # a `type` statement's, whose variables are its own
+        yield part.__value__, _arguments(part, cls, bound), _shown(cls)
     if not isinstance(cls, type) or is_model(cls) or not _has_fields(cls):
         return
     given = _given(cls, _arguments(part, cls, bound))

@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from catga.cluster import DistributedMediator
-from catga.errors import CatgaError, Execution, HandlerError
+from catga.errors import CatgaError, Execution, HandlerError, InvalidMessageError
 from catga.result import CatgaResult, Success
 
 logger = logging.getLogger("catga.http")
@@ -98,12 +98,15 @@ def problem(error: CatgaError, *, errors: Mapping[str, int] | None = None, detai
     """An error as ``application/problem+json`` (RFC 9457), with its ``code`` and ``is_retryable``.
 
     An error class of the program's own is an answer: its text and ``details`` are told to the client. Errors of catga's
-    own, and what a handler raised, have one plain text for each code; the whole error is logged here instead, once.
+    own, and what a handler raised, have one plain text for each code; the whole error is logged here instead, once. An
+    answer that does not fit its request, and an invalid message that a handler sent, are told as errors of the handler
+    (500), as the client's request was valid.
 
     Args:
         errors: HTTP status by error code, over `STATUS`.
         detail: a text for the client, in place of the error's.
     """
+    error = _as_client_sees(error)
     answer, code = _answer_in(error), _code(error)
     own = answer.code not in _BUILT_IN and not _is_joint(answer)
     usual, text = _usual(error)
@@ -148,6 +151,15 @@ def health_routes(cluster: DistributedMediator, prefix: str = "/health", *, deta
         return JSONResponse(body, 200 if reason is None else 503)
 
     return [Route(f"{prefix}/live", live), Route(f"{prefix}/ready", ready)]
+
+
+def _as_client_sees(error: CatgaError) -> CatgaError:
+    """Return `error`, or that of the handler where what is invalid is not the client's request."""
+    if error.code != InvalidMessageError.code or not {"part", "within"} & _details(error).keys():
+        return error
+    seen = HandlerError(error.message, details=error.details)
+    seen.__cause__ = error
+    return seen
 
 
 def _answer_in(error: CatgaError) -> CatgaError:

@@ -68,7 +68,7 @@ def parameter_of(handler: Handler) -> inspect.Parameter | None:
     Raises:
         InvalidMessageError: it cannot be called with a message alone, or does not return its value.
     """
-    function = _function_of(handler)
+    function = _called_of(handler)
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise InvalidMessageError(f"{label(handler)} has a `yield`: a handler returns its value")
     try:
@@ -86,6 +86,37 @@ def parameter_of(handler: Handler) -> inspect.Parameter | None:
     elif taken[0].name in ("self", "cls"):
         hint = ": it is a method, so register a bound one, or the class by add_handler"
     raise InvalidMessageError(f"{label(handler)} has {what}{hint}")
+
+
+def check_behavior(step: Any) -> None:
+    """Raise TypeError unless `step` can be called as a behavior."""
+    if isinstance(step, type):
+        hint = "limit a behavior by only=" if is_request(step) or is_event(step) else "give an object that it makes"
+        raise TypeError(f"{step!r} is no behavior but a class: {hint}")
+    if not callable(step):
+        raise TypeError(f"{step!r} is no behavior: it cannot be called with (message, call_next)")
+    function = _function_of(step)
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{label(step)} is no behavior: it has a `yield`, and should return what it is to return")
+    try:
+        signature_of(function, follow_wrapped=False).bind(None, None)
+    except TypeError as error:
+        raise TypeError(f"{label(step)} is no behavior, as it does not take (message, call_next): {error}") from None
+    except ValueError:  # a function of C
+        pass
+
+
+def _called_of(handler: Any) -> Callable[..., Any]:
+    """What runs when `handler` is called: for a class, that is the class itself."""
+    if not callable(handler):
+        raise InvalidMessageError(f"{handler!r} is no handler: it cannot be called with a message")
+    if not isinstance(handler, type):
+        return _function_of(handler)
+    if hasattr(handler, "handle"):
+        raise InvalidMessageError(
+            f"{label(handler)} is a class: register it by add_handler(Message, {handler.__name__})"
+        )
+    return handler
 
 
 def _is_needed(parameter: inspect.Parameter) -> bool:

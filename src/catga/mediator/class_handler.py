@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 from catga.abc import Resolver
 from catga.errors import InvalidMessageError
+from catga.mediator.annotations import parameter_of
 from catga.mediator.threads import Threads, finish, refuse_coroutine_function
 
 M_contra = TypeVar("M_contra", contravariant=True)
@@ -29,6 +30,7 @@ class ClassHandler:
         handle = getattr(cls, "handle", None)
         if not inspect.isfunction(handle):
             raise InvalidMessageError(f"{cls!r} is no handler class: give it a method `handle(self, message)`")
+        parameter_of(handle.__get__(object()) if inspect.getattr_static(cls, "handle") is handle else handle)
         if in_thread:
             refuse_coroutine_function(handle)
         self.cls = cls

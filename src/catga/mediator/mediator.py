@@ -61,8 +61,10 @@ class Mediator(Router):
         """Put an interceptor around the way of every message; the first is outermost.
 
         Raises:
-            TypeError: it has no `sending` and `handling`.
+            TypeError: it has no `sending` and `handling`, or is a class.
         """
+        if isinstance(interceptor, type):
+            raise TypeError(f"{interceptor!r} is a class: give an interceptor that it makes")
         if not (hasattr(interceptor, "sending") and hasattr(interceptor, "handling")):
             raise TypeError(f"{interceptor!r} has no `sending` and `handling`: a behavior is added by `behavior`")
         self.registry.add_interceptor(interceptor)

@@ -13,7 +13,7 @@ from types import FunctionType, MethodType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from catga.abc import Behavior, HandlerBehavior, NotReachedBehavior
-from catga.errors import CatgaError, CatgaTimeoutError, Execution, HandlerError
+from catga.errors import CatgaError, CatgaTimeoutError, Execution, HandlerError, within
 from catga.mediator.annotations import (
     UNWRAPPED,
     Handler,
@@ -295,9 +295,9 @@ def answered(error: BaseException, message: object) -> CatgaError:
 
     A `CatgaError` is an answer. Everything else is a bug, and is logged here, where its traceback is.
     """
-    if isinstance(error, CatgaError):
-        return as_catga_error(error)
     name = wire_name(type(message))
+    if isinstance(error, CatgaError):
+        return as_catga_error(within(error, name))
     handlers.error("a handler of %s raised %s", name, _shown(error), exc_info=error, extra={"catga_message": name})
     return as_catga_error(error)
 

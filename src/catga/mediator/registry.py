@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from catga.abc import Behavior, Interceptor
 from catga.codec import Codec
-from catga.errors import DuplicateHandlerError, HandlerNotFoundError, InvalidMessageError
+from catga.errors import ClosedError, DuplicateHandlerError, HandlerNotFoundError, InvalidMessageError
 from catga.mediator.annotations import UNWRAPPED, Handler, label, labels
 from catga.mediator.at_once import at_once
 from catga.mediator.by_value import by_value
@@ -16,7 +16,7 @@ from catga.mediator.intercept import handling, intercepted, unheard
 from catga.mediator.isolated import Isolation
 from catga.mediator.pipeline import Call, EventCalls, Pipeline, Run, compile_event, compile_request, enclosed, timed
 from catga.mediator.threads import ThreadHandler
-from catga.messages import Event, Request, check_name, is_event, is_request, options_of, wire_name
+from catga.messages import check_class, check_name, is_event, is_request, options_of, wire_name
 from catga.result import LOCAL, CatgaResult, Failure, ResultMetadata, Success
 
 T = TypeVar("T")
@@ -36,6 +36,7 @@ class Registry:
         self._events: dict[type, tuple[Handler, ...]] = {}
         self._behaviors: list[tuple[Behavior, tuple[type, ...] | None]] = []
         self._listeners: list[weakref.WeakMethod[Callable[[], None]]] = []
+        self._is_included = False
         self._checks: list[weakref.WeakMethod[Callable[[type], None]]] = []
 
     def add(self, cls: type, handler: Handler) -> None:
@@ -45,7 +46,9 @@ class Registry:
             DuplicateHandlerError: a request has one already, or another class has the same wire name.
             InvalidMessageError: `cls` is neither a request nor an event, or its name is one of catga's own; the handler
                 cannot be called with one; or a node runs already and the message cannot travel.
+            ClosedError: this table was included in another.
         """
+        check_class(cls)
         if self._has(cls, handler):
             return
         self._expect_room(cls)
@@ -57,7 +60,9 @@ class Registry:
         self._changed()
 
     def add_behavior(self, behavior: Behavior, only: tuple[type, ...] | None) -> None:
-        """Put `behavior` inside those added before it; around messages of the classes `only`, or of all."""
+        """Put `behavior` inside those added before it; around messages of the classes `only`, or of all.
+        Raises `ClosedError` like `add`."""
+        self._expect_open()
         self._behaviors.append((behavior, only))
         self._changed()
 
@@ -78,6 +83,7 @@ class Registry:
             names = labels((*known, *handlers))[len(known) :]
             for handler, name in zip(handlers, names, strict=True):
                 self.add(cls, other._enclosed(cls, adapt(handler), name))
+        other._is_included = True
 
     def on_change(self, listener: Callable[[], None], *, check: Callable[[type], None] | None = None) -> None:
         """Call `listener`, a bound method, after each registration, as long as its object lives: nodes come and go.
@@ -129,6 +135,7 @@ class Registry:
 
     def _expect_room(self, cls: type) -> None:
         """Raise unless a handler for `cls` can be added."""
+        self._expect_open()
         name = wire_name(cls)
         owner = self.names.get(name, cls)
         if owner is not cls:
@@ -137,12 +144,14 @@ class Registry:
             raise DuplicateHandlerError(
                 f"{name} is handled by {label(self._requests[cls])} already: a request has exactly one handler"
             )
-        if cls in (Request, Event) or not (is_request(cls) or is_event(cls)):
-            raise InvalidMessageError(f"{cls!r} is no message: derive a class from Request[R] or Event")
         check_name(cls)
         for known in self._checks:
             if (check := known()) is not None:
                 check(cls)
+
+    def _expect_open(self) -> None:
+        if self._is_included:
+            raise ClosedError("this router was included already, and what it gets now would be lost: include it later")
 
     def _enclosed(self, cls: type, handler: Handler, name: str) -> Handler:
         return enclosed(handler, self._behaviors_of(cls), name)
@@ -245,6 +254,8 @@ class Runners(dict[type, Run]):
 
     async def _no_handler(self, message: object) -> CatgaResult[Any]:
         if is_event(type(message)):
+            if wire_name(type(message)) in self.registry.names:  # of another class, which a node would take it for
+                return Failure(self.registry.not_found(type(message)), self.metadata)
             return Success(None, self.metadata)
         if not is_request(type(message)):
             return Failure(InvalidMessageError(f"{type(message)!r} is no message: derive it from Request[R] or Event"))

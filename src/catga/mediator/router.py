@@ -4,11 +4,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Generic, TypeVar, cast, get_origin, overload
 
 from catga.abc import Behavior, Resolver
-from catga.mediator.annotations import Handler, caller_frame, message_type_of, parameter_of
+from catga.mediator.annotations import Handler, caller_frame, check_behavior, message_type_of, parameter_of
 from catga.mediator.class_handler import ClassHandler, HandlerObject
 from catga.mediator.registry import Registry
 from catga.mediator.threads import ThreadHandler
-from catga.messages import Event, Request
+from catga.messages import Event, Request, check_class
 from catga.result import CatgaResult
 
 M = TypeVar("M")
@@ -84,6 +84,7 @@ class Router:
             DuplicateHandlerError: the request has a handler already.
             InvalidMessageError: the parameter is not annotated with a request or an event class; or an ``async def``
                 was to run in a thread.
+            ClosedError: this router was included already.
         """
         frame = caller_frame(1)
 
@@ -98,7 +99,11 @@ class Router:
         self.registry.add(message_type, ThreadHandler(handler) if in_thread else handler)
 
     def handles(self, message_type: type[M], *, in_thread: bool = False) -> Handles[M]:
-        """Like `handler`, with the class given: parameter and return type are then checked statically."""
+        """Like `handler`, with the class given: parameter and return type are then checked statically.
+
+        Raises like `handler`, and InvalidMessageError if `message_type` is no message class.
+        """
+        check_class(message_type)
         return Handles(lambda handler: self._add(message_type, handler, in_thread))
 
     @overload
@@ -114,13 +119,14 @@ class Router:
             only: message classes (or bases of them) to which it is limited; an empty tuple is none at all.
 
         Raises:
-            TypeError: `behavior` cannot be called, or `only` has something else than classes.
+            TypeError: `behavior` cannot be called so, is a class, or has a ``yield``; or `only` has something else than
+                classes.
+            ClosedError: this router was included already.
         """
         classes = None if only is None else _classes(only)
 
         def add(step: B) -> B:
-            if not callable(step):
-                raise TypeError(f"{step!r} is no behavior: it cannot be called with (message, call_next)")
+            check_behavior(step)
             self.registry.add_behavior(step, classes)
             return step
 
@@ -135,18 +141,22 @@ class Router:
 
         Raises:
             DuplicateHandlerError: the request has a handler already.
-            InvalidMessageError: `message_type` is no message class, or `handler` has no ``handle``, or its is an
-                ``async def`` that was to run in a thread.
+            InvalidMessageError: `message_type` is no message class, or `handler` has no ``handle`` that takes a message
+                alone, or its is an ``async def`` that was to run in a thread.
+            ClosedError: this router was included already.
         """
         self.registry.add(message_type, ClassHandler(handler, self.resolver, in_thread=in_thread))
 
     def include(self, router: "Router") -> None:
-        """Take over the handlers that `router` has now. Its behaviors stay around its own handlers, inside
-        those of this one.
+        """Take over the handlers of `router`, which takes no more from now on. Its behaviors stay around its own
+        handlers, inside those of this one.
 
         Raises:
             DuplicateHandlerError: a request of `router` has a handler here already; nothing was taken over.
+            TypeError: `router` is none, or this one.
         """
+        if not isinstance(router, Router) or router.registry is self.registry:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"include takes another Router, got {router!r}")
         self.registry.include(router.registry, self._adopted)
 
     def _adopted(self, handler: Handler) -> Handler:
@@ -156,7 +166,7 @@ class Router:
 
 
 def _classes(only: type | Iterable[type]) -> tuple[type, ...]:
-    is_one = isinstance(only, type) or get_origin(only) is not None or not isinstance(only, Iterable)
+    is_one = isinstance(only, type | str) or get_origin(only) is not None or not isinstance(only, Iterable)
     classes: tuple[Any, ...] = (only,) if is_one else tuple(cast("Iterable[type]", only))
     wrong = [each for each in classes if not isinstance(each, type)]
     if wrong:
