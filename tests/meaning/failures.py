@@ -1,6 +1,7 @@
 """How handlers and behaviors fail."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import ANY
@@ -387,6 +388,32 @@ def the_timeout_of_an_event_ends_it(app: Mediator) -> HurriedEvent:
     return HurriedEvent()
 
 
+@means(failure("timeout", ANY, "maybe"))
+def a_value_that_comes_after_the_deadline_is_too_late(app: Mediator) -> Hurried:
+    @app.handler
+    async def hurried(hurried: Hurried) -> int:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.sleep(0.3)
+        return 1
+
+    return Hurried()
+
+
+@means(failure("timeout", ANY, "maybe"))
+def an_error_that_comes_after_the_deadline_is_too_late(app: Mediator) -> Hurried:
+    @app.handler
+    async def hurried(hurried: Hurried) -> int:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.3)
+            raise ValueError("while it cleaned up") from None
+        return 1
+
+    return Hurried()
+
+
 @means(success(1))
 def a_request_within_its_timeout_is_a_success(app: Mediator) -> Hurried:
     @app.handler
@@ -403,3 +430,24 @@ def a_handlers_own_time_out_is_its_error(app: Mediator) -> Hurried:
         raise TimeoutError
 
     return Hurried()
+
+
+@means(failure("handler_error", "TypeError: it returned a generator, which nobody runs"))
+def a_handler_of_an_event_cannot_return_a_generator(app: Mediator) -> Asked:
+    @app.handler
+    def asked(event: Asked) -> Any:
+        return (number for number in range(event.number))
+
+    return Asked()
+
+
+@means(failure("handler_error", "TypeError: it returned a generator, which nobody runs"))
+def nor_an_asynchronous_one(app: Mediator) -> Asked:
+    async def numbers() -> Any:
+        yield 1
+
+    @app.handler
+    async def asked(event: Asked) -> Any:
+        return numbers()
+
+    return Asked()

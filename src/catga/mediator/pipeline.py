@@ -9,7 +9,7 @@ import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from types import FunctionType, MethodType
+from types import AsyncGeneratorType, FunctionType, GeneratorType, MethodType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from catga.abc import Behavior, HandlerBehavior, NotReachedBehavior
@@ -120,7 +120,10 @@ def compile_request(handler: Handler, behaviors: Sequence[Behavior], metadata: R
 def compile_event(handlers: Sequence[Handler], behaviors: Sequence[Behavior], metadata: ResultMetadata) -> Pipeline:
     """The pipeline of an event: every handler runs, one after the other, whatever the others do."""
     names = labels(handlers)
-    made = (around(_calling(handler), bound(behaviors, name)) for handler, name in zip(handlers, names, strict=True))
+    made = (
+        around(_calling(handler, _running), bound(behaviors, name))
+        for handler, name in zip(handlers, names, strict=True)
+    )
     told = [_told(handler, behaviors, name) for handler, name in zip(handlers, names, strict=True)]
     calls = EventCalls.of(made, names, told)
     done: Success[None] = Success(None, metadata)
@@ -144,10 +147,13 @@ def timed(run: Run, name: str, timeout: float, metadata: ResultMetadata) -> Run:
 
     async def limited(message: Any) -> CatgaResult[Any]:
         try:
-            async with asyncio.timeout(timeout):
-                return await run(message)
+            async with asyncio.timeout(timeout) as limit:
+                result = await run(message)
         except TimeoutError as late:  # no handler's: those are failures by now
             return Failure(took_too_long(name, timeout, late.__cause__), metadata)
+        if limit.expired():  # a handler ended in its own way when it was cancelled: too late all the same
+            return Failure(took_too_long(name, timeout, None), metadata)
+        return result
 
     return limited
 
@@ -237,10 +243,10 @@ def _asynchronous(direct: Direct) -> Run:
     return run
 
 
-def _calling(handler: Handler) -> Call:
+def _calling(handler: Handler, unwrapping: "Callable[[Call], Call] | None" = None) -> Call:
     """`handler` as a coroutine function that returns the plain value, or raises."""
     call: Call = handler if is_coroutine_function(handler) else _awaitable(handler)
-    return call if returns_plain_value(handler) else _unwrapping(call)
+    return call if returns_plain_value(handler) else (unwrapping or _unwrapping)(call)
 
 
 def _awaitable(handler: Handler) -> Call:
@@ -257,6 +263,18 @@ def _unwrapping(call: Call) -> Call:
         return value.unwrap() if is_result(value) else value
 
     return unwrapped
+
+
+def _running(call: Call) -> Call:
+    """As `_unwrapping`, for a handler of an event, whose value nobody sees: a generator would never run."""
+
+    async def run(message: Any) -> Any:
+        value = await call(message)
+        if isinstance(value, GeneratorType | AsyncGeneratorType):
+            raise TypeError("it returned a generator, which nobody runs")
+        return value.unwrap() if is_result(value) else value
+
+    return run
 
 
 def uses_nothing_else(function: FunctionType) -> bool:

@@ -282,6 +282,11 @@ class _Run:
         self.is_over, self.deadline = True, math.inf
         self._task.cancel()
 
+    @property
+    def has_expired(self) -> bool:
+        """Whether its handler has ended in its own way after the deadline had cancelled it: the caller is not told."""
+        return self.is_over and self.instead is None
+
     def uncancel(self) -> bool:
         """Take the cancellation back. Returns whether nobody else has cancelled it."""
         self.is_over = False
@@ -365,7 +370,7 @@ class LocalCalls:
                 return run.too_late(None)
             run.has_begun = True
             result = await Within(self._isolation.own(), endpoint.run(message))
-            return _returned(endpoint, result)
+            return run.too_late(None) if run.has_expired else _returned(endpoint, result)
         except (asyncio.CancelledError, ClosedError, SystemExit, KeyboardInterrupt) as error:
             return self._broken_off(run, error)
         finally:
