@@ -94,7 +94,7 @@ class Delivery:
 
         Returns the handler's result, or the failure that ended the attempts; raises only CancelledError.
         """
-        if (holder := holding.get()) is not None:
+        if (holder := holding.get()) is not None and (headers is None or HEADER not in headers):
             return await self._deliver_nested(message, route, headers, holder)
         outliers, codec = self._outliers, route.codec
         nodes = NOBODY if route.is_queued else route.pool()
@@ -142,13 +142,14 @@ class Delivery:
         self, message: Any, route: Route, headers: dict[str, str] | None, holder: Holder
     ) -> CatgaResult[Any]:
         """`deliver` for a handler that lends its place meanwhile."""
-        token = holding.set(None)
+        if holder.has_ended:  # this is a task that it left behind
+            holding.set(None)
+            return await self.deliver(message, route, headers)
         holder.waits()
         try:
             return await self.deliver(message, route, {**(headers or {}), HEADER: str(holder.depth)})
         finally:
             holder.goes_on()
-            holding.reset(token)
 
     async def _carry(self, job: Job, attempt: Attempt | None = None) -> CatgaResult[Any]:
         """Make attempts until one settles it. The first may be under way."""

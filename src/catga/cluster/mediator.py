@@ -22,6 +22,7 @@ from catga.mediator import Mediator
 from catga.mediator.ambient import current, gone, made, running
 from catga.mediator.carried import carried
 from catga.mediator.intercept import send_through
+from catga.mediator.nested import holding
 from catga.membership import Watcher
 from catga.messages import Event, Request
 from catga.node import NodeInfo
@@ -362,6 +363,7 @@ class DistributedMediator(Mediator):
         context = contextvars.copy_context()  # handlers of calls from other nodes run in copies of it
         context.run(running.set, self)
         context.run(carried.set, None)
+        context.run(holding.set, None)  # a handler may start it
         node = context.run(Node, self._options, self._backend, self.registry, self._routing, self._exit)
         node.peer.server.local.owner, self._threads = self, node.peer.server.threads
         return node

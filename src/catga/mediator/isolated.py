@@ -30,7 +30,9 @@ class Isolation:
         """`run`, each time in a copy of that context."""
 
         async def alone(*args: P.args, **kwargs: P.kwargs) -> T:
-            result: T = await Within(self.own(), run(*args, **kwargs))
+            own = self.own()
+            own.run(holding.set, holding.get())  # it waits for what they send
+            result: T = await Within(own, run(*args, **kwargs))
             return result
 
         return alone

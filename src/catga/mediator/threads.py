@@ -108,7 +108,9 @@ class Threads:
         task = asyncio.create_task(self._outcome_of(steps), name="catga-thread", context=context)
         try:
             await asyncio.wait([task])
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
+            if task.get_loop().is_closed():
+                raise
             task.cancel()  # it ends now if its thread has not begun
             waiting.leave()
             self._hold()

@@ -144,7 +144,7 @@ class Places:
         self.wait(place)
         try:
             await place.granted
-        except asyncio.CancelledError:
+        except BaseException:  # a cancellation, or its coroutine was closed
             if place.granted.done() and not place.granted.cancelled() and place.granted.exception() is None:
                 self.busy -= 1
             else:

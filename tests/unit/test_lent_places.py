@@ -1,0 +1,201 @@
+"""Places that handlers lend while they wait: who lends which, until when, and in which thread."""
+
+import asyncio
+import contextvars
+import threading
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from catga import DistributedMediator, Mediator, Request, add_cluster, message
+from catga.errors import OverloadedError
+from catga.mediator.nested import Holder, holding
+from catga.result import CatgaResult
+from catga.testing import eventually
+
+DEADLINE = 30.0
+
+
+@dataclass(frozen=True)
+class Outer(Request[int]):
+    pass
+
+
+@message(timeout=0.1)
+@dataclass(frozen=True)
+class Hasty(Request[int]):
+    pass
+
+
+@dataclass(frozen=True)
+class Inner(Request[int]):
+    number: int = 2
+
+
+class Gate:
+    """What handlers wait for, and who was there."""
+
+    def __init__(self) -> None:
+        self.is_open = threading.Event()
+        self.began: list[int] = []
+
+    async def inner(self, request: Inner) -> int:
+        self.began.append(request.number)
+        await asyncio.sleep(0.01)
+        if request.number < 0:
+            await eventually(self.is_open.is_set)
+        return request.number
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def app(gate: Gate) -> Mediator:
+    made = Mediator()
+    made.handles(Inner)(gate.inner)
+    return made
+
+
+def small(app: Mediator, **options: Any) -> DistributedMediator:
+    """A node with one place."""
+    return add_cluster(app, f"memory://{uuid.uuid4().hex}", node_id="small", max_concurrency=1, **options)
+
+
+async def test_a_thread_keeps_its_place_though_the_coroutine_that_waited_for_it_was_closed(gate: Gate) -> None:
+    app, began = Mediator(), threading.Event()
+
+    @app.handler(in_thread=True)
+    def outer(request: Outer) -> int:
+        began.set()
+        assert gate.is_open.wait(DEADLINE)
+        return 1
+
+    async with small(app, max_queue=0) as node:
+        call = node.send(Outer())
+        call.send(None)
+        await eventually(began.is_set)
+        call.close()
+        assert isinstance((await node.send(Outer())).error, OverloadedError)
+        gate.is_open.set()
+
+        async def is_free() -> bool:
+            return (await node.send(Outer())).is_success
+
+        await eventually(is_free)
+
+
+async def test_a_call_that_waits_for_its_place_and_is_closed_gets_none(app: Mediator, gate: Gate) -> None:
+    async with small(app) as node:
+        first = asyncio.create_task(node.send(Inner(-1)))
+        await eventually(lambda: gate.began)
+        second = node.send(Inner())
+        second.send(None)
+        second.close()
+        gate.is_open.set()
+        assert (await first).unwrap() == -1
+        assert (await node.send(Inner(3))).unwrap() == 3
+
+
+async def test_the_calls_of_a_task_that_its_handler_left_behind_wait_for_their_turn(app: Mediator, gate: Gate) -> None:
+    tasks: list[asyncio.Task[CatgaResult[int]]] = []
+    is_full = asyncio.Event()
+
+    async def later() -> CatgaResult[int]:
+        await is_full.wait()
+        return await app.send(Inner(9))
+
+    @app.handler
+    async def outer(request: Outer) -> int:
+        tasks.append(asyncio.create_task(later()))
+        return 1
+
+    async with small(app) as node:
+        await node.send(Outer())
+        first = asyncio.create_task(node.send(Inner(-1)))
+        await eventually(lambda: gate.began)
+        second = asyncio.create_task(node.send(Inner(1)))
+        await asyncio.sleep(0)
+        is_full.set()
+        await asyncio.sleep(0.1)
+        gate.is_open.set()
+        await asyncio.gather(first, second, *tasks)
+    assert gate.began == [-1, 1, 9]
+
+
+async def test_tasks_that_share_a_context_lend_the_place_all_the_same(app: Mediator) -> None:
+    @app.handler
+    async def outer(request: Outer) -> int:
+        context = contextvars.copy_context()
+        tasks = [asyncio.create_task(app.send(Inner(number)), context=context) for number in range(3)]
+        return sum(result.unwrap() for result in await asyncio.gather(*tasks))
+
+    async with small(app) as node:
+        assert (await node.send(Outer())).unwrap() == 3
+
+
+@pytest.mark.parametrize("strict", [False, True])
+async def test_what_a_handler_sends_by_way_of_a_mediator_in_its_process_gets_through(
+    app: Mediator, strict: bool
+) -> None:
+    domain = Mediator(strict=strict)
+
+    @app.handler
+    async def outer(request: Outer) -> int:
+        return (await domain.send(Hasty(), timeout=DEADLINE)).unwrap()
+
+    @domain.handler
+    async def hasty(request: Hasty) -> int:
+        return (await app.send(Inner())).unwrap()
+
+    async with small(app) as node:
+        assert (await node.send(Outer())).unwrap() == 2
+
+
+async def test_the_handlers_of_a_node_that_a_handler_starts_do_not_lend_its_place() -> None:
+    app, other = Mediator(), Mediator()
+    name, started = uuid.uuid4().hex, list[DistributedMediator]()
+
+    @app.handler
+    async def outer(request: Outer) -> int:
+        started.append(add_cluster(other, f"memory://{name}", node_id="other"))
+        await started[0].start()
+        return 1
+
+    @other.handler
+    async def inner(request: Inner) -> int:
+        return int(holding.get() is None)
+
+    async with add_cluster(app, f"memory://{name}", node_id="small", max_concurrency=1) as node:
+        assert (await node.send(Outer())).unwrap() == 1
+        assert (await node.send(Inner())).unwrap() == 1
+        await started[0].stop()
+
+
+async def test_places_are_lent_in_the_thread_of_their_event_loop() -> None:
+    """The verbs of a node may run in another one than those of the handler that calls them."""
+
+    class Lender:
+        def __init__(self) -> None:
+            self.told: list[tuple[str, int]] = []
+
+        def lend(self) -> None:
+            self.told.append(("lent", threading.get_ident()))
+
+        def take_back(self) -> None:
+            self.told.append(("back", threading.get_ident()))
+
+    lender, here = Lender(), threading.get_ident()
+    holder = Holder(lender, 1)
+
+    def call() -> None:
+        holder.waits()
+        holder.goes_on()
+
+    await asyncio.to_thread(call)
+    await eventually(lambda: len(lender.told) == 2)
+    assert lender.told == [("lent", here), ("back", here)]
