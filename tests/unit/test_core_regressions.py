@@ -84,6 +84,20 @@ async def test_stop_waits_for_what_a_drain_before_it_accepted() -> None:
         assert (await call).unwrap() == "done"
 
 
+async def test_who_stops_a_node_that_is_stopping_waits_for_its_end() -> None:
+    async with caller("twice") as sender:
+        node = worker("twice")
+        await node.start()
+        call = asyncio.create_task(sender.send(Slow(0.5)))
+        await eventually(lambda: sender.counters["pending_calls"] == 1)
+        first = asyncio.create_task(node.stop())
+        await asyncio.sleep(0)
+        await asyncio.gather(node.stop(), asyncio.to_thread(lambda: asyncio.run(node.stop())))
+        assert first.done()
+        assert node.health == "closed"
+        assert (await call).unwrap() == "done"
+
+
 async def test_a_handler_that_holds_on_to_its_cancellation_does_not_hold_the_node() -> None:
     app = Mediator()
     release = asyncio.Event()

@@ -280,14 +280,14 @@ class DistributedMediator(Mediator):
         await self._elsewhere(lambda: self._joined().drain())
 
     async def stop(self) -> tuple[str, ...]:
-        """Drain, unregister and close. Does nothing if it is not running.
+        """Drain, unregister and close. Does nothing if it is not running. Returns once it has left, whoever stops it.
 
         Returns what could not be done, in words; nothing if all went well. It is in the log, too.
         """
         node = self._node
         if node is None and not self._stopped:
             self._is_no_way()  # until it is started
-        if node is None or self._stopped:
+        if node is None:
             return ()
         if not self._lives():
             self._stopped, self._node = True, None
@@ -295,6 +295,9 @@ class DistributedMediator(Mediator):
             return (f"the event loop of node {self.node_id} has ended, or is another process's: nobody was told",)
         if asyncio.get_running_loop() is not node.loop:
             return await self._elsewhere(self.stop)
+        if not self._settled.is_set():  # it is starting, or stopping already
+            await self._settled.wait()
+            return await self.stop()
         self._stopped = True
         self._settled.clear()
         try:
