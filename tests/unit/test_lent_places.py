@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from catga import DistributedMediator, Mediator, Request, add_cluster, message
+from catga import DistributedMediator, Mediator, Request, add_cluster, current, message
 from catga.errors import OverloadedError
 from catga.mediator.nested import Holder, holding
 from catga.result import CatgaResult
@@ -64,6 +64,31 @@ def app(gate: Gate) -> Mediator:
 def small(app: Mediator, **options: Any) -> DistributedMediator:
     """A node with one place."""
     return add_cluster(app, f"memory://{uuid.uuid4().hex}", node_id="small", max_concurrency=1, **options)
+
+
+async def test_calls_that_handlers_wait_for_do_not_starve_the_others(app: Mediator) -> None:
+    front, url = Mediator(), f"memory://{uuid.uuid4().hex}"
+
+    @front.handler
+    async def outer(request: Outer) -> int:
+        return (await current().send(Inner(), timeout=DEADLINE)).unwrap()
+
+    async def client(caller: DistributedMediator) -> None:
+        while True:
+            await caller.send(Outer(), timeout=DEADLINE)
+
+    async with (
+        add_cluster(app, url, node_id="small", max_concurrency=1),
+        add_cluster(front, url, node_id="front", max_concurrency=8),
+        add_cluster(Mediator(), url, node_id="caller") as caller,
+    ):
+        clients = [asyncio.create_task(client(caller)) for _ in range(8)]
+        await asyncio.sleep(0.2)
+        results = [await caller.send(Inner(number), timeout=5.0) for number in range(5)]
+        for each in clients:
+            each.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+    assert [result.unwrap() for result in results] == list(range(5))
 
 
 async def test_a_thread_keeps_its_place_though_the_coroutine_that_waited_for_it_was_closed(gate: Gate) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from bisect import insort
+from bisect import bisect, insort
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,6 +36,10 @@ class Place(NamedTuple):
     depth: int
 
 
+def _rank(call: Admitted | Place) -> int:
+    return -call.depth
+
+
 class Places:
     """Who may run, who waits, and who is refused.
 
@@ -64,6 +68,7 @@ class Places:
         "_is_starting",
         "_max_waiting",
         "_start",
+        "_turn",
         "busy",
         "crowded",
         "is_awaited",
@@ -89,6 +94,7 @@ class Places:
         self.refusing: CatgaError | None = None
         self.refused = 0
         self._is_starting = False
+        self._turn = MAX_DEPTH + 1  # the next free place is for a call that is less deep, if there is one
         self._idle: asyncio.Future[None] | None = None
 
     @property
@@ -155,7 +161,7 @@ class Places:
         """Let it wait for its place."""
         self.is_awaited = True
         if call.depth:
-            insort(self.nested, call, key=lambda each: -each.depth)
+            insort(self.nested, call, key=_rank)
         else:
             self.waiting.append(call)
 
@@ -220,9 +226,24 @@ class Places:
         self.is_awaited = self.inflight > self.busy or (self._idle is not None and not self._idle.done())
 
     def _next(self) -> Admitted | Place | None:
-        if self.nested and self.has_place(self.nested[0].depth):
-            return self.nested.pop(0)
-        return self.waiting.popleft() if self.waiting and self.busy < self.limit else None
+        if self.busy < self.limit:
+            return self._next_in_turn()
+        return self.nested.pop(0) if self.nested and self.has_place(self.nested[0].depth) else None
+
+    def _next_in_turn(self) -> Admitted | Place | None:
+        """The depths take turns at what is free, and only places that are lent are for the deepest alone: so calls that
+        keep coming from the handlers of other nodes leave something to all others."""
+        behind = bisect(self.nested, -self._turn, key=_rank)
+        if behind < len(self.nested):
+            call = self.nested.pop(behind)
+        elif self.waiting:
+            call = self.waiting.popleft()
+        elif self.nested:
+            call = self.nested.pop(0)
+        else:
+            return None
+        self._turn = call.depth or MAX_DEPTH + 1
+        return call
 
     def _begin(self, waiting: Admitted | Place) -> None:
         self.tell(waiting.depth)
