@@ -75,7 +75,7 @@ class Admitted(msgspec.Struct, eq=False):
         task: in which it runs, once it does.
         repeats: ids of repeats of it, which get the same answer.
         cancelled: it was told to end; `instead` is its answer then, None for none.
-        depth: as `catga.rpc.local.Places` has it.
+        depth: as `catga.rpc.places.Places` has it.
     """
 
     key: CallKey

@@ -29,9 +29,10 @@ from catga.mediator.threads import Threads
 from catga.result import CatgaResult, Success
 from catga.rpc.answers import Answers, Caller, CallKey, Seen
 from catga.rpc.deadlines import Deadlines
-from catga.rpc.local import LocalCalls, Places
+from catga.rpc.local import LocalCalls
 from catga.rpc.outbox import Outbox
 from catga.rpc.outcomes import addressed, fault_of, frame_of
+from catga.rpc.places import Places
 from catga.rpc.refusals import Refusals
 from catga.rpc.runner import SLICE, Admitted, Endpoint, OnExit, Runner
 from catga.rpc.wire import Call, Cancel, Fault, Reply
