@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from catga import DistributedMediator, Mediator, Request, add_cluster, current, message
+from catga import DistributedMediator, Event, Mediator, Request, add_cluster, current, message
 from catga.errors import OverloadedError
 from catga.mediator.nested import Holder, holding
 from catga.result import CatgaResult
@@ -32,6 +32,16 @@ class Hasty(Request[int]):
 @dataclass(frozen=True)
 class Inner(Request[int]):
     number: int = 2
+
+
+@dataclass(frozen=True)
+class Halfway(Request[int]):
+    pass
+
+
+@dataclass(frozen=True)
+class Noted(Event):
+    pass
 
 
 class Gate:
@@ -224,3 +234,62 @@ async def test_places_are_lent_in_the_thread_of_their_event_loop() -> None:
     await asyncio.to_thread(call)
     await eventually(lambda: len(lender.told) == 2)
     assert lender.told == [("lent", here), ("back", here)]
+
+
+async def test_a_tier_in_the_middle_leaves_room_for_its_own_callers(app: Mediator) -> None:
+    """It lends its places all the time to calls of the tier before it."""
+    middle, front, url = Mediator(), Mediator(), f"memory://{uuid.uuid4().hex}"
+
+    @middle.handler
+    async def halfway(request: Halfway) -> int:
+        return (await current().send(Inner(), timeout=DEADLINE)).unwrap()
+
+    @front.handler
+    async def outer(request: Outer) -> int:
+        return (await current().send(Halfway(), timeout=DEADLINE)).unwrap()
+
+    async def client(caller: DistributedMediator) -> None:
+        while True:
+            await caller.send(Outer(), timeout=DEADLINE)
+
+    async with (
+        add_cluster(app, url, node_id="back"),
+        add_cluster(middle, url, node_id="middle", max_concurrency=2),
+        add_cluster(front, url, node_id="front", max_concurrency=8),
+        add_cluster(Mediator(), url, node_id="caller") as caller,
+    ):
+        clients = [asyncio.create_task(client(caller)) for _ in range(16)]
+        await asyncio.sleep(0.2)
+        results = [await caller.send(Halfway(), timeout=5.0) for _ in range(5)]
+        for each in clients:
+            each.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+    assert [result.unwrap() for result in results] == [2] * 5
+
+
+async def test_what_a_node_that_drains_has_accepted_may_call_its_other_handlers(app: Mediator) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    @app.handler
+    async def outer(request: Outer) -> int:
+        begun.set()
+        await go_on.wait()
+        assert (await current().publish(Noted())).is_success
+        return (await current().send(Inner())).unwrap()
+
+    noted: list[Noted] = []
+
+    @app.handler
+    async def note(event: Noted) -> None:
+        noted.append(event)
+
+    url = f"memory://{uuid.uuid4().hex}"
+    async with add_cluster(Mediator(), url, node_id="caller") as caller, add_cluster(app, url, node_id="lone") as lone:
+        sending = asyncio.create_task(caller.send(Outer(), timeout=DEADLINE))
+        await asyncio.wait_for(begun.wait(), DEADLINE)
+        stopping = asyncio.create_task(lone.stop())
+        await eventually(lambda: lone.not_ready)
+        go_on.set()
+        assert (await sending).unwrap() == 2
+        assert await stopping == ()
+    assert noted == [Noted()]

@@ -190,7 +190,7 @@ class Node:
         except ClusterError as error:
             logger.warning("could not announce draining", extra={"catga_error": str(error)})
         await self._quietly(self.peer.close_queues())  # before it refuses: the broker would go on choosing it
-        self._refuse("is draining")
+        self._refuse("is draining", own=False)  # what it accepted may need a call that no other node takes
         try:
             async with asyncio.timeout(self._options.drain_timeout):
                 await self.peer.server.idle()
@@ -200,6 +200,8 @@ class Node:
                 extra={"catga_running": self.peer.server.inflight},
             )
             return False
+        finally:
+            self._refuse("is draining")
         return True
 
     async def stop(self) -> tuple[str, ...]:
@@ -386,8 +388,10 @@ class Node:
         self._changed.tell()
         self._link_changed.tell()
 
-    def _refuse(self, why: str) -> None:
-        self.peer.server.refuse(ClosedError(f"node {self._options.node_id} {why}"))
+    def _refuse(self, why: str, *, own: bool = True) -> None:
+        self.peer.server.refuse(ClosedError(f"node {self._options.node_id} {why}"), own=own)
+        if own:
+            self._table.close()
         self._changed.tell()
 
     def _handlers_changed(self) -> None:

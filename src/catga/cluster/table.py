@@ -17,7 +17,8 @@ class Routes(msgspec.Struct, frozen=True):
 
     version: int
     nodes: Candidates
-    """Those to choose from: alive; if there are none, suspects (a suspect is better than nobody)."""
+    """Those to choose from: alive; if there are none, suspects (a suspect is better than nobody); if there are none
+    either, this node itself while it drains."""
     services: tuple[Candidates, ...]
     """The same, one a service."""
     leaving: tuple[str, ...]
@@ -37,6 +38,12 @@ class RoutingTable:
         self._local_id = local_id
         self._cached: dict[str, Routes] = {}
         self._departed = Departed(clock)
+        self._takes_own = True
+
+    def close(self) -> None:
+        """This node runs nothing more, not even what it sends to itself."""
+        self._takes_own = False
+        self._cached.clear()
 
     def changed(self, event: NodeChangeEvent) -> None:
         """Remember who leaves: call it with every change of the view."""
@@ -96,7 +103,7 @@ class RoutingTable:
         able = [node for node in self._view.nodes() if name in node.handles]
         by_service: dict[str, list[NodeInfo]] = {}
         for node in able:
-            if node.state is not NodeState.DRAINING:
+            if node.state is not NodeState.DRAINING or self._is_own(node):
                 by_service.setdefault(node.service, []).append(node)
         known = {} if former is None else {group[0].service: group for group in former.services}
         nodes = self._candidates(able, None if former is None else former.nodes)
@@ -112,9 +119,14 @@ class RoutingTable:
         """Those of `able` to choose from: `former` itself if nothing that matters to routing has changed."""
         alive = [node for node in able if node.state is NodeState.ALIVE]
         nodes = alive or [node for node in able if node.state is NodeState.SUSPECT]
+        if not nodes:  # it drains: what it accepted may need this, too
+            nodes = [node for node in able if self._is_own(node)]
         if former is not None and len(former) == len(nodes) and all(map(_same, former, nodes)):
             return former
         return Candidates(nodes, self._stats, self._local_id)
+
+    def _is_own(self, node: NodeInfo) -> bool:
+        return self._takes_own and node.node_id == self._local_id
 
 
 def _same(a: NodeInfo, b: NodeInfo) -> bool:

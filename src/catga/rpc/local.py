@@ -17,9 +17,8 @@ from catga.mediator.pipeline import Direct, as_catga_error, took_too_long
 from catga.result import CatgaResult, Failure, Success
 from catga.routing import NodeStats
 from catga.rpc.deadlines import Deadlines
-from catga.rpc.places import Places
+from catga.rpc.places import Places, refusal
 from catga.rpc.runner import Endpoint, OnExit
-
 
 
 class _Run:
@@ -92,13 +91,15 @@ class LocalCalls:
         self._running: dict[_Run, _Run] = {}
         self._deadlines = Deadlines(self._running, _Run.expire)
         self._all_ended: asyncio.Event | None = None
+        self.refusing: CatgaError | None = None
+        """Why no calls are taken; None while they are. A node that drains takes those that its handlers still make."""
         self.owner: Mediator | None = None
         """What its handlers send by: `catga.current` gives it to those that `run` awaits."""
 
     def call(self, endpoint: Endpoint, direct: Direct, message: Any, stats: NodeStats) -> CatgaResult[Any]:
         """Call `direct`, the endpoint's: nothing else can run meanwhile. `stats` learn how long a success took."""
-        if self._places.refusing is not None:
-            return Failure(self._places.refusal())
+        if self.refusing is not None:
+            return Failure(refusal(self.refusing))
         if not endpoint.is_exact(message) and type(message := _copied(endpoint, message)) is Failure:
             return message
         clock = stats.clock
@@ -122,8 +123,8 @@ class LocalCalls:
         """Wait for a place, and run. Returns a failure whose execution is NO if it was refused."""
         if endpoint.direct is not None:
             return self.call(endpoint, endpoint.direct, message, NodeStats(""))  # who awaits this takes its time
-        if self._places.refusing is not None:
-            return Failure(self._places.refusal())
+        if self.refusing is not None:
+            return Failure(refusal(self.refusing))
         if not endpoint.is_exact(message) and type(message := _copied(endpoint, message)) is Failure:
             return message
         places, depth = self._places, 0

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from bisect import bisect, insort
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,28 +24,31 @@ class Place(NamedTuple):
     depth: int
 
 
-def _rank(call: Admitted | Place) -> int:
-    return -call.depth
+def refusal(reason: CatgaError) -> CatgaError:
+    """The error for a call while none are taken for that reason."""
+    error = ClosedError(reason.message, details=dict(reason.details))
+    error.is_retryable = True
+    return error
 
 
 class Places:
     """Who may run, who waits, and who is refused.
 
-    Handlers that wait for calls of their own lend their places to calls that are nested (`catga.mediator.nested`): so
-    more than `limit` of them may be under way, and not more are at work.
+    Handlers that wait for calls of their own lend their places (`catga.mediator.nested`). So not more than `limit` are
+    at work when a call begins, and not more than `limit` are under way at each depth: then the calls that others wait
+    for, and those that nobody's handler waits for, leave room for each other.
 
     Args:
         limit: calls that run at once.
-        max_waiting: calls that wait for a place.
+        max_waiting: calls that wait for a place, and as many again that handlers wait for.
         start: begins a call that came over the bus and has waited; it takes its place itself.
 
     Attributes:
         busy: calls that have a place.
         crowded: so many are busy when handlers begin to lend their places.
         lent: handlers that do, now.
-        waiting: calls that wait for one, the oldest first.
-        nested: those among them that are deep, the deepest first.
-        refusing: why no calls are taken; None while they are.
+        waiting: calls that wait for one.
+        refusing: why no calls are taken from the bus; None while they are.
         refused: calls answered with `OverloadedError`.
         is_awaited: somebody may wait for a place, or until nothing runs.
     """
@@ -55,15 +57,17 @@ class Places:
         "_has_told",
         "_idle",
         "_is_starting",
+        "_lines",
         "_max_waiting",
+        "_nested",
         "_start",
         "_turn",
+        "_under_way",
         "busy",
         "crowded",
         "is_awaited",
         "lent",
         "limit",
-        "nested",
         "refused",
         "refusing",
         "waiting",
@@ -78,28 +82,30 @@ class Places:
         self.is_awaited = False
         self.busy = 0
         self.crowded = limit // 2
-        self.waiting: deque[Admitted | Place] = deque()
-        self.nested: list[Admitted | Place] = []
+        self._lines: list[deque[Admitted | Place]] = [deque() for _ in range(MAX_DEPTH + 1)]  # who waits, by depth
+        self.waiting = 0
+        self._under_way = [0] * (MAX_DEPTH + 1)  # by depth; those at depth 0 are not counted
+        self._nested = 0  # the sum of these
+        self._turn = 0  # the depth that had the last place; the ones below it come next
         self.refusing: CatgaError | None = None
         self.refused = 0
         self._is_starting = False
-        self._turn = MAX_DEPTH + 1  # the next free place is for a call that is less deep, if there is one
         self._idle: asyncio.Future[None] | None = None
 
     @property
     def inflight(self) -> int:
         """Calls that run or wait."""
-        return self.busy + len(self.waiting) + len(self.nested)
+        return self.busy + self.waiting
 
     def has_place(self, depth: int) -> bool:
         """Whether a call that is so deep may run now."""
-        if not depth:
-            return self.busy < self.limit
-        return self.busy - self.lent < self.limit and self.busy < self.limit * (depth + 1)
+        under_way = self._under_way[depth] if depth else self.busy - self._nested
+        return self.busy - self.lent < self.limit and under_way < self.limit
 
     def is_full(self, depth: int) -> bool:
         """Whether a call that is so deep is too many."""
-        waiting = len(self.nested if depth else self.waiting)  # new calls take no room from those that others wait for
+        new = len(self._lines[0])  # new calls take no room from those that others wait for
+        waiting = self.waiting - new if depth else new
         return not self.has_place(depth) and (waiting >= self._max_waiting or depth == MAX_DEPTH)
 
     def held(self, endpoint: Endpoint, depth: int) -> Endpoint:
@@ -110,26 +116,26 @@ class Places:
         async def run(message: Any) -> CatgaResult[Any]:
             holder = Holder(self, depth + 1)
             token = holding.set(holder)
+            self._count(depth, 1)
             try:
                 return await endpoint.run(message)
             finally:
+                self._count(depth, -1)
                 holding.reset(token)
                 holder.ended()
 
         return structs.replace(endpoint, run=run, call=None)
 
-    def refusal(self) -> CatgaError:
-        """The error for a call while none are taken."""
-        assert self.refusing is not None  # noqa: S101
-        error = ClosedError(self.refusing.message, details=dict(self.refusing.details))
-        error.is_retryable = True
-        return error
+    def _count(self, depth: int, change: int) -> None:
+        if depth:
+            self._under_way[depth] += change
+            self._nested += change
 
     def overloaded(self) -> OverloadedError:
         """The error for a call that is one too many."""
         self.refused += 1
         return OverloadedError(
-            f"{self.busy} calls run and {len(self.waiting) + len(self.nested)} wait: the node is full",
+            f"{self.busy} calls run and {self.waiting} wait: the node is full",
             details={"max_concurrency": self.limit, "max_queue": self._max_waiting},
         )
 
@@ -149,18 +155,17 @@ class Places:
     def wait(self, call: Admitted | Place) -> None:
         """Let it wait for its place."""
         self.is_awaited = True
-        if call.depth:
-            insort(self.nested, call, key=_rank)
-        else:
-            self.waiting.append(call)
+        self._lines[call.depth].append(call)
+        self.waiting += 1
 
     def withdraw(self, call: Admitted | Place) -> bool:
         """It waits no more. Returns whether it did."""
-        for waiting in (self.waiting, self.nested):
-            if call in waiting:
-                waiting.remove(call)
-                return True
-        return False
+        line = self._lines[call.depth]
+        if call not in line:
+            return False
+        line.remove(call)
+        self.waiting -= 1
+        return True
 
     def occupy(self, depth: int) -> bool:
         """Take a place if there is one."""
@@ -174,7 +179,7 @@ class Places:
     def lend(self) -> None:
         """A handler that has a place waits for a call of its own."""
         self.lent += 1
-        if self.nested:
+        if self.waiting:
             self.go_on()
 
     def take_back(self) -> None:
@@ -212,27 +217,20 @@ class Places:
                 self._is_starting = False
         if self._idle is not None and not self.inflight and not self._idle.done():
             self._idle.set_result(None)
-        self.is_awaited = self.inflight > self.busy or (self._idle is not None and not self._idle.done())
+        self.is_awaited = bool(self.waiting) or (self._idle is not None and not self._idle.done())
 
     def _next(self) -> Admitted | Place | None:
-        if self.busy < self.limit:
-            return self._next_in_turn()
-        return self.nested.pop(0) if self.nested and self.has_place(self.nested[0].depth) else None
-
-    def _next_in_turn(self) -> Admitted | Place | None:
-        """The depths take turns at what is free, and only places that are lent are for the deepest alone: so calls that
-        keep coming from the handlers of other nodes leave something to all others."""
-        behind = bisect(self.nested, -self._turn, key=_rank)
-        if behind < len(self.nested):
-            call = self.nested.pop(behind)
-        elif self.waiting:
-            call = self.waiting.popleft()
-        elif self.nested:
-            call = self.nested.pop(0)
-        else:
+        """The depths take turns, so that calls which keep coming from other nodes' handlers leave something to all."""
+        if not self.waiting:
             return None
-        self._turn = call.depth or MAX_DEPTH + 1
-        return call
+        for depth in (*range(self._turn - 1, -1, -1), *range(MAX_DEPTH, self._turn - 1, -1)):
+            line = self._lines[depth]
+            if line and self.has_place(depth):
+                self._turn = depth
+                self.waiting -= 1
+                call: Admitted | Place = line.popleft()
+                return call
+        return None
 
     def _begin(self, waiting: Admitted | Place) -> None:
         self.tell(waiting.depth)
@@ -252,9 +250,9 @@ class Places:
 
     def close(self) -> list[Admitted]:
         """Refuse what waits. Returns the calls that came over the bus, which are to be told."""
-        waiting = [*self.waiting, *self.nested]
-        self.waiting.clear()
-        self.nested.clear()
+        waiting = [call for line in self._lines for call in line]
+        self._lines = [deque() for _ in self._lines]
+        self.waiting = 0
         for each in waiting:
             if isinstance(each, Place) and not each.granted.done():
                 each.granted.set_exception(ClosedError("the node stopped"))

@@ -32,7 +32,7 @@ from catga.rpc.deadlines import Deadlines
 from catga.rpc.local import LocalCalls
 from catga.rpc.outbox import Outbox
 from catga.rpc.outcomes import addressed, fault_of, frame_of
-from catga.rpc.places import Places
+from catga.rpc.places import Places, refusal
 from catga.rpc.refusals import Refusals
 from catga.rpc.runner import SLICE, Admitted, Endpoint, OnExit, Runner
 from catga.rpc.wire import Call, Cancel, Fault, Reply
@@ -125,7 +125,7 @@ class Server:
     def load(self) -> float:
         """`inflight` over the capacity."""
         places = self._places  # as `inflight` does: every batch tells it
-        return (places.busy + len(places.waiting) + len(places.nested)) / places.limit
+        return (places.busy + places.waiting) / places.limit
 
     # -- what comes over the bus ----------------------------------------------------------------------
 
@@ -224,9 +224,15 @@ class Server:
 
     # -- stopping -------------------------------------------------------------------------------------
 
-    def refuse(self, reason: CatgaError) -> None:
-        """Take no more calls; those admitted go on. `reason` tells the callers, whose calls go elsewhere."""
+    def refuse(self, reason: CatgaError, *, own: bool = True) -> None:
+        """Take no more calls; those admitted go on. `reason` tells the callers, whose calls go elsewhere.
+
+        Args:
+            own: nor those that this node makes to itself.
+        """
         self._places.refusing = reason
+        if own:
+            self.local.refusing = reason
 
     async def idle(self) -> None:
         """Return once nothing runs or waits."""
@@ -265,7 +271,7 @@ class Server:
         """What runs the call. Raises what its caller gets instead."""
         places = self._places
         if places.refusing is not None:
-            raise places.refusal()
+            raise refusal(places.refusing)
         endpoint = self.endpoints[call.name]
         if (call.headers or endpoint.is_intercepted) and endpoint.receiving is not None:
             endpoint = endpoint.receiving(call.headers or {})
