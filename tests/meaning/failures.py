@@ -451,3 +451,19 @@ def nor_an_asynchronous_one(app: Mediator) -> Asked:
         return numbers()
 
     return Asked()
+
+
+@means(failure("handler_error", "TypeError: it returned a generator, which nobody runs"))
+def nor_one_inside_the_behaviors_of_its_router(app: Mediator) -> Asked:
+    router = Router()
+
+    @router.behavior
+    async def around(message: Any, call_next: CallNext[Any, Any]) -> Any:
+        return await call_next(message)
+
+    @router.handler
+    def asked(event: Asked) -> Any:
+        return (number for number in range(event.number))
+
+    app.include(router)
+    return Asked()

@@ -275,6 +275,17 @@ def test_an_included_router_takes_nothing_that_would_be_lost() -> None:
     assert list(router.registry.names.values()) == [Ask]
 
 
+async def test_a_mediator_that_was_included_goes_on_for_itself() -> None:
+    app, included = Mediator(), Mediator()
+    app.include(included)
+
+    @included.handler
+    async def ask(ask: Ask) -> int:
+        return ask.number
+
+    assert (await included.send(Ask())).unwrap() == 1
+
+
 @pytest.mark.parametrize("what", [Router, sys])
 def test_what_is_no_other_router_is_not_included(what: Any) -> None:
     app = Mediator()

@@ -29,13 +29,18 @@ async def listening(client: Client) -> Any:
     return subscription
 
 
-async def test_closing_goes_to_its_end() -> None:
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+async def test_closing_goes_to_its_end(turns: int) -> None:
+    """Whenever the socket is lost: before, or some turns of the event loop after it began."""
     with NatsServer() as server:
         client: Any = DirectClient()
         await client.connect(server.url)
         subscription = await listening(client)
+        closing = asyncio.create_task(client.close()) if turns else None
+        for _ in range(turns - 1):
+            await asyncio.sleep(0)
         await lose_the_socket(client)
-        await client.close()
+        await (closing or client.close())
         await asyncio.wait([subscription._wait_for_msgs_task], timeout=10)
         assert subscription._wait_for_msgs_task.done()
         assert not client._subs

@@ -19,6 +19,7 @@ from catga import (
     Request,
     add_cluster,
     current,
+    current_cluster,
     message,
 )
 from catga.errors import CatgaTimeoutError, Execution, InvalidMessageError, OverloadedError
@@ -191,6 +192,20 @@ async def test_what_a_thread_waits_for_is_cancelled_when_its_caller_leaves(disk:
         await eventually(lambda: results)
     assert isinstance(results[0].error, CatgaTimeoutError)
     assert results[0].error.execution is Execution.MAYBE
+
+
+async def test_a_thread_may_stop_its_node() -> None:
+    app, ended = Mediator(), list[tuple[str, ...]]()
+
+    @app.handler(in_thread=True)
+    def read(request: Read) -> int:
+        ended.append(asyncio.run(current_cluster().stop()))
+        return 1
+
+    async with add_cluster(app, "memory://threads-stop", node_id="worker", drain_timeout=0.2) as worker:
+        assert not (await worker.send(Read(), timeout=DEADLINE)).is_success
+        await eventually(lambda: ended)
+    assert ended == [("handlers were cancelled",)]
 
 
 async def test_what_a_resolver_opened_is_closed_when_the_thread_has_ended(disk: Disk) -> None:

@@ -110,10 +110,13 @@ class Delivery:
             stats = outliers.stats[node_id]
             endpoint = self._endpoints.get(codec.name) if node_id == self.node_id else None
             if endpoint is not None and endpoint.direct is not None:
-                result: CatgaResult[Any] = self._local.call(endpoint, endpoint.direct, message, stats)
-                if type(result) is Success and not outliers.suspected:
-                    return result
-                attempt = Attempt(self._known(result), node_id, stats=stats, started=stats.started())
+                clock = stats.clock
+                started = clock()
+                result: CatgaResult[Any] = self._local.call(endpoint, endpoint.direct, message, stats, started)
+                if type(result) is Success:
+                    return outliers.cleared(stats, result) if outliers.suspected else result
+                stats.started()
+                attempt = Attempt(self._known(result), node_id, stats=stats, started=started)
                 return await self._carry(Job(message, route, headers, deadline), attempt)
             started = stats.started()
             try:
@@ -132,9 +135,9 @@ class Delivery:
                 raise
         except CatgaError as error:  # the key function, the encoder, or the decoder of the value
             return Failure(error, ResultMetadata("", 1))
-        if type(outcome) is Success and not outliers.suspected:
+        if type(outcome) is Success:
             stats.ended(started)
-            return outcome
+            return outliers.cleared(stats, outcome) if outliers.suspected else outcome
         attempt = Attempt(self._known(outcome), node_id, to, call.id if call else 0, stats, started)
         return await self._carry(Job(message, route, headers, deadline, call=call), attempt)
 

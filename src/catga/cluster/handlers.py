@@ -72,13 +72,14 @@ class LocalHandlers(dict[str, Endpoint]):
 
     def names(self) -> tuple[str, ...]:
         """Wire names of all that is handled, sorted. Raises `InvalidMessageError` for what cannot travel."""
-        for cls in self._registry.names.values():
+        names = dict(self._registry.names)  # other threads may register meanwhile
+        for cls in names.values():
             self._codecs[cls]
-        return tuple(sorted(self._registry.names))
+        return tuple(sorted(names))
 
     def requests(self) -> list[str]:
         """Wire names of the requests among them."""
-        return [name for name, cls in self._registry.names.items() if is_request(cls)]
+        return [name for name, cls in dict(self._registry.names).items() if is_request(cls)]
 
     def __missing__(self, name: str) -> Endpoint:
         cls = Stats if name == STATS else self._registry.names.get(name)

@@ -23,6 +23,7 @@ from catga.mediator.ambient import current, gone, made, running
 from catga.mediator.carried import carried
 from catga.mediator.intercept import send_through
 from catga.mediator.nested import holding
+from catga.mediator.threads import Caller, caller
 from catga.membership import Watcher
 from catga.messages import Event, Request
 from catga.node import NodeInfo
@@ -145,7 +146,7 @@ class DistributedMediator(Mediator):
         """
         node = self._here()
         if node is None:
-            return await self._elsewhere(partial(self.broadcast, event, timeout=timeout))
+            return await self._elsewhere(partial(self.broadcast, event, timeout=timeout), caller.get())
         check_timeout(timeout)
         result: Broadcast | Failure = await self._forward(event, partial(node.dispatch.to_every_node, timeout=timeout))
         if isinstance(result, Failure):  # an interceptor's own
@@ -164,7 +165,7 @@ class DistributedMediator(Mediator):
         """
         node = self._here()
         if node is None:
-            return await self._elsewhere(partial(self.send_to_all, request, timeout=timeout))
+            return await self._elsewhere(partial(self.send_to_all, request, timeout=timeout), caller.get())
         check_timeout(timeout)
         result: Gathered[R] | Failure = await self._forward(
             request, partial(node.dispatch.to_all_able, timeout=timeout)
@@ -338,12 +339,15 @@ class DistributedMediator(Mediator):
     async def _otherwise(self, verb: Callable[[], Coroutine[Any, Any, CatgaResult[R]]]) -> CatgaResult[R]:
         """As `_elsewhere`, but with a `Failure` for what that raises."""
         try:
-            return await self._elsewhere(verb)
+            return await self._elsewhere(verb, caller.get())
         except (ClosedError, CatgaTimeoutError) as error:
             return Failure(error)
 
-    async def _elsewhere(self, verb: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def _elsewhere(self, verb: Callable[[], Coroutine[Any, Any, T]], waiting: Caller | None = None) -> T:
         """What `verb` returns on the node's event loop, whoever's this one is.
+
+        Args:
+            waiting: who waits for the handler in this thread, if `verb` sends something for it.
 
         Raises:
             ClosedError: there is no node, it belongs to the process from which this one was forked, or its loop ends.
@@ -356,7 +360,7 @@ class DistributedMediator(Mediator):
             raise ClosedError(
                 f"node {self.node_id} belongs to the process that forked this one: make one after the fork"
             )
-        return await on_loop(node.loop, verb)
+        return await on_loop(node.loop, verb, waiting or Caller())
 
     def _knows_others(self, node: Node) -> None:
         """Others may call its handlers before `start` has returned, and these may send."""

@@ -395,13 +395,14 @@ class Node:
         self._changed.tell()
 
     def _handlers_changed(self) -> None:
-        if get_ident() == self.thread_id:
+        if get_ident() == self.thread_id and self.loop.is_running():
             self._tell_handlers()
         elif self.pid == os.getpid():  # registered in another thread
             with suppress(RuntimeError):  # the loop was closed, and the node with it
                 self.loop.call_soon_threadsafe(self._tell_handlers)
 
     def _tell_handlers(self) -> None:
+        self.handlers.clear()  # what was compiled while another thread registered
         if self._alive:  # without a link the record changes all the same, and is told when the link is back
             self._spawn(self.membership.update(handles=self.handlers.names()))
             self._spawn(self._open_queues())

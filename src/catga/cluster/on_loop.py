@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from catga.errors import CatgaTimeoutError, ClosedError, Execution
-from catga.mediator.threads import Caller, caller
+from catga.mediator.threads import Caller
 
 T = TypeVar("T")
 
@@ -15,14 +15,13 @@ LOOK_INTERVAL = 1.0
 """Seconds between two looks whether the other loop still runs: its end takes along what runs in it, in silence."""
 
 
-async def on_loop(loop: asyncio.AbstractEventLoop, verb: Callable[[], Coroutine[Any, Any, T]]) -> T:
+async def on_loop(loop: asyncio.AbstractEventLoop, verb: Callable[[], Coroutine[Any, Any, T]], waiting: Caller) -> T:
     """What `verb` returns on `loop`. It is cancelled there if it is cancelled here.
 
     Raises:
         ClosedError: the loop does not run, or ends meanwhile.
-        CatgaTimeoutError: this is the thread of a handler whose caller has given up, or does so meanwhile.
+        CatgaTimeoutError: the caller who is `waiting` has left, or does so meanwhile.
     """
-    waiting = caller.get() or Caller()
     if waiting.has_left:
         raise _given_up(Execution.NO)
     if not loop.is_running():

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Set
+from typing import TypeVar
 
 import msgspec
 
@@ -16,6 +17,8 @@ from catga.result import CatgaResult, Failure, Success
 from catga.routing import Candidates, NodeStats, Stats
 
 logger = logging.getLogger("catga.cluster")
+
+R = TypeVar("R")
 
 
 class OutlierEjection(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +128,11 @@ class Outliers:
         is_answer = result is not None and failed is not True
         stats.ended(None if never_ran else started, is_answer)
         self._judged(stats, failed=failed, trial=trial)
+
+    def cleared(self, stats: NodeStats, result: Success[R]) -> Success[R]:
+        """Return `result`, a success of a call that `stats` know of: nothing is held against the node any more."""
+        self._judged(stats, failed=False, trial=False)
+        return result
 
     def forget(self, node_id: str) -> None:
         """The node left: if one with its id comes, it begins anew."""

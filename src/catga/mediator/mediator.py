@@ -69,6 +69,9 @@ class Mediator(Router):
             raise TypeError(f"{interceptor!r} has no `sending` and `handling`: a behavior is added by `behavior`")
         self.registry.add_interceptor(interceptor)
 
+    def _was_included(self) -> None:
+        """It goes on for itself."""
+
     def check(self, *targets: ModuleType | type) -> list[Problem]:
         """Mistakes that would only show at the first message: call it at the start, or in a test.
 

@@ -175,11 +175,11 @@ def bound(behaviors: Sequence[Behavior], name: str) -> list[Behavior]:
     return [b.bound_to(name) if isinstance(b, HandlerBehavior) else b for b in behaviors]
 
 
-def enclosed(handler: Handler, behaviors: Sequence[Behavior], name: str) -> Handler:
+def enclosed(handler: Handler, behaviors: Sequence[Behavior], name: str, *, of_event: bool) -> Handler:
     """`handler`, which is called `name`, with `behaviors` of its own, as one handler."""
     if not behaviors:
         return handler
-    call = around(_calling(handler), bound(behaviors, name))
+    call = around(_calling(handler, _running if of_event else None), bound(behaviors, name))
 
     @functools.wraps(handler)
     async def run(message: Any) -> Any:

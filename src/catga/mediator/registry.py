@@ -36,7 +36,7 @@ class Registry:
         self._events: dict[type, tuple[Handler, ...]] = {}
         self._behaviors: list[tuple[Behavior, tuple[type, ...] | None]] = []
         self._listeners: list[weakref.WeakMethod[Callable[[], None]]] = []
-        self._is_included = False
+        self._is_closed = False
         self._checks: list[weakref.WeakMethod[Callable[[type], None]]] = []
 
     def add(self, cls: type, handler: Handler) -> None:
@@ -83,7 +83,10 @@ class Registry:
             names = labels((*known, *handlers))[len(known) :]
             for handler, name in zip(handlers, names, strict=True):
                 self.add(cls, other._enclosed(cls, adapt(handler), name))
-        other._is_included = True
+
+    def close(self) -> None:
+        """Take no more: others have taken over what is here, and would miss it."""
+        self._is_closed = True
 
     def on_change(self, listener: Callable[[], None], *, check: Callable[[type], None] | None = None) -> None:
         """Call `listener`, a bound method, after each registration, as long as its object lives: nodes come and go.
@@ -150,11 +153,11 @@ class Registry:
                 check(cls)
 
     def _expect_open(self) -> None:
-        if self._is_included:
+        if self._is_closed:
             raise ClosedError("this router was included already, and what it gets now would be lost: include it later")
 
     def _enclosed(self, cls: type, handler: Handler, name: str) -> Handler:
-        return enclosed(handler, self._behaviors_of(cls), name)
+        return enclosed(handler, self._behaviors_of(cls), name, of_event=is_event(cls))
 
     def _behaviors_of(self, cls: type) -> list[Behavior]:
         return [b for b, only in self._behaviors if only is None or issubclass(cls, only)]

@@ -148,8 +148,8 @@ class Router:
         self.registry.add(message_type, ClassHandler(handler, self.resolver, in_thread=in_thread))
 
     def include(self, router: "Router") -> None:
-        """Take over the handlers of `router`, which takes no more from now on. Its behaviors stay around its own
-        handlers, inside those of this one.
+        """Take over the handlers of `router`, which takes no more from now on, unless it is a mediator, and goes on for
+        itself. Its behaviors stay around its own handlers, inside those of this one.
 
         Raises:
             DuplicateHandlerError: a request of `router` has a handler here already; nothing was taken over.
@@ -158,6 +158,10 @@ class Router:
         if not isinstance(router, Router) or router.registry is self.registry:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"include takes another Router, got {router!r}")
         self.registry.include(router.registry, self._adopted)
+        router._was_included()
+
+    def _was_included(self) -> None:
+        self.registry.close()
 
     def _adopted(self, handler: Handler) -> Handler:
         if isinstance(handler, ClassHandler) and handler.resolver is None:

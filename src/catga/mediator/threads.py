@@ -45,7 +45,7 @@ class Caller:
     def leave(self) -> None:
         """It gives up."""
         self.has_left = True
-        for tell in tuple(self._told):
+        for tell in self._told.copy():  # at once: others add to it meanwhile
             tell()
 
     @contextmanager

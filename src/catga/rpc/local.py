@@ -96,19 +96,25 @@ class LocalCalls:
         self.owner: Mediator | None = None
         """What its handlers send by: `catga.current` gives it to those that `run` awaits."""
 
-    def call(self, endpoint: Endpoint, direct: Direct, message: Any, stats: NodeStats) -> CatgaResult[Any]:
-        """Call `direct`, the endpoint's: nothing else can run meanwhile. `stats` learn how long a success took."""
+    def call(
+        self, endpoint: Endpoint, direct: Direct, message: Any, stats: NodeStats, started: float
+    ) -> CatgaResult[Any]:
+        """Call `direct`, the endpoint's: nothing else can run meanwhile.
+
+        Args:
+            stats: learn how long a success took.
+            started: the time by the clock of `stats`.
+        """
         if self.refusing is not None:
             return Failure(refusal(self.refusing))
         if not endpoint.is_exact(message) and type(message := _copied(endpoint, message)) is Failure:
             return message
-        clock = stats.clock
-        started = clock()
         try:
             own = self._isolation.own() if carried.get() else self._base.copy()
             result = own.run(direct, message)
         except (SystemExit, KeyboardInterrupt) as reason:
             result = self._exits(reason)
+        clock = stats.clock
         now = clock()
         if type(result) is not Success:
             endpoint.tally.add(now - started, False)
@@ -122,7 +128,8 @@ class LocalCalls:
     ) -> CatgaResult[Any]:
         """Wait for a place, and run. Returns a failure whose execution is NO if it was refused."""
         if endpoint.direct is not None:
-            return self.call(endpoint, endpoint.direct, message, NodeStats(""))  # who awaits this takes its time
+            unseen = NodeStats("")  # who awaits this takes its time
+            return self.call(endpoint, endpoint.direct, message, unseen, unseen.clock())
         if self.refusing is not None:
             return Failure(refusal(self.refusing))
         if not endpoint.is_exact(message) and type(message := _copied(endpoint, message)) is Failure:
@@ -144,17 +151,18 @@ class LocalCalls:
             result = await Within(self._isolation.own(), endpoint.run(message))
             return run.too_late(None) if run.has_expired else _returned(endpoint, result)
         except (asyncio.CancelledError, ClosedError, SystemExit, KeyboardInterrupt) as error:
-            return self._broken_off(run, error)
+            if (ended := self._broken_off(run, error)) is None:
+                raise
+            return ended
         finally:
             self._end(run, result)
 
     def _broken_off(
         self, run: _Run, error: asyncio.CancelledError | ClosedError | SystemExit | KeyboardInterrupt
-    ) -> CatgaResult[Any]:
+    ) -> Failure | None:
+        """The result of a run that ended so; None if it is its caller who was cancelled."""
         if isinstance(error, asyncio.CancelledError):
-            if not (run.is_over and run.uncancel()):
-                raise error
-            return run.too_late(error)
+            return run.too_late(error) if run.is_over and run.uncancel() else None
         if isinstance(error, ClosedError):  # the node stopped while the call waited for its place
             return Failure(error)
         return self._exits(error)

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from nats.aio.transport import TcpTransport
 from nats.errors import Error
 from nats.protocol.parser import AWAITING_CONTROL_LINE, ERR_RE
 
-from catga.backends.nats.client import NoTlsError, is_closing
+from catga.backends.nats.client import NoTlsError
 from catga.backends.nats.refusals import Refusals, Violation
 
 logger = logging.getLogger("catga.backends.nats")
@@ -106,10 +107,14 @@ class DirectClient(Client):
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         """nats-py would stop halfway at commands that a lost socket cannot take."""
-        if is_closing(self):
-            self._pending: list[bytes] = []
-            self._pending_data_size = 0
+        tcp: Any = self._transport
+        if isinstance(self._transport, TcpTransport):
+            tcp.writelines, tcp.drain = self._write_last, partial(_drained, tcp.drain)
         await super()._close(status, do_cbs)
+
+    def _write_last(self, commands: list[bytes]) -> None:
+        with suppress(OSError, RuntimeError):  # the latter is uvloop's
+            self._write_all(commands)
 
     # -- the short way in -----------------------------------------------------------------------------
 
@@ -159,3 +164,8 @@ class DirectClient(Client):
             on_payload(data)
         except (Exception, asyncio.CancelledError):  # nothing of it may end the reading
             logger.exception("a payload could not be handled")
+
+
+async def _drained(drain: Callable[[], Awaitable[None]]) -> None:
+    with suppress(OSError, RuntimeError):
+        await drain()
