@@ -395,7 +395,7 @@ class Node:
         self._changed.tell()
 
     def _handlers_changed(self) -> None:
-        if get_ident() == self.thread_id and self.loop.is_running():
+        if get_ident() == self.thread_id and not self.loop.is_closed():
             self._tell_handlers()
         elif self.pid == os.getpid():  # registered in another thread
             with suppress(RuntimeError):  # the loop was closed, and the node with it
