@@ -4,12 +4,13 @@ msgspec encodes and decodes dataclasses, Structs and attrs classes itself; pydan
 own validation (`catga.codec.models`).
 """
 
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
 import msgspec
 
 from catga.codec.losses import obstacles
 from catga.codec.models import ModelDecoders, encode_model
+from catga.codec.variables import members
 from catga.errors import ANSWER, MESSAGE, InvalidMessageError, refused
 from catga.messages import check_name, is_request, options_of, response_type, wire_name
 from catga.result import Failure, Success
@@ -48,7 +49,7 @@ class Codec:
         self.timeout = options.timeout
         self._decoder = _decoder_for(cls, self.name)
         response: Any = response_type(cls) if is_request(cls) else None
-        if any((get_origin(part) or part) in (Success, Failure) for part in (response, *get_args(response))):
+        if any((get_origin(member) or member) in (Success, Failure) for member in members(response)):
             text = "names a result: derive from Request[R] with what a success holds, e.g. Request[int]"
             raise refused(f"the response of {self.name} {text}")
         self._response_decoder = _decoder_for(response, f"the response of {self.name}")
