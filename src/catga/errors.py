@@ -124,11 +124,43 @@ class InvalidMessageError(CatgaError):
     code = "invalid_message"
 
 
-def within(error: CatgaError, name: str) -> CatgaError:
-    """`error`, which a handler of the message called `name` raised. If it is about another message, which the handler
-    sent, its ``details["within"]`` are that name."""
-    if type(error) is InvalidMessageError and error.details.get("name", name) != name:
-        error.details.setdefault("within", name)
+REFUSED = "catga_refused"
+"""Reserved in the ``details`` of an `InvalidMessageError`: what catga itself refused, if it did. They travel."""
+MESSAGE = "message"
+"""A message, on its way to its handler."""
+INSIDE = "message, by a behavior"
+"""A message, by what stands around its handler."""
+NESTED = "message of a handler"
+"""A message that a handler sent. The handler passed the error on to its own caller."""
+ANSWER = "answer"
+"""A handler's value, on its way back."""
+
+_PASSED_ON = {INSIDE: MESSAGE, MESSAGE: NESTED}
+
+
+def refused(text: str, what: str = MESSAGE, **details: Any) -> InvalidMessageError:
+    """Return the error for `what` catga refuses; one that a program makes itself says nothing of that."""
+    return InvalidMessageError(text, details={**details, REFUSED: what})
+
+
+def inside(error: InvalidMessageError) -> InvalidMessageError:
+    """Return `error`, by which something was refused, as one that a behavior raises of the message it was given."""
+    error.details[REFUSED] = INSIDE
+    return error
+
+
+def what_is_refused(error: CatgaError) -> str | None:
+    """Return what catga itself refused, if that is what `error` tells."""
+    details: Any = error.details if error.code == InvalidMessageError.code else None
+    what: Any = details.get(REFUSED) if isinstance(details, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return what if isinstance(what, str) else None
+
+
+def passed_on(error: CatgaError) -> CatgaError:
+    """Return `error`, which a handler raised, or a behavior around it: what was refused is the handler's own message,
+    or one that it sent."""
+    if type(error) is InvalidMessageError and (what := _PASSED_ON.get(what_is_refused(error) or "")):
+        error.details = {**error.details, REFUSED: what}
     return error
 
 

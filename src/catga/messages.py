@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar, get_args, get_origin, overload
 
 import msgspec
 
-from catga.errors import InvalidMessageError
+from catga.errors import InvalidMessageError, refused
 from catga.hints import has_field, resolved
 from catga.seconds import is_number
 
@@ -131,9 +131,9 @@ def check_name(cls: type) -> None:
     not."""
     name = wire_name(cls)
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable():
-        raise InvalidMessageError(f"the wire name {name!r:.80} of {cls!r} must be 1 to {MAX_NAME} printable characters")
+        raise refused(f"the wire name {name!r:.80} of {cls!r} must be 1 to {MAX_NAME} printable characters")
     if name.startswith(_OWN) and not _module_of(cls).startswith(_OWN):
-        raise InvalidMessageError(
+        raise refused(
             f"the wire name {name!r} of {cls!r} is catga's own, like all that begin with {_OWN!r}: "
             f'give it another, e.g. @message(name="shop.{cls.__name__}")'
         )
@@ -180,13 +180,13 @@ def key_of(message: object) -> object:
     cls = type(message)
     key = options_of(cls).key
     if key is None:
-        raise InvalidMessageError(
+        raise refused(
             f"{cls.__qualname__} has no key: declare one with @message(key=...) to route it by consistent hashing"
         )
     try:
         return getattr(message, key) if isinstance(key, str) else key(message)
     except Exception as error:
-        raise InvalidMessageError(f"the key of {cls.__qualname__} failed: {error!r}") from error
+        raise refused(f"the key of {cls.__qualname__} failed: {error!r}") from error
 
 
 def is_request(cls: type) -> bool:
@@ -209,7 +209,7 @@ def no_message(value: object, wanted: str) -> InvalidMessageError:
         text = f"{cls.__qualname__} is an event: publish it"
     elif is_request(cls):
         text = f"{cls.__qualname__} is a request: send it"
-    return InvalidMessageError(text)
+    return refused(text)
 
 
 def response_type(cls: type) -> Any:
@@ -221,7 +221,7 @@ def response_type(cls: type) -> Any:
     origin, args = _parts(cls)
     found = _response_argument(origin, dict(zip(_parameters(origin), args, strict=False)))
     if found is None or isinstance(found, TypeVar):
-        raise InvalidMessageError(
+        raise refused(
             f"{cls.__qualname__} does not say what it is answered with: derive from Request[R], e.g. Request[None]"
         )
     return found
@@ -273,6 +273,6 @@ def _resolved(arg: Any, cls: type) -> Any:
         return resolved(arg, cls.__module__, {cls.__name__: cls})
     except Exception as error:
         text = getattr(arg, "__forward_arg__", arg)
-        raise InvalidMessageError(
+        raise refused(
             f"{text!r}, with which {cls.__qualname__} is answered, is not defined in {cls.__module__}: {error}"
         ) from error

@@ -5,7 +5,15 @@ from typing import Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
 
 import msgspec
 
-from catga.errors import CatgaError, Execution, HandlerError, MaybeExecutedError, NoNodeAvailableError
+from catga.errors import (
+    REFUSED,
+    CatgaError,
+    Execution,
+    HandlerError,
+    MaybeExecutedError,
+    NoNodeAvailableError,
+    what_is_refused,
+)
 
 T = TypeVar("T")
 
@@ -104,6 +112,8 @@ def joint_failure(results: Iterable[CatgaResult[Any]], text: str, details: dict[
     own: Any = getattr(first, "details", None)  # an error of the user's may have anything there
     if len(failures) == 1 and isinstance(own, dict):
         details = {**own, **details}
+    elif cls is type(first) and (what := what_is_refused(first)):
+        details = {**details, REFUSED: what}
     is_retryable = len(failures) == len(every) and all(failure.error.is_retryable for failure in failures)
     try:
         error = CatgaError.rebuild(cls.code, text, details, is_retryable=is_retryable, execution=execution)

@@ -371,32 +371,3 @@ async def test_an_answer_that_does_not_fit_is_no_fault_of_the_client(
     assert (response.status_code, shown["code"], shown["detail"]) == (500, "handler_error", "The request failed.")
     assert any("the response of" in record.getMessage() for record in caplog.records)
     assert respond(asked).status_code == 422
-
-
-@dataclass(frozen=True)
-class Relayed(Request[int]):
-    upto: int = 1
-
-
-@pytest.mark.parametrize("is_returned", [True, False])
-@pytest.mark.parametrize("far", [True, False])
-async def test_an_invalid_message_that_a_handler_sent_is_no_fault_of_the_client(is_returned: bool, far: bool) -> None:
-    app, others, url = Mediator(), Mediator(), f"memory://relayed-{is_returned}-{far}"
-    (others if far else app).handles(Counted)(lambda counted: counted.upto)
-
-    @app.handler
-    async def relay(relayed: Relayed) -> int | Failure:
-        result = await app.send(Counted("x"))  # type: ignore[arg-type]
-        return result if isinstance(result, Failure) and is_returned else result.unwrap()
-
-    async with (
-        add_cluster(others, url, node_id="other"),
-        add_cluster(app, url, node_id="worker"),
-        add_cluster(Mediator(), url, node_id="caller") as caller,
-    ):
-        result = await caller.send(Relayed())
-        asked = await caller.send(Relayed("x"))  # type: ignore[arg-type]
-    assert isinstance(result, Failure)
-    assert result.error.code == "invalid_message"
-    assert respond(result).status_code == 500
-    assert respond(asked).status_code == 422

@@ -18,9 +18,9 @@ from catga.errors import (
     ClusterError,
     Execution,
     HandlerNotFoundError,
-    InvalidMessageError,
     NoNodeAvailableError,
     OverloadedError,
+    refused,
 )
 from catga.mediator.carried import carried
 from catga.mediator.nested import HEADER, Holder, holding
@@ -427,10 +427,8 @@ class Delivery:
     def _check_size(self, message: object, size: int) -> None:
         limit = self._peer.max_body
         if size > limit:
-            raise InvalidMessageError(
-                f"{type(message).__qualname__} has {size} bytes, the broker's limit is {limit}",
-                details={"bytes": size, "limit": limit},
-            )
+            text = f"{type(message).__qualname__} has {size} bytes, the broker's limit is {limit}"
+            raise refused(text, bytes=size, limit=limit)
 
 
 def _is_an_answer(job: Job) -> bool:
@@ -452,7 +450,7 @@ def _check_headers(headers: dict[str, str]) -> None:
     """An interceptor filled them in. Raises `InvalidMessageError` for what nobody could read."""
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidMessageError(f"the header {name!r} is {value!r}: headers are text, both name and value")
+            raise refused(f"the header {name!r} is {value!r}: headers are text, both name and value")
 
 
 def _expired() -> CatgaError:

@@ -4,13 +4,14 @@ msgspec encodes and decodes dataclasses, Structs and attrs classes itself; pydan
 own validation (`catga.codec.models`).
 """
 
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
 import msgspec
 
 from catga.codec.losses import obstacles
 from catga.codec.models import ModelDecoders, encode_model
-from catga.errors import InvalidMessageError
+from catga.codec.variables import members
+from catga.errors import ANSWER, MESSAGE, InvalidMessageError, refused
 from catga.messages import check_name, is_request, options_of, response_type, wire_name
 from catga.result import Failure, Success
 
@@ -26,7 +27,7 @@ def encode(value: Any) -> bytes:
     try:
         return _encoder.encode(value)
     except Exception as error:
-        raise InvalidMessageError(f"{type(value).__qualname__} cannot be encoded: {error}") from error
+        raise refused(f"{type(value).__qualname__} cannot be encoded: {error}") from error
 
 
 class Codec:
@@ -48,9 +49,9 @@ class Codec:
         self.timeout = options.timeout
         self._decoder = _decoder_for(cls, self.name)
         response: Any = response_type(cls) if is_request(cls) else None
-        if any((get_origin(part) or part) in (Success, Failure) for part in (response, *get_args(response))):
+        if any((get_origin(member) or member) in (Success, Failure) for member in members(response)):
             text = "names a result: derive from Request[R] with what a success holds, e.g. Request[int]"
-            raise InvalidMessageError(f"the response of {self.name} {text}")
+            raise refused(f"the response of {self.name} {text}")
         self._response_decoder = _decoder_for(response, f"the response of {self.name}")
 
     def decode(self, body: bytes) -> Any:
@@ -59,18 +60,18 @@ class Codec:
         try:
             return self._decoder.decode(body)
         except Exception as error:
-            raise _invalid(error, self.name, self.name) from error
+            raise _invalid(error, self.name, self.name, MESSAGE) from error
 
     def copy(self, message: Any) -> Any:
         """`message` as it would arrive at another node. Raises `InvalidMessageError`."""
         return self.decode(encode(message))
 
     def decode_response(self, body: bytes) -> Any:
-        """The value in `body`; None, an event's. Raises like `decode`; its ``details["part"]`` is ``"answer"``."""
+        """The value in `body`; None, an event's. Raises like `decode`; what is refused is an `ANSWER`."""
         try:
             return self._response_decoder.decode(body)
         except Exception as error:
-            raise _invalid(error, f"the response of {self.name}", self.name, part="answer") from error
+            raise _invalid(error, f"the response of {self.name}", self.name, ANSWER) from error
 
 
 def _decoder_for(cls: Any, what: str) -> "msgspec.msgpack.Decoder[Any]":
@@ -78,13 +79,13 @@ def _decoder_for(cls: Any, what: str) -> "msgspec.msgpack.Decoder[Any]":
         decoder = msgspec.msgpack.Decoder(cls, dec_hook=ModelDecoders().decode)
         obstacle = next(obstacles(cls), None)
     except Exception as error:  # of msgspec, of pydantic, or of the class's own annotations
-        raise InvalidMessageError(f"{what} cannot travel: {str(error) or repr(error)}") from error
+        raise refused(f"{what} cannot travel: {str(error) or repr(error)}") from error
     if obstacle is not None:
-        raise InvalidMessageError(f"{what} cannot travel: {obstacle}")
+        raise refused(f"{what} cannot travel: {obstacle}")
     return decoder
 
 
-def _invalid(error: Exception, what: str, name: str, **details: str) -> InvalidMessageError:
+def _invalid(error: Exception, what: str, name: str, refuses: str) -> InvalidMessageError:
     text = str(error)
     path = text.rpartition("at `")[2].rstrip("`") if "at `" in text else "$"
-    return InvalidMessageError(f"{what} is invalid: {text}", details={"path": path, "name": name, **details})
+    return refused(f"{what} is invalid: {text}", refuses, path=path, name=name)

@@ -1,8 +1,8 @@
 """What a pydantic model holds, read from its core schema: what msgspec has to make, what would be lost."""
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -62,10 +62,20 @@ def _open_variable(model: Any) -> Any:
     """A type variable of a generic model for which pydantic takes anything; None if there is none."""
     generic: Mapping[str, Any] = getattr(model, "__pydantic_generic_metadata__", {})
     for variable in generic.get("parameters", ()):
-        is_said = variable.__bound__ is not None or variable.__constraints__ or getattr(variable, "has_default", bool)()
-        if not is_said:
+        if not (_is_bound(variable) or _has_default(variable)):
             return variable
     return None
+
+
+def _is_bound(variable: Any) -> bool:
+    """Whether it says of what it is; the variables of several types, or of parameters, cannot."""
+    return isinstance(variable, TypeVar) and (variable.__bound__ is not None or bool(variable.__constraints__))
+
+
+def _has_default(variable: Any) -> bool:
+    """Whether it has a default: those of Python 3.13 and of `typing_extensions` can."""
+    has_default: Callable[[], bool] | None = getattr(variable, "has_default", None)
+    return has_default is not None and has_default()
 
 
 def _unhashable(node: Schema, refs: Mapping[str, Schema]) -> str | None:

@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from catga.cluster import DistributedMediator
-from catga.errors import CatgaError, Execution, HandlerError, InvalidMessageError
+from catga.errors import ANSWER, NESTED, CatgaError, Execution, HandlerError, what_is_refused
 from catga.result import CatgaResult, Success
 
 logger = logging.getLogger("catga.http")
@@ -99,8 +99,8 @@ def problem(error: CatgaError, *, errors: Mapping[str, int] | None = None, detai
 
     An error class of the program's own is an answer: its text and ``details`` are told to the client. Errors of catga's
     own, and what a handler raised, have one plain text for each code; the whole error is logged here instead, once. An
-    answer that does not fit its request, and an invalid message that a handler sent, are told as errors of the handler
-    (500), as the client's request was valid.
+    answer that does not fit its request, and a message that a handler sent and catga refused, are told as errors of the
+    handler (500), as the client's request was valid. A handler's own `InvalidMessageError` is told to the client (422).
 
     Args:
         errors: HTTP status by error code, over `STATUS`.
@@ -155,7 +155,7 @@ def health_routes(cluster: DistributedMediator, prefix: str = "/health", *, deta
 
 def _as_client_sees(error: CatgaError) -> CatgaError:
     """Return `error`, or that of the handler where what is invalid is not the client's request."""
-    if error.code != InvalidMessageError.code or not {"part", "within"} & _details(error).keys():
+    if what_is_refused(error) not in (ANSWER, NESTED):
         return error
     seen = HandlerError(error.message, details=error.details)
     seen.__cause__ = error

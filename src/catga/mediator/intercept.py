@@ -4,7 +4,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from catga.abc import Forward, Handle, Interceptor
-from catga.errors import HandlerError
+from catga.errors import REFUSED, CatgaError, HandlerError, what_is_refused
 from catga.mediator.carried import CONTEXT
 from catga.mediator.message_context import running_on
 from catga.mediator.pipeline import Run, failed, is_result
@@ -35,7 +35,7 @@ def handling(interceptors: Sequence[Interceptor], run: Run, metadata: ResultMeta
             with running_on(metadata.node_id):
                 result: object = await handle(message)
         except BaseException as error:  # noqa: BLE001 - the border around a user's interceptor
-            return Failure(failed(error, message), metadata)
+            return Failure(_failed(error, message), metadata)
         if is_result(result):
             return result
         text = f"an interceptor's `handling` returned {result!r:.80}: it must return the result that it got, or another"
@@ -54,7 +54,7 @@ async def send_through(interceptors: Sequence[Interceptor], forward: Forward, me
     try:
         return await sending(interceptors, without_context)(message, {})
     except BaseException as error:  # noqa: BLE001 - the border around a user's interceptor
-        return Failure(failed(error, message))
+        return Failure(_failed(error, message))
 
 
 def unheard(run: Run) -> Received:
@@ -70,6 +70,15 @@ def intercepted(interceptors: Sequence[Interceptor], received: Received) -> Run:
         return result
 
     return send
+
+
+def _failed(error: BaseException, message: Any) -> CatgaError:
+    """As `failed`. An interceptor may raise the failure that it was given: that is of its own message."""
+    what = what_is_refused(error) if isinstance(error, CatgaError) else None
+    failure = failed(error, message)
+    if what is not None:
+        failure.details[REFUSED] = what
+    return failure
 
 
 def _sending_step(interceptor: Interceptor, forward: Forward) -> Forward:

@@ -28,7 +28,8 @@ R = TypeVar("R")
 
 DEFAULT_CONCURRENCY = 64
 STRICT = "CATGA_STRICT"
-"""The environment variable that makes mediators strict if it is 1."""
+"""The environment variable that tells whether mediators are strict that do not say it themselves."""
+_STRICT = {"1": True, "true": True, "yes": True, "on": True} | dict.fromkeys(("", "0", "false", "no", "off"), False)
 LISTED = 20
 """Failures of a batch that are told one by one."""
 
@@ -45,11 +46,14 @@ class Mediator(Router):
         strict: pass messages and values as if they crossed the wire, and refuse what cannot: then a program means the
             same as in a cluster. Without it they are passed by reference. If it is None, the environment variable
             ``CATGA_STRICT`` decides: it is 1 in tests (`catga.testing.plugin`), else mediators are not strict.
+
+    Raises:
+        ValueError: ``CATGA_STRICT`` says neither yes nor no.
     """
 
     def __init__(self, *, resolver: Resolver | None = None, strict: bool | None = None) -> None:
         super().__init__(resolver=resolver)
-        self._runners = Runners(self.registry, strict=os.environ.get(STRICT) == "1" if strict is None else strict)
+        self._runners = Runners(self.registry, strict=_is_strict() if strict is None else strict)
         self._request_calls = self._runners.request_calls
         self._event_calls = self._runners.event_calls
         self._nodes: list[weakref.ref[Mediator]] = []  # while there are some, nothing is in the two tables
@@ -254,6 +258,15 @@ class Mediator(Router):
 
 runs_handlers[Mediator.send.__code__] = lambda mediator: mediator
 runs_handlers[Mediator.publish.__code__] = lambda mediator: mediator
+
+
+def _is_strict() -> bool:
+    """What the environment says."""
+    said = os.environ.get(STRICT, "")
+    found = _STRICT.get(said.strip().lower())
+    if found is None:
+        raise ValueError(f"{STRICT} is {said!r} in the environment: say 1, true, yes or on, or 0, false, no or off")
+    return found
 
 
 def _is_own(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ from types import AsyncGeneratorType, FunctionType, GeneratorType, MethodType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from catga.abc import Behavior, HandlerBehavior, NotReachedBehavior
-from catga.errors import CatgaError, CatgaTimeoutError, Execution, HandlerError, within
+from catga.errors import CatgaError, CatgaTimeoutError, Execution, HandlerError, passed_on
 from catga.mediator.annotations import (
     UNWRAPPED,
     Handler,
@@ -315,7 +315,7 @@ def answered(error: BaseException, message: object) -> CatgaError:
     """
     name = wire_name(type(message))
     if isinstance(error, CatgaError):
-        return as_catga_error(within(error, name))
+        return as_catga_error(passed_on(error))
     handlers.error("a handler of %s raised %s", name, _shown(error), exc_info=error, extra={"catga_message": name})
     return as_catga_error(error)
 

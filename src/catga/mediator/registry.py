@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from catga.abc import Behavior, Interceptor
 from catga.codec import Codec
-from catga.errors import ClosedError, DuplicateHandlerError, HandlerNotFoundError, InvalidMessageError
+from catga.errors import ClosedError, DuplicateHandlerError, HandlerNotFoundError, refused
 from catga.mediator.annotations import UNWRAPPED, Handler, label, labels
 from catga.mediator.at_once import at_once
 from catga.mediator.by_value import by_value
@@ -261,7 +261,7 @@ class Runners(dict[type, Run]):
                 return Failure(self.registry.not_found(type(message)), self.metadata)
             return Success(None, self.metadata)
         if not is_request(type(message)):
-            return Failure(InvalidMessageError(f"{type(message)!r} is no message: derive it from Request[R] or Event"))
+            return Failure(refused(f"{type(message)!r} is no message: derive it from Request[R] or Event"))
         return Failure(self.registry.not_found(type(message)), self.metadata)
 
 

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any, cast
 from uuid import UUID
 
-from catga.errors import InvalidMessageError
+from catga.errors import refused
 from catga.hints import field_type
 from catga.messages import options_of
 
@@ -33,7 +33,7 @@ def key_bytes(key: object) -> bytes:
         return b"t" + b"".join(b"%d:%b" % (len(part), part) for part in parts)
     if isinstance(key, Enum):
         return key_bytes(key.value)
-    raise InvalidMessageError(f"a key of type {type(key).__qualname__} has no stable bytes: use {STABLE}")
+    raise refused(f"a key of type {type(key).__qualname__} has no stable bytes: use {STABLE}")
 
 
 def check_key(message_type: type) -> None:
@@ -44,13 +44,9 @@ def check_key(message_type: type) -> None:
     """
     key = options_of(message_type).key
     if key is None:
-        raise InvalidMessageError(
-            f"{message_type.__qualname__} has no key: declare one with @message(key=...) to route it by key"
-        )
+        raise refused(f"{message_type.__qualname__} has no key: declare one with @message(key=...) to route it by key")
     if isinstance(key, str) and _never_stable(field_type(message_type, key)):
-        raise InvalidMessageError(
-            f"the key {key!r} of {message_type.__qualname__} has no stable bytes: its type must be {STABLE}"
-        )
+        raise refused(f"the key {key!r} of {message_type.__qualname__} has no stable bytes: its type must be {STABLE}")
 
 
 def _never_stable(annotation: Any) -> bool:

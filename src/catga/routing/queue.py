@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from catga.errors import InvalidMessageError
+from catga.errors import refused
 from catga.node import NodeInfo
 
 
@@ -23,7 +23,7 @@ class Queue:
 
     def check(self, message_type: type) -> None:
         """Raise InvalidMessageError: it is asked as a part of another strategy, whose choice no broker knows."""
-        raise InvalidMessageError(
+        raise refused(
             f"Queue() cannot be a part of another strategy (for {message_type.__qualname__}): the broker picks"
         )
 

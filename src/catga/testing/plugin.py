@@ -7,7 +7,8 @@ Tests share them, so give each test's cluster a ``prefix`` of its own. A test th
 restarts a broker starts one for itself.
 
 Mediators are strict in tests: what would change on its way to another node changes in one process, too. The setting
-``catga_strict = false`` in pytest's configuration file turns that off.
+``catga_strict = false`` in pytest's configuration file turns that off. If the environment variable ``CATGA_STRICT`` is
+set, it decides alone.
 """
 
 import os
@@ -19,7 +20,8 @@ import pytest
 if TYPE_CHECKING:
     from catga.testing.servers import NatsServer, RedisServer
 
-STRICT = "CATGA_STRICT"  # of `catga.mediator.mediator`, whose import would cost every run of pytest
+STRICT = "CATGA_STRICT"
+"""As in `catga.mediator.mediator`, whose import would cost every run of pytest."""
 
 __all__ = ["nats_server", "nats_url", "redis_server", "redis_url"]
 
@@ -29,8 +31,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("catga_strict", "Mediators are strict unless they say strict=False.", type="bool", default=True)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Make mediators strict before the first conftest is imported: it may make some."""
+    _set_strict(early_config)
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Make mediators strict, those of child processes too, unless the environment has a word on it."""
+    """Make mediators strict if a conftest names this plugin, which so was not there before."""
+    _set_strict(config)
+
+
+def _set_strict(config: pytest.Config) -> None:
+    """For child processes too, unless the environment has a word on it."""
     if config.getini("catga_strict"):
         os.environ.setdefault(STRICT, "1")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from catga.abc import CallNext
 from catga.codec import Codec, encode
-from catga.errors import CatgaError
+from catga.errors import CatgaError, InvalidMessageError, inside
 from catga.mediator.behaviors.store import KeyValueStore, MemoryStore, key_text
 from catga.messages import is_request
 
@@ -61,4 +61,8 @@ class Caching:
 
 
 def _digest(message: object) -> str:
-    return hashlib.sha256(encode(message)).hexdigest()  # `Codec` has refused a class of which a part would be left out
+    try:
+        body = encode(message)  # `Codec` has refused a class of which a part would be left out
+    except InvalidMessageError as error:
+        raise inside(error) from error.__cause__
+    return hashlib.sha256(body).hexdigest()

@@ -11,7 +11,15 @@ import msgspec
 
 from catga.abc import Behavior, CallNext
 from catga.codec import Codec, encode
-from catga.errors import CatgaError, CatgaTimeoutError, InProgressError, InvalidMessageError, StoreError
+from catga.errors import (
+    INSIDE,
+    CatgaError,
+    CatgaTimeoutError,
+    InProgressError,
+    InvalidMessageError,
+    StoreError,
+    refused,
+)
 from catga.mediator.behaviors.store import KeyValueStore, MemoryStore, key_text
 from catga.mediator.message_context import current_message
 from catga.mediator.settling import settle
@@ -173,12 +181,13 @@ def _value(found: bytes, codec: Codec) -> Any:
     is_same = bool(info.message_id) and ran.message_id == info.message_id
     if is_same and not codec.idempotent and ran.node_id != info.node_id:
         # Failover does not repeat what may not run twice. To acknowledge it would be to lose it.
-        raise InvalidMessageError(
+        raise refused(
             f"{codec.name} was sent to several nodes, and {ran.node_id} ran it under the key that they share: "
-            "give each its own store"
+            "give each its own store",
+            INSIDE,
         )
     if ran.body is None:
-        raise InvalidMessageError(f"{codec.name} ran before, and its value was lost: {ran.lost}")
+        raise refused(f"{codec.name} ran before, and its value was lost: {ran.lost}", INSIDE)
     return codec.decode_response(ran.body)
 
 
@@ -186,9 +195,7 @@ def _message_id(message: object, codec: Codec) -> object:
     info = current_message()
     if not info.message_id:
         name = type(message).__qualname__
-        raise InvalidMessageError(
-            f"{name} has no idempotency key: give Idempotency(key=...), or install MessageContext"
-        )
+        raise refused(f"{name} has no idempotency key: give Idempotency(key=...), or install MessageContext", INSIDE)
     # The id is one on all nodes that a verb reaches. Failover alone reaches one in place of another, and only with
     # what may run twice; an event may as well have been broadcast.
     is_shared = codec.idempotent and not is_event(codec.cls)

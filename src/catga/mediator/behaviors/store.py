@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from catga.errors import InvalidMessageError, StoreError
+from catga.errors import INSIDE, StoreError, refused
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
@@ -17,11 +17,11 @@ def key_text(key: object) -> str:
         InvalidMessageError: it is None, which would make all messages one, or has no text but its address.
     """
     if key is None:
-        raise InvalidMessageError("the function `key` returned None: each message needs a key")
+        raise refused("the function `key` returned None: each message needs a key", INSIDE)
     cls = type(key)
     text = f"{cls.__qualname__}({key})" if cls.__repr__ is object.__repr__ else repr(key)
     if _ADDRESS.search(text):
-        raise InvalidMessageError(f"the function `key` returned {text:.80}: give text, a number, or a tuple of them")
+        raise refused(f"the function `key` returned {text:.80}: give text, a number, or a tuple of them", INSIDE)
     return text
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from catga.abc import CallNext
 from catga.codec import Codec, encode
-from catga.errors import InvalidMessageError
+from catga.errors import InvalidMessageError, inside
 from catga.messages import wire_name
 
 
@@ -35,6 +35,9 @@ class Validation:
 
     def _by_model(self, message: object) -> None:
         codec = self._codecs.get(type(message))
-        if codec is None:
-            codec = self._codecs[type(message)] = Codec(type(message))
-        codec.decode(encode(message))
+        try:
+            if codec is None:
+                codec = self._codecs[type(message)] = Codec(type(message))
+            codec.decode(encode(message))
+        except InvalidMessageError as error:
+            raise inside(error) from error.__cause__
