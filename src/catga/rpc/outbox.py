@@ -13,7 +13,7 @@ from collections.abc import Callable
 from time import perf_counter
 
 from catga.abc import Outgoing, Transport
-from catga.errors import CatgaError, ClusterError, Execution, InvalidMessageError, OverloadedError
+from catga.errors import CatgaError, ClusterError, Execution, OverloadedError, refused
 from catga.rpc.wire import OVERHEAD, SMALL, Batch, Call, Frame, Reply, encode_batch
 
 logger = logging.getLogger("catga.rpc")
@@ -221,7 +221,7 @@ class Outbox:
                 return
             parts, why = _portions(frames, limit), f"a message of {size} bytes, the broker's limit is {limit}"
         if len(frames) == 1:
-            self._on_failed(subject, frames, InvalidMessageError(why))
+            self._on_failed(subject, frames, refused(why))
             return
         for part in parts:
             self._pack(subject, part, messages, contents)
