@@ -92,15 +92,15 @@ class DistributedMediator(Mediator):
         node = self._node
         if node is None or get_ident() != node.thread_id or not node.loop.is_running():
             return self._otherwise(partial(self.send, request, timeout=timeout))
-        if timeout is not None:
-            check_timeout(timeout)
         dispatch = node.dispatch
+        if timeout is None and not self.registry.interceptors:
+            route = dispatch.routes.get(type(request))
+            if route is not None:
+                return dispatch.deliver(request, route, None)  # as `to_one` does, on the path of every request
+        check_timeout(timeout)
         if self.registry.interceptors:
             return self._through(request, partial(dispatch.to_one, timeout=timeout))
-        route = dispatch.routes.get(type(request))
-        if route is None or timeout is not None:
-            return dispatch.to_one(request, None, timeout)
-        return dispatch.deliver(request, route, None)  # as `to_one` does, on the path of every request
+        return dispatch.to_one(request, None, timeout)
 
     async def send_to_node(self, request: Request[R], node_id: str, *, timeout: float | None = None) -> CatgaResult[R]:
         """Run the request's handler on that node. `NodeNotFoundError` if it is no member.

@@ -223,17 +223,28 @@ def _outermost(call: Callable[[Any], Awaitable[Any]], metadata: ResultMetadata) 
 def _direct(handler: Handler, metadata: ResultMetadata) -> Direct:
     def direct(message: Any) -> CatgaResult[Any]:
         try:
+            return Success(handler(message), metadata)
+        except BaseException as error:  # noqa: BLE001 - the border around a user's handler
+            return _failure(error, message, metadata)
+
+    def unwrapping(message: Any) -> CatgaResult[Any]:
+        try:
             value: Any = handler(message)
             kind: object = type(value)  # pyright: ignore[reportUnknownVariableType]
             if kind is Failure or kind is Success:  # as `is_result`, without a call, on a node's quick path
                 value = value.unwrap()
             return Success(value, metadata)
-        except BaseException as error:
-            if isinstance(error, ENDS):
-                raise
-            return Failure(answered(error, message), metadata)  # a call that never waits is not cancelled
+        except BaseException as error:  # noqa: BLE001 - as above
+            return _failure(error, message, metadata)
 
-    return direct
+    return direct if returns_plain_value(handler) else unwrapping
+
+
+def _failure(error: BaseException, message: Any, metadata: ResultMetadata) -> Failure:
+    """What a plain function raised, as a failure. It is not cancelled, as it never waits."""
+    if isinstance(error, ENDS):
+        raise error
+    return Failure(answered(error, message), metadata)
 
 
 def _asynchronous(direct: Direct) -> Run:

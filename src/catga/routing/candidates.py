@@ -94,10 +94,12 @@ class NodeStats:
         self.inflight -= 1
         clock = self.clock
         now = clock()
-        if started is not None:
-            self.took(now - started, now, answered)
-        elif answered:
+        if answered:
             self._quiet_since = now
+        if started is not None:
+            seconds = now - started
+            if seconds >= self._latency or now - self._stamp >= SOON:  # as in `took`, whose call costs more
+                self.took(seconds, now, answered)
 
     def took(self, seconds: float, now: float, answered: bool = True) -> None:
         """A call to the node took so long, until `now`. If it was not answered, it would have taken longer."""

@@ -173,11 +173,11 @@ class Client:
         rest: list[Ping | Pong] = []
         for frame in frames:
             kind = type(frame)
-            if kind is Call or kind is Cancel:
+            if kind is Call:
                 calls.append(frame)  # type: ignore[arg-type]
                 continue
             if kind is not Reply and kind is not Fault:
-                rest.append(frame)  # type: ignore[arg-type]
+                (calls if kind is Cancel else rest).append(frame)  # type: ignore[arg-type]
                 continue
             pending = held.get(frame.id)  # type: ignore[union-attr]
             if pending is None:

@@ -16,6 +16,7 @@ from catga.rpc import clock
 from catga.rpc.again import Again
 from catga.rpc.client import Client
 from catga.rpc.clock import Lateness
+from catga.rpc.deadlines import clock_of
 from catga.rpc.outbox import Outbox
 from catga.rpc.outcomes import fault_of
 from catga.rpc.probes import Knowledge, Probes
@@ -90,6 +91,7 @@ class Peer:
         deaf: float = 3.0,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._clock = clock_of(self._loop)
         self.node_id = node.node_id
         self.incarnation = node.incarnation
         self.counters: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
@@ -357,7 +359,7 @@ class Peer:
     # -- inside ---------------------------------------------------------------------------------------
 
     def _sort(self, batch: Batch) -> None:
-        node_id, reply_to, now, late = batch.node_id, batch.reply_to, self._loop.time(), math.inf
+        node_id, reply_to, now, late = batch.node_id, batch.reply_to, self._clock(), math.inf
         self._heard(node_id, batch.incarnation, batch.load)
         calls, rest = self.client.on_replies(batch.frames, node_id)  # first: what is answered is not repeated
         self.client.on_alive(node_id, batch.incarnation, batch.epoch, now)

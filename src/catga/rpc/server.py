@@ -172,12 +172,15 @@ class Server:
             if call.ttl > 0:  # its caller may be wrongly taken for late, by a clock that was set
                 raise ClusterError("the request was longer on its way than its time-out")
             return
-        try:
-            endpoint = self._admit(call)
-        except CatgaError as error:
-            if call.key and not is_newest and self.answers.look_up(key) is Seen.FORGOTTEN:
-                error.execution = Execution.MAYBE  # this one does not run: the first may have
-            raise
+        places, endpoint = self._places, self.endpoints.get(call.name)
+        if (
+            endpoint is None
+            or call.headers
+            or endpoint.is_intercepted
+            or places.refusing is not None
+            or places.busy >= places.limit
+        ):
+            endpoint = self._admit(call, key, is_newest=is_newest)
         message = endpoint.codec.decode(call.body)
         if endpoint.direct is not None and not self._turn_is_over:
             result = self._context.copy().run(endpoint.direct, message)
@@ -189,7 +192,7 @@ class Server:
         deadline = now + (ttl if ttl < MAX_TTL else MAX_TTL)
         admitted = Admitted(key, call.id, endpoint, message, started, deadline, started + ttl)
         self._calls[key] = admitted
-        if self._places.busy < self._crowded and call.headers is None:
+        if places.busy < self._crowded and call.headers is None:
             self._start(admitted)
         else:
             self._start_or_wait(admitted, depth_in(call.headers))
@@ -267,8 +270,16 @@ class Server:
 
     # -- inside ---------------------------------------------------------------------------------------
 
-    def _admit(self, call: Call) -> Endpoint:
-        """What runs the call. Raises what its caller gets instead."""
+    def _admit(self, call: Call, key: CallKey, *, is_newest: bool) -> Endpoint:
+        """What runs the call, if that is not plain to see. Raises what its caller gets instead."""
+        try:
+            return self._endpoint_for(call)
+        except CatgaError as error:
+            if call.key and not is_newest and self.answers.look_up(key) is Seen.FORGOTTEN:
+                error.execution = Execution.MAYBE  # this one does not run: the first may have
+            raise
+
+    def _endpoint_for(self, call: Call) -> Endpoint:
         places = self._places
         if places.refusing is not None:
             raise refusal(places.refusing)
