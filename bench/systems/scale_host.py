@@ -10,6 +10,7 @@ import gc
 import json
 import sys
 import time
+from dataclasses import dataclass
 
 import uvloop
 
@@ -19,10 +20,9 @@ POLL = 0.01
 AT_ONCE = 8
 
 
+@dataclass(frozen=True, slots=True)
 class Work(Request[None]):
     """So that the records are not empty."""
-
-    __slots__ = ()
 
 
 def make(url, name):
