@@ -4,6 +4,8 @@ import asyncio
 import contextvars
 import threading
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +78,26 @@ def small(app: Mediator, **options: Any) -> DistributedMediator:
     return add_cluster(app, f"memory://{uuid.uuid4().hex}", node_id="small", max_concurrency=1, **options)
 
 
+def inflight(node: DistributedMediator) -> int:
+    return node._joined().peer.server.inflight
+
+
+@asynccontextmanager
+async def clients_of(caller: DistributedMediator, count: int, busy: DistributedMediator) -> AsyncIterator[None]:
+    """So many clients, each of which calls `Outer` all the time; once more calls than one wait at the node `busy`."""
+
+    async def client() -> None:
+        while True:
+            await caller.send(Outer(), timeout=DEADLINE)
+
+    clients = [asyncio.create_task(client()) for _ in range(count)]
+    await eventually(lambda: inflight(busy) > 4)
+    yield
+    for each in clients:
+        each.cancel()
+    await asyncio.gather(*clients, return_exceptions=True)
+
+
 async def test_calls_that_handlers_wait_for_do_not_starve_the_others(app: Mediator) -> None:
     front, url = Mediator(), f"memory://{uuid.uuid4().hex}"
 
@@ -83,21 +105,13 @@ async def test_calls_that_handlers_wait_for_do_not_starve_the_others(app: Mediat
     async def outer(request: Outer) -> int:
         return (await current().send(Inner(), timeout=DEADLINE)).unwrap()
 
-    async def client(caller: DistributedMediator) -> None:
-        while True:
-            await caller.send(Outer(), timeout=DEADLINE)
-
     async with (
-        add_cluster(app, url, node_id="small", max_concurrency=1),
+        add_cluster(app, url, node_id="small", max_concurrency=1) as node,
         add_cluster(front, url, node_id="front", max_concurrency=8),
         add_cluster(Mediator(), url, node_id="caller") as caller,
+        clients_of(caller, 8, node),
     ):
-        clients = [asyncio.create_task(client(caller)) for _ in range(8)]
-        await asyncio.sleep(0.2)
-        results = [await caller.send(Inner(number), timeout=5.0) for number in range(5)]
-        for each in clients:
-            each.cancel()
-        await asyncio.gather(*clients, return_exceptions=True)
+        results = [await caller.send(Inner(number), timeout=DEADLINE) for number in range(5)]
     assert [result.unwrap() for result in results] == list(range(5))
 
 
@@ -154,9 +168,9 @@ async def test_the_calls_of_a_task_that_its_handler_left_behind_wait_for_their_t
         first = asyncio.create_task(node.send(Inner(-1)))
         await eventually(lambda: gate.began)
         second = asyncio.create_task(node.send(Inner(1)))
-        await asyncio.sleep(0)
+        await eventually(lambda: inflight(node) == 2)
         is_full.set()
-        await asyncio.sleep(0.1)
+        await eventually(lambda: inflight(node) == 3)
         gate.is_open.set()
         await asyncio.gather(first, second, *tasks)
     assert gate.began == [-1, 1, 9]
@@ -248,22 +262,14 @@ async def test_a_tier_in_the_middle_leaves_room_for_its_own_callers(app: Mediato
     async def outer(request: Outer) -> int:
         return (await current().send(Halfway(), timeout=DEADLINE)).unwrap()
 
-    async def client(caller: DistributedMediator) -> None:
-        while True:
-            await caller.send(Outer(), timeout=DEADLINE)
-
     async with (
         add_cluster(app, url, node_id="back"),
-        add_cluster(middle, url, node_id="middle", max_concurrency=2),
+        add_cluster(middle, url, node_id="middle", max_concurrency=2) as node,
         add_cluster(front, url, node_id="front", max_concurrency=8),
         add_cluster(Mediator(), url, node_id="caller") as caller,
+        clients_of(caller, 16, node),
     ):
-        clients = [asyncio.create_task(client(caller)) for _ in range(16)]
-        await asyncio.sleep(0.2)
-        results = [await caller.send(Halfway(), timeout=5.0) for _ in range(5)]
-        for each in clients:
-            each.cancel()
-        await asyncio.gather(*clients, return_exceptions=True)
+        results = [await caller.send(Halfway(), timeout=DEADLINE) for _ in range(5)]
     assert [result.unwrap() for result in results] == [2] * 5
 
 
