@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import math
 import threading
 import uuid
 from collections.abc import AsyncIterator
@@ -12,9 +13,13 @@ from typing import Any
 import pytest
 
 from catga import DistributedMediator, Event, Mediator, Request, add_cluster, current, message
+from catga.codec import Codec
 from catga.errors import OverloadedError
 from catga.mediator.nested import Holder, holding
-from catga.result import CatgaResult
+from catga.result import CatgaResult, Success
+from catga.rpc.places import Places
+from catga.rpc.runner import Endpoint
+from catga.rpc.tally import Tally
 from catga.testing import eventually
 
 DEADLINE = 30.0
@@ -299,3 +304,20 @@ async def test_what_a_node_that_drains_has_accepted_may_call_its_other_handlers(
         assert (await sending).unwrap() == 2
         assert await stopping == ()
     assert noted == [Noted()]
+
+
+async def test_a_nested_call_that_begins_leaves_its_room_to_a_new_one() -> None:
+    """Until it begins it counts as one that is not nested: the place that it leaves then is given on at once."""
+    places = Places(2, 10, lambda call: None)
+    assert places.occupy(0)
+    places.lend()
+    assert places.occupy(1)
+    waiting = asyncio.create_task(places.take(math.inf, 0))
+    await eventually(lambda: places.waiting)
+
+    async def run(message: object) -> CatgaResult[Any]:
+        await asyncio.wait_for(waiting, DEADLINE)
+        return Success(1)
+
+    nested = places.held(Endpoint(Codec(Inner), run, Tally()), 1)
+    assert (await nested.run(Inner())).unwrap() == 1

@@ -130,6 +130,8 @@ class Places:
         if depth:
             self._under_way[depth] += change
             self._nested += change
+            if self.waiting:  # until it began it stood for a call that nobody's handler waits for
+                self.go_on()
 
     def overloaded(self) -> OverloadedError:
         """The error for a call that is one too many."""
