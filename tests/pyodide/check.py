@@ -32,9 +32,9 @@ import deferred_cases as cases  # noqa: E402
 
 from catga.errors import InvalidMessageError  # noqa: E402
 from catga.hints import annotations_of, field_type  # noqa: E402
+from catga.keys import check_key  # noqa: E402
 from catga.mediator.annotations import message_type_of, parameter_of, returned, returns_plain_value  # noqa: E402
 from catga.messages import key_of, message, response_type  # noqa: E402
-from catga.routing.keys import check_key  # noqa: E402
 
 assert sys.version_info >= (3, 14)
 for handler in (cases.hidden_option, cases.hidden_answer):

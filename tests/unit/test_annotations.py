@@ -13,8 +13,8 @@ import pytest
 from catga import Event, Mediator, Request, message
 from catga import hints as reading
 from catga.errors import InvalidMessageError
+from catga.keys import check_key
 from catga.mediator.annotations import returned, returns_plain_value
-from catga.routing.keys import check_key
 
 SOURCES = [path for path in Path(reading.__file__).parent.rglob("*.py") if path.name != "hints.py"]
 

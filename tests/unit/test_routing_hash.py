@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from catga import ConsistentHash, NodeInfo, Request, message
 from catga.errors import InvalidMessageError
+from catga.keys import key_bytes
 from catga.routing import Candidates
-from catga.routing.keys import key_bytes
 from catga.routing.ring import Ring, hash64, points_of
 
 KEYS = [f"order-{number}" for number in range(20_000)]

@@ -4,10 +4,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from math import ceil
 
+from catga.keys import check_key, key_bytes
 from catga.messages import key_of
 from catga.node import NodeInfo
 from catga.routing.candidates import Candidates
-from catga.routing.keys import check_key, key_bytes
 from catga.routing.ring import Ring, hash64
 
 KEPT_RINGS = 8

@@ -1,4 +1,4 @@
-"""Routing keys: their bytes, and what can be known of them before the first call."""
+"""Keys, of messages for routing and of behaviors: their bytes, and what can be known of them before the first call."""
 
 import types
 import typing
