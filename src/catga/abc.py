@@ -49,6 +49,17 @@ class NotReachedBehavior(Protocol):
         ...
 
 
+@runtime_checkable
+class AdmissionBehavior(Protocol):
+    """A behavior that lets messages in or refuses them. An event passes it once for all of its handlers, so that it is
+    handled as a whole or not at all; around requests it is a step like others."""
+
+    def admission(self, message: Any, /) -> AbstractAsyncContextManager[object]:
+        """Return what is entered before the handlers of an event begin, and left when they have ended. It raises, when
+        it is entered, for an event that is refused."""
+        ...
+
+
 Forward: TypeAlias = Callable[[Any, dict[str, str]], Coroutine[Any, Any, Any]]
 """The rest of the way: await it with the message and the headers to send along."""
 Handle: TypeAlias = Callable[[Any], Coroutine[Any, Any, CatgaResult[Any]]]

@@ -23,8 +23,9 @@ the caller. A subclass of `CatgaError` that names a ``code`` of its own, defined
 crosses the same way. Two classes with one code are refused.
 """
 
+from contextlib import suppress
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 
 class Execution(Enum):
@@ -52,7 +53,8 @@ class CatgaError(Exception):
 
     Attributes:
         code: stable across versions and languages; what programs compare.
-        is_retryable: whether the same call may succeed later.
+        is_retryable: whether the same call may succeed later, and does no harm if the handler ran before: a call that
+            may have run and is not idempotent is never retryable.
         execution: whether the handler ran.
         details: plain data (str, numbers, lists, dicts) that explains the failure.
     """
@@ -105,6 +107,9 @@ class CatgaError(Exception):
         return error
 
 
+C = TypeVar("C", bound=CatgaError)
+
+
 class HandlerNotFoundError(CatgaError):
     """No handler is registered for this message here, or on any node of the cluster."""
 
@@ -122,6 +127,24 @@ class InvalidMessageError(CatgaError):
     """A message that cannot be encoded, decoded or routed. ``details["path"]`` names the field."""
 
     code = "invalid_message"
+
+
+def settle_doubt(error: C, *, idempotent: bool) -> C:
+    """Return `error`, with which a message ended. It is not retryable if the message may have run, and is not
+    `idempotent`: this is decided once, where the message is known."""
+    with suppress(Exception):  # a class of the user's may not let it be read, or set
+        if error.execution is Execution.MAYBE and not idempotent and error.is_retryable:
+            error.is_retryable = False
+    return error
+
+
+def is_in_doubt(error: CatgaError) -> bool:
+    """Return whether something that must not run twice may have run, here or behind the node that answered."""
+    if error.is_retryable:
+        return False
+    # An answer does not tell the execution of what its handler sent. But it is of a class that is retryable otherwise.
+    was_lowered = type(error).is_retryable is True
+    return was_lowered or error.execution is Execution.MAYBE or isinstance(error, MaybeExecutedError)
 
 
 REFUSED = "catga_refused"
@@ -165,7 +188,8 @@ def passed_on(error: CatgaError) -> CatgaError:
 
 
 class CatgaTimeoutError(CatgaError, TimeoutError):
-    """The deadline passed. ``execution`` tells whether the handler may have run."""
+    """The deadline passed. ``execution`` tells whether the handler may have run: then it is retryable only if the
+    message is idempotent."""
 
     code = "timeout"
     is_retryable = True

@@ -16,6 +16,7 @@ from catga.errors import (
     Execution,
     MaybeExecutedError,
     NoNodeAvailableError,
+    settle_doubt,
 )
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 from catga.routing import NodeStats
@@ -133,7 +134,7 @@ class Job(msgspec.Struct, eq=False):
         if self.in_doubt and error.execution is Execution.NO:
             error.args = (f"{error.message}; an earlier attempt may have been executed",)
             error.execution = Execution.MAYBE
-        return Failure(error, failure.metadata)
+        return Failure(settle_doubt(error, idempotent=self.route.codec.idempotent), failure.metadata)
 
 
 def _is_unsent(error: CatgaError) -> bool:

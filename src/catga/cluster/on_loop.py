@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from catga.errors import CatgaTimeoutError, ClosedError, Execution
+from catga.errors import CatgaTimeoutError, ClosedError, Execution, settle_doubt
 from catga.mediator.threads import Caller
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ def _soon(loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:
 def _given_up(execution: Execution) -> CatgaTimeoutError:
     error = CatgaTimeoutError("the caller of the handler in this thread has given up")
     error.execution = execution
-    return error
+    return settle_doubt(error, idempotent=False)  # which message it was is not known here
 
 
 async def _begun(verb: Callable[[], Coroutine[Any, Any, T]]) -> T:

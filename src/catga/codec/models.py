@@ -30,10 +30,11 @@ def encode_model(value: Any) -> msgspec.Raw:
     Raises:
         NotImplementedError: `value` is no model.
     """
-    return msgspec.Raw(_part_encoder.encode(_fields(value)))
+    return msgspec.Raw(encode_part(fields_of_model(value)))
 
 
-def _fields(value: Any) -> Any:
+def fields_of_model(value: Any) -> Any:
+    """Return what a model travels as. Raises NotImplementedError: `value` is no model."""
     serializer = getattr(value, "__pydantic_serializer__", None)
     if serializer is None:
         raise NotImplementedError(f"objects of {type(value)!r} cannot be encoded")
@@ -43,7 +44,7 @@ def _fields(value: Any) -> Any:
 def _encode_part(value: Any) -> Any:
     """What is within a model and msgspec does not know, in the form that pydantic takes back."""
     if is_model(type(value)):
-        return _fields(value)
+        return fields_of_model(value)
     if hasattr(value, "get_secret_value"):
         return value.get_secret_value()
     if isinstance(value, deque):
@@ -59,7 +60,8 @@ def _loaded(module: str, name: str) -> tuple[type, ...]:
     return (getattr(sys.modules[module], name),) if module in sys.modules else ()
 
 
-_part_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_part)
+encode_part = msgspec.msgpack.Encoder(enc_hook=_encode_part).encode
+"""Encodes what is within a model."""
 
 
 class ModelDecoders(dict[type, Callable[[Any], Any]]):

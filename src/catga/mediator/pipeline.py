@@ -7,13 +7,13 @@ outside, so the whole cost of a pipeline with nothing in it is one coroutine and
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, suppress
 from types import AsyncGeneratorType, FunctionType, GeneratorType, MethodType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
-from catga.abc import Behavior, HandlerBehavior, NotReachedBehavior
-from catga.errors import CatgaError, CatgaTimeoutError, Execution, HandlerError, passed_on
+from catga.abc import AdmissionBehavior, Behavior, HandlerBehavior, NotReachedBehavior
+from catga.errors import CatgaError, CatgaTimeoutError, Execution, HandlerError, passed_on, settle_doubt
 from catga.mediator.annotations import (
     UNWRAPPED,
     Handler,
@@ -24,7 +24,7 @@ from catga.mediator.annotations import (
     says_plain_value,
 )
 from catga.mediator.settling import settle
-from catga.messages import wire_name
+from catga.messages import options_of, wire_name
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 
 logger = logging.getLogger("catga.mediator")
@@ -34,6 +34,8 @@ Call: TypeAlias = Callable[[Any], Awaitable[Any]]
 Run: TypeAlias = Callable[[Any], Coroutine[Any, Any, CatgaResult[Any]]]
 Direct: TypeAlias = Callable[[Any], CatgaResult[Any]]
 
+_LIMITS = "__catga_limits__"
+"""What an enclosed handler of an event keeps: the behaviors that its event passes once."""
 _TOLD = "__catga_told__"
 """What an enclosed handler keeps: the behaviors around it that are told if it is not reached."""
 _NOT_REACHED = "__catga_not_reached__"
@@ -47,13 +49,17 @@ class EventCalls(tuple[Call, ...]):
 
     names: Sequence[str]
     told: Sequence[_Told]
+    limits: Sequence[AdmissionBehavior]
+    """What the event passes once, the outermost first."""
 
-    @classmethod
-    def of(cls, calls: Iterable[Call], names: Sequence[str], told: Sequence[_Told]) -> "EventCalls":
-        """Put them together; all three have an item for each handler."""
-        made = cls(calls)
-        made.names, made.told = names, told
-        return made
+    def path(self, behavior: NotReachedBehavior, name: str) -> "EventCalls | None":
+        """Return that of the handler which `behavior` stands around and knows as `name`; None if there is none."""
+        for call, own, told in zip(self, self.names, self.told, strict=True):
+            if any(each is behavior and known == name for each, known in told):
+                path = EventCalls((call,))
+                path.names, path.told, path.limits = (own,), (told,), self.limits
+                return path
+        return None
 
     async def failed(self, event: Any, call: Call, error: BaseException) -> CatgaError:
         """Return what `call`, one of these, raised as an error of ours.
@@ -66,11 +72,14 @@ class EventCalls(tuple[Call, ...]):
         try:
             return failed(error, event)
         except asyncio.CancelledError as cancelled:
-            behind = next(i for i, each in enumerate(self, 1) if each is call)
-            setattr(cancelled, _NOT_REACHED, tuple(self.names[behind:]))
-            if any(self.told[behind:]):
-                await settle(_tell(event, [pair for told in self.told[behind:] for pair in told]))
+            await self.not_reached(event, cancelled, next(i for i, each in enumerate(self, 1) if each is call))
             raise
+
+    async def not_reached(self, event: Any, cancelled: asyncio.CancelledError, begun: int) -> None:
+        """Note in `cancelled` the names of the handlers behind the first `begun`; tell the behaviors around them."""
+        setattr(cancelled, _NOT_REACHED, tuple(self.names[begun:]))
+        if any(self.told[begun:]):
+            await settle(_tell(event, [pair for told in self.told[begun:] for pair in told]))
 
 
 def left_out(cancelled: BaseException | None) -> dict[str, Any]:
@@ -117,15 +126,22 @@ def compile_request(handler: Handler, behaviors: Sequence[Behavior], metadata: R
     return Pipeline(_outermost(call, metadata), None, call)
 
 
-def compile_event(handlers: Sequence[Handler], behaviors: Sequence[Behavior], metadata: ResultMetadata) -> Pipeline:
-    """The pipeline of an event: every handler runs, one after the other, whatever the others do."""
+def event_calls(handlers: Sequence[Handler], behaviors: Sequence[Behavior]) -> EventCalls:
+    """The paths of an event's handlers through `behaviors`, which stand around each of them, but for its limits."""
     names = labels(handlers)
-    made = (
-        around(_calling(handler, _running), bound(behaviors, name))
-        for handler, name in zip(handlers, names, strict=True)
+    steps = _steps(behaviors)
+    made = EventCalls(
+        around(_calling(handler, _running), bound(steps, name)) for handler, name in zip(handlers, names, strict=True)
     )
-    told = [_told(handler, behaviors, name) for handler, name in zip(handlers, names, strict=True)]
-    calls = EventCalls.of(made, names, told)
+    made.names = names
+    made.told = [_told(handler, behaviors, name) for handler, name in zip(handlers, names, strict=True)]
+    inner = [limit for handler in handlers for limit in getattr(handler, _LIMITS, ())]
+    made.limits = list({id(limit): limit for limit in (*_limits(behaviors), *inner)}.values())
+    return made
+
+
+def in_order(calls: EventCalls, metadata: ResultMetadata) -> Run:
+    """Return what runs every handler of an event, one after the other, whatever the others do."""
     done: Success[None] = Success(None, metadata)
 
     async def run(event: Any) -> CatgaResult[None]:
@@ -139,20 +155,57 @@ def compile_event(handlers: Sequence[Handler], behaviors: Sequence[Behavior], me
                 errors.append(await calls.failed(event, call, error))
         return done if errors is None else Failure(combined(errors), metadata)
 
-    return Pipeline(run, event=calls)
+    return run
 
 
-def timed(run: Run, name: str, timeout: float, metadata: ResultMetadata) -> Run:
-    """`run`, cancelled after `timeout` seconds: then it is a `CatgaTimeoutError`, and may have been executed."""
+def admitting(calls: EventCalls, run: Run, metadata: ResultMetadata) -> Run:
+    """Return `run`, which runs `calls`, behind the limits that the event passes once."""
+    if not calls.limits:
+        return run
+
+    async def admitted(event: Any) -> CatgaResult[None]:
+        has_passed = False
+        try:
+            async with AsyncExitStack() as stack:
+                for limit in calls.limits:
+                    await stack.enter_async_context(limit.admission(event))
+                has_passed = True
+                return await run(event)
+        except BaseException as error:  # noqa: BLE001 - the border around a user's limit
+            if isinstance(error, asyncio.CancelledError) and not has_passed:
+                await calls.not_reached(event, error, 0)
+            return Failure(failed(error, event), metadata)
+
+    return admitted
+
+
+def _steps(behaviors: Sequence[Behavior]) -> list[Behavior]:
+    """Those that stand around each handler of an event."""
+    return [behavior for behavior in behaviors if not isinstance(behavior, AdmissionBehavior)]
+
+
+def _limits(behaviors: Sequence[Behavior]) -> list[AdmissionBehavior]:
+    """Those that an event passes once."""
+    return [behavior for behavior in behaviors if isinstance(behavior, AdmissionBehavior)]
+
+
+def timed(run: Run, cls: type, timeout: float, metadata: ResultMetadata) -> Run:
+    """`run`, for messages of `cls`, cancelled after `timeout` seconds: then it is a `CatgaTimeoutError`, and may have
+    been executed."""
+
+    name, idempotent = wire_name(cls), options_of(cls).idempotent
+
+    def too_late(cancelled: BaseException | None) -> Failure:
+        return Failure(settle_doubt(took_too_long(name, timeout, cancelled), idempotent=idempotent), metadata)
 
     async def limited(message: Any) -> CatgaResult[Any]:
         try:
             async with asyncio.timeout(timeout) as limit:
                 result = await run(message)
         except TimeoutError as late:  # no handler's: those are failures by now
-            return Failure(took_too_long(name, timeout, late.__cause__), metadata)
+            return too_late(late.__cause__)
         if limit.expired():  # a handler ended in its own way when it was cancelled: too late all the same
-            return Failure(took_too_long(name, timeout, None), metadata)
+            return too_late(None)
         return result
 
     return limited
@@ -179,7 +232,8 @@ def enclosed(handler: Handler, behaviors: Sequence[Behavior], name: str, *, of_e
     """`handler`, which is called `name`, with `behaviors` of its own, as one handler."""
     if not behaviors:
         return handler
-    call = around(_calling(handler, _running if of_event else None), bound(behaviors, name))
+    steps = _steps(behaviors) if of_event else behaviors
+    call = around(_calling(handler, _running if of_event else None), bound(steps, name))
 
     @functools.wraps(handler)
     async def run(message: Any) -> Any:
@@ -187,6 +241,7 @@ def enclosed(handler: Handler, behaviors: Sequence[Behavior], name: str, *, of_e
 
     setattr(run, UNWRAPPED, True)
     setattr(run, _TOLD, _told(handler, behaviors, name))
+    setattr(run, _LIMITS, (*(_limits(behaviors) if of_event else ()), *getattr(handler, _LIMITS, ())))
     return run
 
 

@@ -14,7 +14,18 @@ from catga.mediator.by_value import by_value
 from catga.mediator.class_handler import ClassHandler
 from catga.mediator.intercept import handling, intercepted, unheard
 from catga.mediator.isolated import Isolation
-from catga.mediator.pipeline import Call, EventCalls, Pipeline, Run, compile_event, compile_request, enclosed, timed
+from catga.mediator.pipeline import (
+    Call,
+    EventCalls,
+    Pipeline,
+    Run,
+    admitting,
+    compile_request,
+    enclosed,
+    event_calls,
+    in_order,
+    timed,
+)
 from catga.mediator.threads import ThreadHandler
 from catga.messages import check_class, check_name, is_event, is_request, options_of, wire_name
 from catga.result import LOCAL, CatgaResult, Failure, ResultMetadata, Success
@@ -105,12 +116,16 @@ class Registry:
         behaviors = self._behaviors_of(cls)
         if (handler := self._requests.get(cls)) is not None:
             return compile_request(handler, behaviors, metadata)
-        if (handlers := self._events.get(cls)) is not None:
-            pipeline = compile_event(handlers, behaviors, metadata)
-            if options_of(cls).concurrent and pipeline.event is not None and len(pipeline.event) > 1:
-                return Pipeline(at_once(pipeline.event, metadata))
-            return pipeline
-        return None
+        if (calls := self.event_calls(cls)) is None:
+            return None
+        is_concurrent = options_of(cls).concurrent and len(calls) > 1
+        run = at_once(calls, metadata) if is_concurrent else in_order(calls, metadata)
+        return Pipeline(admitting(calls, run, metadata), event=None if is_concurrent or calls.limits else calls)
+
+    def event_calls(self, cls: type) -> EventCalls | None:
+        """The paths of an event's handlers; None where it has no handler."""
+        handlers = self._events.get(cls)
+        return None if handlers is None else event_calls(handlers, self._behaviors_of(cls))
 
     def requests(self) -> Iterator[tuple[type, Handler]]:
         """Each request class with its handler."""
@@ -236,7 +251,7 @@ class Runners(dict[type, Run]):
         """What is handled, and what is not, with what stands around it."""
         run = self._untimed.get(cls, self._no_handler)
         if timeout is not None:
-            run = timed(run, wire_name(cls), timeout, self.metadata)
+            run = timed(run, cls, timeout, self.metadata)
         interceptors, apart = self.registry.interceptors, self._isolation or _as_it_is
         if not interceptors:
             return apart(run)

@@ -1,6 +1,8 @@
 """So many at once, so many waiting, no more."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from catga.abc import CallNext
@@ -16,9 +18,10 @@ class _Places:
 class ConcurrencyLimit:
     """Lets `limit` messages in at once; `waiting` more queue up, in order; the rest get `OverloadedError`.
 
-    All messages that one instance stands around share its places, those of one event loop: install one instance for
-    each group with ``mediator.behavior(only=...)``. A message and what its handler sends, and waits for, must not
-    be in one group: with every place held by a sender, they would wait for each other.
+    An event takes one place for all of its handlers, until the last of them has ended. All messages that one instance
+    stands around share its places, those of one event loop: install one instance for each group with
+    ``mediator.behavior(only=...)``. A message and what its handler sends, and waits for, must not be in one group: with
+    every place held by a sender, they would wait for each other.
     """
 
     def __init__(self, limit: int, *, waiting: int = 1024) -> None:
@@ -29,13 +32,19 @@ class ConcurrencyLimit:
         self._places: dict[asyncio.AbstractEventLoop, _Places] = {}
 
     async def __call__(self, message: object, call_next: CallNext[Any, Any]) -> Any:
+        async with self.admission(message):
+            return await call_next(message)
+
+    @asynccontextmanager
+    async def admission(self, _: object) -> AsyncGenerator[None]:
+        """Hold one place."""
         places = self._here()
         if places.free.locked():
             await self._queue(places)
         else:
             await places.free.acquire()
         try:
-            return await call_next(message)
+            yield
         finally:
             places.free.release()
 

@@ -4,19 +4,20 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
 from catga.abc import Behavior, CallNext
 from catga.codec import Codec, encode
-from catga.errors import CatgaError, HandlerNotFoundError, OverloadedError
+from catga.errors import CatgaError, HandlerNotFoundError, InProgressError, OverloadedError
 from catga.mediator.carried import context
 from catga.mediator.intercept import handling
 from catga.mediator.message_context import MESSAGE_ID, current_message
-from catga.mediator.pipeline import as_catga_error
+from catga.mediator.pipeline import admitting, as_catga_error, in_order
 from catga.mediator.router import Router
 from catga.mediator.settling import settle
 from catga.messages import is_event, wire_name
@@ -27,6 +28,8 @@ logger = logging.getLogger("catga.behaviors")
 NOT_REACHED = "not_reached"
 WRITE_TIMEOUT = 10.0
 """Seconds that the write of a letter may take, whatever becomes of the event's publisher."""
+CLAIM = 30.0
+"""Seconds that the claim of a letter lasts if its process dies in the replay."""
 MAX_WRITES = 10_000
 """Letters that are being written, at most: beyond it they are logged as not kept."""
 
@@ -79,6 +82,19 @@ class DeadLetterStore(Protocol):
         ...
 
 
+@runtime_checkable
+class ClaimingStore(Protocol):
+    """A `DeadLetterStore` that several nodes share: one of them replays a letter at a time."""
+
+    async def claim(self, letter_id: str, owner: str, seconds: float) -> bool:
+        """Claim the letter for `owner` for so many seconds, or renew its claim. Returns False if it is another's."""
+        ...
+
+    async def release(self, letter_id: str, owner: str) -> None:
+        """End the claim, if it is the owner's."""
+        ...
+
+
 class MemoryDeadLetters:
     """A `DeadLetterStore` in a dictionary; when full, the oldest goes."""
 
@@ -101,11 +117,9 @@ class MemoryDeadLetters:
         return [self._letters[letter_id] for letter_id in sorted(self._letters)[:limit]]
 
 
-class _Replay:
-    def __init__(self, letter: DeadLetter, owner: "DeadLetters") -> None:
-        self.letter = letter
-        self.owner = owner
-        self.found = False
+class _Replay(NamedTuple):
+    letter: DeadLetter
+    owner: "DeadLetters"
 
 
 _replay: ContextVar[_Replay | None] = ContextVar("catga_replay", default=None)
@@ -121,6 +135,7 @@ class DeadLetters:
     def __init__(self, store: DeadLetterStore | None = None) -> None:
         self._store = store or MemoryDeadLetters()
         self._writes = 0
+        self._replayed: set[str] = set()  # ids of the letters that are being replayed by this process
 
     def bound_to(self, handler: str) -> Behavior:
         """A letter names the handler that failed: a replay runs no other."""
@@ -147,45 +162,52 @@ class DeadLetters:
         await self._store.remove(letter_id)
 
     async def replay(self, router: Router, letter_id: str) -> CatgaResult[None]:
-        """Run the handler that failed once more, in this process. If it succeeds the letter is removed, else it
-        is kept, with one more attempt.
+        """Run the handler that failed once more, in this process, inside the behaviors around it, and no other
+        handler. If it succeeds the letter is removed, else it is kept, with one more attempt.
 
         Args:
             router: the mediator that has the handler.
+
+        Failures: `HandlerNotFoundError` if `router` has it no more; `InProgressError` while the letter is being
+        replayed, here or, if the store is a `ClaimingStore`, elsewhere; `StoreError`; the failure of the handler.
         """
+        if letter_id in self._replayed:
+            return Failure(_in_progress(letter_id))
+        self._replayed.add(letter_id)
+        try:
+            async with _claimed(self._store, letter_id):
+                return await self._replay(router, letter_id)
+        except CatgaError as error:
+            return Failure(error)
+        finally:
+            self._replayed.discard(letter_id)
+
+    async def _replay(self, router: Router, letter_id: str) -> CatgaResult[None]:
         letter = await self._store.get(letter_id)
         if letter is None:
             return Failure(CatgaError(f"no dead letter {letter_id!r}"))
         cls = router.registry.names.get(letter.name)
-        pipeline = None if cls is None else router.registry.compile(cls, LOCAL)
-        if cls is None or pipeline is None:
+        calls = None if cls is None else router.registry.event_calls(cls)
+        if cls is None or calls is None:
             return Failure(HandlerNotFoundError(f"no handler for {letter.name}"))
+        event = Codec(cls).decode(letter.body)
+        path = calls.path(self, letter.handler)
+        if path is None:
+            return Failure(HandlerNotFoundError(f"{letter.name} has no handler {letter.handler} any more"))
+        token = _replay.set(_Replay(letter, self))
         try:
-            event = Codec(cls).decode(letter.body)
-        except CatgaError as error:
-            return Failure(error)
-        replay = _Replay(letter, self)
-        token = _replay.set(replay)
-        try:
-            run = handling(router.registry.interceptors, pipeline.run, LOCAL)
+            run = handling(router.registry.interceptors, admitting(path, in_order(path, LOCAL), LOCAL), LOCAL)
             with context(**letter.context):
-                result = await run(event, {MESSAGE_ID: letter.message_id} if letter.message_id else {})
+                return await run(event, {MESSAGE_ID: letter.message_id} if letter.message_id else {})
         finally:
             _replay.reset(token)
-        if not replay.found:
-            return Failure(HandlerNotFoundError(f"{letter.name} has no handler {letter.handler} any more"))
-        return result
 
     async def _keep(self, message: object, call_next: CallNext[Any, Any], handler: str) -> Any:
         if not is_event(type(message)):
             return await call_next(message)
         replay = _replay.get()
-        if replay is not None:
-            if replay.letter.handler != handler:
-                return None
-            if replay.owner is not self:  # who keeps the letter is further inside
-                return await call_next(message)
-            replay.found = True
+        if replay is not None and replay.owner is not self:  # who keeps the letter is further inside
+            return await call_next(message)
         token = _replay.set(None)  # what the handler itself publishes is no replay
         try:
             value = await call_next(message)
@@ -209,16 +231,49 @@ class DeadLetters:
             _not_kept(message, handler, reason)
         else:
             self._writes += 1
-            await settle(self._write(letter, message))
+            await settle(self._write(letter, message, is_new=replay is None))
 
-    async def _write(self, letter: DeadLetter, message: object) -> None:
+    async def _write(self, letter: DeadLetter, message: object, *, is_new: bool) -> None:
         try:
             async with asyncio.timeout(WRITE_TIMEOUT):
-                await self._store.put(letter)
+                if is_new or await self._store.get(letter.id) is not None:  # else somebody discarded it meanwhile
+                    await self._store.put(letter)
         except Exception as reason:  # noqa: BLE001 - a store of the user's: nobody may be left to raise it to
             _not_kept(message, letter.handler, reason)
         finally:
             self._writes -= 1
+
+
+@asynccontextmanager
+async def _claimed(store: DeadLetterStore, letter_id: str) -> AsyncGenerator[None]:
+    """Hold a letter for one replay, where the store can, and renew the claim as long as it lasts.
+
+    Raises:
+        InProgressError: another one has it.
+    """
+    if not isinstance(store, ClaimingStore):
+        yield
+        return
+    owner = os.urandom(16).hex()
+    if not await store.claim(letter_id, owner, CLAIM):
+        raise _in_progress(letter_id)
+    beat = asyncio.ensure_future(_renew(store, letter_id, owner))
+    try:
+        yield
+    finally:
+        beat.cancel()
+        await settle(store.release(letter_id, owner))
+
+
+async def _renew(store: ClaimingStore, letter_id: str, owner: str) -> None:
+    while True:
+        await asyncio.sleep(CLAIM / 3)
+        with suppress(CatgaError):  # another try before the claim ends
+            await store.claim(letter_id, owner, CLAIM)
+
+
+def _in_progress(letter_id: str) -> InProgressError:
+    return InProgressError(f"the dead letter {letter_id!r} is being replayed")
 
 
 def _not_kept(message: object, handler: str, reason: Exception) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from catga.abc import Behavior, CallNext
-from catga.codec import Codec, encode
+from catga.codec import Codec, digest, encode
 from catga.errors import (
     INSIDE,
     CatgaError,
@@ -18,7 +18,9 @@ from catga.errors import (
     InProgressError,
     InvalidMessageError,
     StoreError,
+    inside,
     refused,
+    settle_doubt,
 )
 from catga.mediator.behaviors.store import KeyValueStore, MemoryStore, key_text
 from catga.mediator.message_context import current_message
@@ -30,24 +32,31 @@ logger = logging.getLogger("catga.behaviors")
 _CLAIM = b"\0"
 _RESULT = b"\1"
 _PAUSE, _MAX_PAUSE = 0.01, 0.5
+_MAX_KEYS = 1_000_000
+_DIGEST = 16
+"""Bytes of the digest of a message's content that stand in a claim and beside a value."""
+_NONCE = 16
 _GRACE = 1.0
 """Seconds that a claim outlives its run's lease: a run that is cancelled needs a moment to end."""
 
 
-class _Ran(msgspec.Struct, array_like=True, frozen=True):
-    """What is kept of a run that went well: its value, or why that is lost; which message it was, and where."""
+class _Ran(msgspec.Struct, array_like=True):
+    """What is kept of a run that went well: its value, or why that is lost; which message it was, and where; the digest
+    of its content."""
 
     body: bytes | None
     lost: str = ""
     message_id: str = ""
     node_id: str = ""
+    content: bytes = b""
 
 
 class Idempotency:
     """Runs messages with the same key once; a duplicate gets the first one's value.
 
     Whoever claims the key in the store runs the handler; a duplicate that comes meanwhile waits for the value. A
-    failed run frees the key, so that the message may be tried again. If the node dies in mid-run, the claim ends
+    failed run frees the key, so that the message may be tried again. A message with the same key and another content is
+    refused with `InvalidMessageError`, as it is no duplicate. If the node dies in mid-run, the claim ends
     soon after its lease and the message may run a second time: at most once as long as nodes live, not beyond.
 
     Nodes that share the store share its keys. What is to run on each of them (`broadcast`, `send_to_all`) needs a
@@ -55,9 +64,10 @@ class Idempotency:
     `MessageContext` the nodes that find such a message taken fail, unless it is marked ``idempotent``.
 
     Args:
-        store: shared by the nodes that may get duplicates; by default this process's memory.
-        key: of a message, anything but None; by default its ``message_id`` (needs `MessageContext`), which only
-            recognises the repeats that failover makes of an idempotent request.
+        store: shared by the nodes that may get duplicates; by default this process's memory, for a million keys. When
+            all of them are in use, new messages fail with `StoreError`.
+        key: of a message: str, bytes, int, UUID, an enum of these, or a tuple of them; by default its ``message_id``
+            (needs `MessageContext`), which only recognises the repeats that failover makes of an idempotent request.
         ttl: seconds a value is remembered.
         lease: seconds a run may take; it is cancelled then, a second before another may start.
         wait: seconds a duplicate waits for the value until `InProgressError`.
@@ -72,7 +82,7 @@ class Idempotency:
         lease: float = 60.0,
         wait: float = 30.0,
     ) -> None:
-        self._store = store or MemoryStore()
+        self._store = store or MemoryStore(max_entries=_MAX_KEYS)
         self._key = key
         self._ttl = ttl
         self._lease = lease
@@ -93,10 +103,11 @@ class Idempotency:
     async def _once(self, message: object, call_next: CallNext[Any, Any], handler: str) -> Any:
         codec = self._codec(type(message))
         key = self._key_of(message, codec, handler)
-        claim = _CLAIM + os.urandom(16)
-        found = await self._claim(key, claim)
+        content = _content(message)
+        claim = _CLAIM + os.urandom(_NONCE) + content
+        found = await self._claim(key, claim, codec)
         if isinstance(found, bytes):
-            return _value(found, codec)
+            return _value(found, codec, content)
         limit = asyncio.timeout_at(found)
         try:
             async with limit:
@@ -104,9 +115,10 @@ class Idempotency:
         except BaseException as error:
             await settle(self._free(key, claim))
             if isinstance(error, TimeoutError) and limit.expired():
-                raise CatgaTimeoutError(f"{codec.name} took longer than its lease of {self._lease:g} s") from error
+                late = CatgaTimeoutError(f"{codec.name} took longer than its lease of {self._lease:g} s")
+                raise settle_doubt(late, idempotent=codec.idempotent) from error
             raise
-        await settle(self._remember(key, None if is_event(codec.cls) else value))
+        await settle(self._remember(key, None if is_event(codec.cls) else value, content))
         return value
 
     def _key_of(self, message: object, codec: Codec, handler: str) -> str:
@@ -116,8 +128,12 @@ class Idempotency:
             parts.insert(2, handler)
         return ":".join(parts)
 
-    async def _claim(self, key: str, claim: bytes) -> float | bytes:
-        """The loop's time at which our lease ends, once the key is ours; else what is known of the run before."""
+    async def _claim(self, key: str, claim: bytes, codec: Codec) -> float | bytes:
+        """The loop's time at which our lease ends, once the key is ours; else what is known of the run before.
+
+        Raises:
+            InvalidMessageError: a message with another content holds the key.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._wait
         pause = _PAUSE
@@ -130,6 +146,8 @@ class Idempotency:
                 return lease_end
             if held is not None and not held.startswith(_CLAIM):
                 return held
+            if held is not None:
+                _expect_same(held[1 + _NONCE :], claim[1 + _NONCE :], codec)
             if loop.time() >= deadline:
                 raise InProgressError(f"the same message is still being run after {self._wait:g} s")
             await asyncio.sleep(random.uniform(pause / 2, pause))
@@ -148,9 +166,9 @@ class Idempotency:
         except CatgaError as error:
             logger.warning("a claim could not be freed: it ends with its lease", extra={"catga_error": str(error)})
 
-    async def _remember(self, key: str, value: object) -> None:
+    async def _remember(self, key: str, value: object, content: bytes) -> None:
         try:
-            await self._store.put(key, _encoded(value), self._ttl)
+            await self._store.put(key, _encoded(value, content), self._ttl)
         except CatgaError as error:
             # It ran: to fail now would invite the very repeat that this prevents.
             logger.warning("a value could not be remembered", extra={"catga_error": str(error)})
@@ -162,21 +180,35 @@ class Idempotency:
         return codec
 
 
-def _encoded(value: object) -> bytes:
-    info = current_message()
-    origin = {"message_id": info.message_id, "node_id": info.node_id}
+def _content(message: object) -> bytes:
     try:
-        ran = _Ran(encode(value), **origin)
+        return digest(message)[:_DIGEST]
     except InvalidMessageError as error:
-        ran = _Ran(None, str(error), **origin)
+        raise inside(error) from error.__cause__
+
+
+def _expect_same(first: bytes, content: bytes, codec: Codec) -> None:
+    """Raise InvalidMessageError if `first`, the content that has the key, is another. An older version tells none."""
+    if first and first != content:
+        raise refused(f"another {codec.name} had the same key: one with another content needs a key of its own", INSIDE)
+
+
+def _encoded(value: object, content: bytes) -> bytes:
+    info = current_message()
+    ran = _Ran(None, "", info.message_id, info.node_id, content)
+    try:
+        ran.body = encode(value)
+    except InvalidMessageError as error:
+        ran.lost = str(error)
     return _RESULT + encode(ran)
 
 
-def _value(found: bytes, codec: Codec) -> Any:
+def _value(found: bytes, codec: Codec, content: bytes) -> Any:
     try:
         ran = msgspec.msgpack.decode(found[1:], type=_Ran)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"what is stored is no value of {codec.name}: {error}") from error
+    _expect_same(ran.content, content, codec)
     info = current_message()
     is_same = bool(info.message_id) and ran.message_id == info.message_id
     if is_same and not codec.idempotent and ran.node_id != info.node_id:

@@ -3,7 +3,8 @@
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import AsyncGenerator, Callable, Hashable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from catga.abc import CallNext
@@ -11,7 +12,9 @@ from catga.errors import RateLimitedError
 
 
 class RateLimit:
-    """Lets `rate` messages a second in, and up to `burst` at once; the rest get `RateLimitedError`.
+    """Lets `rate` messages per second in, and up to `burst` at once; the rest get `RateLimitedError`.
+
+    An event counts once, whatever the number of its handlers.
 
     The limit is this process's: a cluster of ``n`` nodes lets ``n * rate`` in.
 
@@ -41,11 +44,20 @@ class RateLimit:
         self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()  # tokens, and when that was
 
     async def __call__(self, message: object, call_next: CallNext[Any, Any]) -> Any:
+        self._admit(message)
+        return await call_next(message)
+
+    @asynccontextmanager
+    async def admission(self, event: object) -> AsyncGenerator[None]:
+        """Take one token for all handlers of an event."""
+        self._admit(event)
+        yield
+
+    def _admit(self, message: object) -> None:
         missing = self._take(None if self._key is None else self._key(message))
         if missing > 0:
             after = missing / self._rate
-            raise RateLimitedError(f"more than {self._rate:g} a second", details={"retry_after": after})
-        return await call_next(message)
+            raise RateLimitedError(f"more than {self._rate:g} per second", details={"retry_after": after})
 
     def _take(self, key: Hashable) -> float:
         """Take a token. Returns how much of one was missing; then none was taken."""

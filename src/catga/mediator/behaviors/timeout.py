@@ -4,12 +4,15 @@ import asyncio
 from typing import Any
 
 from catga.abc import CallNext
-from catga.errors import CatgaTimeoutError
-from catga.messages import wire_name
+from catga.errors import CatgaTimeoutError, settle_doubt
+from catga.messages import options_of, wire_name
 
 
 class Timeout:
     """Cancels what is inside after `seconds`: `CatgaTimeoutError`. A plain function cannot be cancelled.
+
+    The handler may have done a part of its work. So the error is retryable, for a `Retry` outside and for the caller,
+    only if the message is marked ``idempotent``.
 
     Raises:
         ValueError: `seconds` is not positive.
@@ -28,4 +31,5 @@ class Timeout:
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise CatgaTimeoutError(f"{wire_name(type(message))} took longer than {self._seconds:g} s") from error
+            late = CatgaTimeoutError(f"{wire_name(type(message))} took longer than {self._seconds:g} s")
+            raise settle_doubt(late, idempotent=options_of(type(message)).idempotent) from error

@@ -1,0 +1,236 @@
+"""Who may try again: an error says so only if nothing can run twice that must not, whoever reads it."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from catga import Event, Failure, Mediator, Request, add_cluster, current, message
+from catga.errors import CatgaError, CatgaTimeoutError, ClosedError, Execution, MaybeExecutedError, is_in_doubt
+from catga.integrations.fastapi import problem
+from catga.mediator import Router
+from catga.mediator.behaviors import Retry, Timeout
+from catga.testing import eventually
+
+
+@message(timeout=0.2)
+@dataclass(frozen=True)
+class Charge(Request[str]):
+    pass
+
+
+@message(timeout=0.2, idempotent=True)
+@dataclass(frozen=True)
+class Look(Request[str]):
+    pass
+
+
+@message(timeout=0.2)
+@dataclass(frozen=True)
+class Charged(Event):
+    pass
+
+
+@dataclass(frozen=True)
+class Order(Request[str]):
+    charge: str = ""
+    through: bool = False
+
+
+@dataclass(frozen=True)
+class Passing(Request[str]):
+    """The handler of it passes on what it got of the bank."""
+
+
+class Bank:
+    """It takes a charge, and ends in its own way when it is cancelled: the money has gone."""
+
+    def __init__(self) -> None:
+        self.began: list[str] = []
+        self.mediator = Mediator()
+        for cls in (Charge, Look, Charged):
+            self.mediator.handles(cls)(self._take)
+
+    async def _take(self, message: Any) -> Any:
+        self.began.append(type(message).__name__)
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return "charged"
+
+
+Send = Callable[[Any], Awaitable[Any]]
+
+
+class Place:
+    """A bank, a shop with `behaviors`, and somebody who calls the shop."""
+
+    def __init__(self, kind: str, url: str, stack: AsyncExitStack) -> None:
+        self._kind, self._url, self._stack = kind, url, stack
+        self.bank = Bank()
+
+    async def open(self, *behaviors: Any) -> Send:
+        shop = Router()
+        for behavior in behaviors:
+            shop.behavior(only=Order)(behavior)
+        shop.handles(Order)(order)
+        shop.handles(Passing)(passing)
+        if self._kind == "one process":
+            self.bank.mediator.include(shop)
+            return self.bank.mediator.send
+        app, prefix = Mediator(), f"t{uuid.uuid4().hex[:12]}"
+        app.include(shop)
+        url = self._url or f"memory://{prefix}"
+        options = {"prefix": prefix}
+        await self._stack.enter_async_context(add_cluster(self.bank.mediator, url, node_id="bank", **options))
+        await self._stack.enter_async_context(add_cluster(app, url, node_id="shop", **options))
+        caller = await self._stack.enter_async_context(add_cluster(Mediator(), url, node_id="caller", **options))
+        await eventually(lambda: len(caller.get_nodes()) == 3)
+        return caller.send
+
+
+async def order(request: Order) -> str:
+    if request.through:
+        return (await current().send(Passing())).unwrap()
+    if request.charge == "Charged":
+        return str((await current().publish(Charged())).unwrap())
+    return (await current().send(Look() if request.charge == "Look" else Charge())).unwrap()
+
+
+async def passing(request: Passing) -> str:
+    return (await current().send(Charge())).unwrap()
+
+
+@pytest.fixture(params=["one process", "memory", "nats", "redis"])
+async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    url = request.getfixturevalue(f"{request.param}_url") if request.param in ("nats", "redis") else ""
+    async with AsyncExitStack() as stack:
+        yield Place(request.param, url, stack)
+
+
+def error_of(result: Any) -> CatgaError:
+    assert isinstance(result, Failure)
+    return result.error
+
+
+ALL = [Exception, CatgaError, lambda error: True]
+
+
+@pytest.mark.parametrize("on", [(), *ALL], ids=["nothing", "all exceptions", "all errors", "a function"])
+async def test_what_may_have_run_and_is_not_idempotent_runs_once(place: Place, on: Any) -> None:
+    send = await place.open(Retry(3, base=0.001, on=on))
+    error = error_of(await send(Order("Charge")))
+    assert (error.code, error.is_retryable) == ("timeout", False)
+    assert place.bank.began == ["Charge"]
+
+
+async def test_so_it_does_behind_a_handler_that_passes_the_failure_on(place: Place) -> None:
+    send = await place.open(Retry(3, base=0.001, on=Exception))
+    error = error_of(await send(Order(through=True)))
+    assert (error.code, error.is_retryable, error.execution) == ("timeout", False, Execution.ANSWERED)
+    assert place.bank.began == ["Charge"]
+
+
+async def test_an_event_that_may_have_run_runs_once(place: Place) -> None:
+    send = await place.open(Retry(3, base=0.001, on=Exception))
+    assert not error_of(await send(Order("Charged"))).is_retryable
+    assert place.bank.began == ["Charged"]
+
+
+async def test_what_is_idempotent_is_tried_again(place: Place) -> None:
+    send = await place.open(Retry(3, base=0.001))
+    error = error_of(await send(Order("Look")))
+    assert (error.code, error.is_retryable) == ("timeout", True)
+    assert place.bank.began == ["Look"] * 3
+
+
+async def test_the_error_itself_says_whether_to_try_again(place: Place) -> None:
+    send = await place.open()
+    charge, look = error_of(await send(Charge())), error_of(await send(Look()))
+    assert (charge.execution, charge.is_retryable, is_in_doubt(charge)) == (Execution.MAYBE, False, True)
+    assert (look.execution, look.is_retryable, is_in_doubt(look)) == (Execution.MAYBE, True, False)
+    assert b'"is_retryable":false' in problem(charge).body
+    assert b'"is_retryable":true' in problem(look).body
+
+
+# -- a `Timeout` cuts a handler off in the middle ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pay(Request[int]):
+    pass
+
+
+@message(idempotent=True)
+@dataclass(frozen=True)
+class Count(Request[int]):
+    pass
+
+
+@pytest.mark.parametrize(("cls", "runs"), [(Pay, 1), (Count, 3)])
+async def test_a_try_that_was_cut_off_is_repeated_only_if_the_message_is_idempotent(cls: type, runs: int) -> None:
+    app, began = Mediator(), list[object]()
+    app.behavior(Retry(3, base=0.0, on=Exception))
+    app.behavior(Timeout(0.01))
+
+    async def handle(request: object) -> int:
+        began.append(request)
+        await asyncio.sleep(60)
+        return 1
+
+    app.handles(cls)(handle)
+    error = error_of(await app.send(cls()))
+    assert (error.code, error.is_retryable) == ("timeout", cls is Count)
+    assert len(began) == runs
+
+
+# -- exception groups -------------------------------------------------------------------------------------
+
+
+def timeout_in_doubt() -> CatgaTimeoutError:
+    error = CatgaTimeoutError("late")
+    error.is_retryable = False
+    return error
+
+
+def refused() -> CatgaError:
+    error = CatgaTimeoutError("never sent")
+    error.execution = Execution.NO
+    return error
+
+
+GROUPS = [
+    ([ConnectionError()], ConnectionError, 3),
+    ([ConnectionError(), ConnectionResetError()], ConnectionError, 3),
+    ([ExceptionGroup("inner", [ConnectionError()]), ConnectionError()], ConnectionError, 3),
+    ([ConnectionError(), KeyError()], ConnectionError, 1),
+    ([refused()], (), 3),
+    ([refused(), ConnectionError()], ConnectionError, 3),
+    ([refused(), timeout_in_doubt()], (), 1),
+    ([ConnectionError(), timeout_in_doubt()], Exception, 1),
+    ([ConnectionError(), ExceptionGroup("inner", [MaybeExecutedError("lost")])], ExceptionGroup, 1),
+    ([KeyError()], ExceptionGroup, 3),
+]
+
+
+@pytest.mark.parametrize(("errors", "on", "runs"), GROUPS, ids=range(len(GROUPS)))
+async def test_a_group_is_tried_again_if_all_that_it_holds_may_be(errors: Any, on: Any, runs: int) -> None:
+    app, began = Mediator(), list[object]()
+    app.behavior(Retry(3, base=0.0, on=on))
+
+    @app.handler
+    async def pay(request: Pay) -> int:
+        began.append(request)
+        raise ExceptionGroup("several", errors)
+
+    assert error_of(await app.send(Pay())).code == "handler_error"
+    assert len(began) == runs
+
+
+def test_an_error_of_a_class_that_is_never_retryable_is_in_no_doubt() -> None:
+    assert not is_in_doubt(ClosedError("it is closed"))
+    assert is_in_doubt(MaybeExecutedError("lost"))
