@@ -100,6 +100,7 @@ class MemoryDeadLetters:
 
     def __init__(self, *, max_letters: int = 10_000) -> None:
         self._letters: dict[str, DeadLetter] = {}
+        self._claims: dict[str, tuple[str, float]] = {}  # of letters that are being replayed: the owner, and the end
         self._max_letters = max_letters
 
     async def put(self, letter: DeadLetter) -> None:
@@ -115,6 +116,18 @@ class MemoryDeadLetters:
 
     async def list(self, limit: int) -> "list[DeadLetter]":
         return [self._letters[letter_id] for letter_id in sorted(self._letters)[:limit]]
+
+    async def claim(self, letter_id: str, owner: str, seconds: float) -> bool:
+        now = time.monotonic()
+        holder, end = self._claims.get(letter_id, (owner, now))
+        if holder != owner and end > now:
+            return False
+        self._claims[letter_id] = (owner, now + seconds)
+        return True
+
+    async def release(self, letter_id: str, owner: str) -> None:
+        if self._claims.get(letter_id, ("",))[0] == owner:
+            del self._claims[letter_id]
 
 
 class _Replay(NamedTuple):
