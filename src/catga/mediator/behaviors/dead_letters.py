@@ -275,7 +275,14 @@ async def _claimed(store: DeadLetterStore, letter_id: str) -> AsyncGenerator[Non
         yield
     finally:
         beat.cancel()
-        await settle(store.release(letter_id, owner))
+        await settle(_release(store, letter_id, owner))
+
+
+async def _release(store: ClaimingStore, letter_id: str, owner: str) -> None:
+    try:
+        await store.release(letter_id, owner)
+    except CatgaError as error:
+        logger.warning("the claim of a letter could not be ended: it ends by itself", extra={"catga_error": str(error)})
 
 
 async def _renew(store: ClaimingStore, letter_id: str, owner: str) -> None:
