@@ -57,7 +57,7 @@ def steps_of(url: str, verb: str, timeout: float = 10.0) -> int:
 
 
 def give_up(url: str, verb: str, at: int, is_after: bool, count: Count, timeout: float = 10.0) -> None:
-    """Cancel the start, or the stop, of a node at that step. Fails if anything stays: a task, a socket, a connection."""
+    """Cancel the start, or the stop, of a node at that step. Fail if anything stays: a task, a socket, a connection."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ResourceWarning)
         _run(url, verb, at, is_after, timeout)
