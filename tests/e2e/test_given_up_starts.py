@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from tests.e2e.given_up import Count, give_up, nats_connections, redis_connections, steps_of
+from given_up import Count, give_up, nats_connections, redis_connections, steps_of
 
 from catga.testing.servers import NatsServer, RedisServer, free_port
 
