@@ -114,9 +114,10 @@ class _Bucket:
         if isinstance(error, TimeoutError):  # nats-py's is one, too
             why = "" if self._client.is_connected else f", and is not connected: {self._client.last_error}"
             return StoreError(f"NATS: the server did not answer within {self._timeout:g} s{_without_secrets(why)}")
-        if isinstance(error, NoStreamResponseError | NoRespondersError):
+        said = error.description if isinstance(error, APIError) else ""
+        if isinstance(error, NoStreamResponseError | NoRespondersError | APIError) and not said:
             return StoreError(f"NATS: nobody answers for the bucket {self._name!r}: it is gone, or JetStream is down")
-        return StoreError(f"NATS: {_without_secrets(str(error)) or type(error).__name__}")
+        return StoreError(f"NATS: {said or _without_secrets(str(error)) or type(error).__name__}")
 
     async def _ask_time(self) -> None:
         sent = self._asked = boottime()
@@ -140,10 +141,10 @@ class _Bucket:
         try:
             found = await self._js.get_msg(f"KV_{self._name}", subject=self._subject(key), direct=self._is_direct)
         except NotFoundError as error:
-            if error.err_code == _NO_STREAM:
+            if _code(error) == _NO_STREAM:
                 raise
             return None
-        headers = found.headers or {}
+        headers: Mapping[str, str] = found.headers or {}
         value = b"" if any(name in headers for name in _MARKERS) else found.data or b""
         return _Entry(value, found.seq or 0, found.time.timestamp(), headers)
 
@@ -172,7 +173,7 @@ class _Bucket:
         try:
             await self._js.publish(self._subject(key), value, headers=dict(headers) or None, msg_ttl=ttl)
         except APIError as error:
-            if error.err_code in _WRONG_SEQUENCE:
+            if _code(error) in _WRONG_SEQUENCE:
                 return False
             raise
         return True
@@ -306,6 +307,10 @@ def _key(key: str) -> str:
     if 0 < len(short) <= _MAX_KEY:
         return short
     return f"sha256.{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()}"
+
+
+def _code(error: Exception) -> int | None:
+    return error.err_code if isinstance(error, APIError) else None
 
 
 def _without_secrets(text: str) -> str:
