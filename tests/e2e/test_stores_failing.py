@@ -206,3 +206,56 @@ async def test_a_thousand_operations_at_once_on_nats_all_succeed(nats_url: str) 
         puts = [box.put(letter(number)) for number in range(500)]
         assert await asyncio.gather(*adds, *puts) == [True] * 500 + [None] * 500
         assert len(await box.list(1_000)) == 500
+
+
+ACCOUNT = """
+authorization {
+  users = [
+    {
+      user: orders, password: "secret"
+      permissions: {
+        publish: [
+          "$KV.catga-store.>", "$JS.API.INFO", "$JS.API.STREAM.CREATE.KV_catga-store",
+          "$JS.API.STREAM.INFO.KV_catga-store", "$JS.API.STREAM.MSG.GET.KV_catga-store"
+        ]
+        subscribe: ["_INBOX.>"]
+      }
+    }
+  ]
+}
+"""
+
+
+async def _uses(store: RedisStore | NatsStore) -> None:
+    assert await store.add("k", b"v", 60.0)
+    assert not await store.add("k", b"v2", 60.0)
+    await store.discard("k", b"v")
+    await store.put("k", b"v", 60.0)
+    assert await store.get("k") == b"v"
+
+
+async def test_a_nats_account_of_a_store_suffices_as_documented() -> None:
+    with NatsServer(jetstream=True, config=ACCOUNT) as server:
+        async with _connected(f"nats://orders:secret@127.0.0.1:{server.port}") as client:
+            await _uses(await NatsStore.open(client))
+
+
+async def test_a_redis_user_of_a_store_suffices_as_documented() -> None:
+    with RedisServer() as server:
+        async with Redis.from_url(server.url) as admin:
+            commands = "eval time get set del zadd zcard zrange zrem hset hget hmget hdel"
+            await admin.acl_setuser(
+                "orders",
+                enabled=True,
+                passwords=[f"+{SECRET}"],
+                keys=["catga:store:*", "{catga:dead-letters}:*"],
+                commands=[f"+{command}" for command in commands.split()],
+            )
+        async with Redis.from_url(server.url, username="orders", password=SECRET) as client:
+            await _uses(RedisStore(client))
+            box = RedisDeadLetters(client, max_letters=1)
+            for number in (1, 2):
+                await box.put(letter(number))
+            assert await box.list(10) == [letter(2)]
+            assert await box.get(letter(2).id) == letter(2)
+            await box.remove(letter(2).id)

@@ -105,6 +105,21 @@ async def test_what_was_added_stays_though_others_failed(
     assert await other.get("k") == b"theirs"
 
 
+async def test_a_claim_that_could_not_be_freed_is_freed_later(
+    serving: tuple[Server, KeyValueStore, KeyValueStore],
+) -> None:
+    server, store, other = serving
+    claims = [(f"k{number}", b"mine") for number in range(10)]
+    for key, value in claims:
+        assert await store.add(key, value, LEASE)
+    server.freeze()
+    failed = await asyncio.gather(*(store.discard(*claim) for claim in claims), return_exceptions=True)
+    assert {type(error) for error in failed} == {StoreError}
+    server.thaw()
+    for key, _ in claims:
+        await eventually(lambda key=key: _adds(other, key))  # type: ignore[misc]
+
+
 async def test_a_value_that_a_frozen_server_reads_late_is_as_old_as_it_is(
     serving: tuple[Server, KeyValueStore, KeyValueStore],
 ) -> None:

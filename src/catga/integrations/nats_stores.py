@@ -184,7 +184,7 @@ class NatsStore(_Bucket):
 
     A value is never returned after its time is over by the server's clock, which is read every 30 s. The clocks of the
     nodes do not matter. What `add` may have set though it failed, or was cancelled, is discarded in the background
-    until the server has taken that. So the value must be the caller's own, as for `discard`.
+    until the server has taken that, and so is what `discard` failed to delete. So the value must be the caller's own.
     """
 
     def __init__(self, client: Client, name: str, timeout: float) -> None:
@@ -223,8 +223,7 @@ class NatsStore(_Bucket):
                 return await self._add(_key(key), value, ttl)
         except BaseException as error:
             if not isinstance(error.__cause__, APIError | NoStreamResponseError):  # else it was refused
-                settled = asyncio.get_running_loop().time() + self._timeout
-                self._withdrawals.add(key, value, settled, settled + ttl)
+                self._withdrawals.add(key, value, self._timeout, ttl)
             raise
 
     async def _add(self, key: str, value: bytes, ttl: float) -> bool:
@@ -238,6 +237,13 @@ class NatsStore(_Bucket):
         return await self._write(key, value, ttl, entry.revision)
 
     async def discard(self, key: str, value: bytes) -> None:
+        try:
+            await self._discard(key, value)
+        except BaseException:
+            self._withdrawals.add(key, value)
+            raise
+
+    async def _discard(self, key: str, value: bytes) -> None:
         async with self._bounded():
             entry = await self._entry(_key(key))
             if entry is not None and entry.value == value:
@@ -246,7 +252,7 @@ class NatsStore(_Bucket):
     async def _withdraw(self, key: str, value: bytes) -> None:
         async with self._bounded():  # refused, and behind what this connection sent before: an `add` is stored by now
             await self._publish(_key(key), b"", {}, None, _NEVER)
-        await self.discard(key, value)
+        await self._discard(key, value)
 
     async def _write(self, key: str, value: bytes, ttl: float, expected: int | None) -> bool:
         sent = (await self._now())[0]

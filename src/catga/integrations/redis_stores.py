@@ -134,8 +134,8 @@ class RedisStore(_Commands):
     """A `KeyValueStore`.
 
     What `add` may have set though it failed, or was cancelled, is discarded in the background until the server has
-    taken that. So the value must be the caller's own, as for `discard`. An `add` that the server reads only after its
-    time-out sets nothing.
+    taken that, and so is what `discard` failed to delete. So the value must be the caller's own. An `add` that the
+    server reads only after its time-out sets nothing.
 
     Args:
         client: the caller's, who closes it. It must not decode responses.
@@ -157,30 +157,36 @@ class RedisStore(_Commands):
         await self._bounded(sending, self._set(sending, key, value, ttl, ""))
 
     async def add(self, key: str, value: bytes, ttl: float) -> bool:
-        loop = asyncio.get_running_loop()
-        settled = loop.time() + self._timeout
         sending = _Sending(self._client)
         try:
             return await self._bounded(sending, self._set(sending, key, value, ttl, "NX"))
         except BaseException:
             if sending.has_place and not sending.is_refused:
-                self._withdrawals.add(key, value, settled, settled + ttl)
+                self._withdrawals.add(key, value, self._timeout, ttl)
             raise
 
     async def discard(self, key: str, value: bytes) -> None:
-        await self._run("EVAL", _DISCARD, 1, self._prefix + key, value)
+        sending = _Sending(self._client)
+        try:
+            await self._bounded(sending, sending(*self._discarding(key, value)))
+        except BaseException:
+            if not sending.is_refused:
+                self._withdrawals.add(key, value)
+            raise
+
+    def _discarding(self, key: str, value: bytes) -> tuple[str | bytes | int, ...]:
+        return "EVAL", _DISCARD, 1, self._prefix + key, value
 
     async def _withdraw(self, key: str, value: bytes) -> None:
         """As `discard`, on a connection of its own: its user may close the client meanwhile, and nobody would close it
         again."""
         pool = getattr(self._client, "connection_pool", None)
         if pool is None:  # a cluster's client
-            await self.discard(key, value)
+            await self._run(*self._discarding(key, value))
             return
         sending = _Sending(self._client)
         sending.has_place = True
-        command = ("EVAL", _DISCARD, 1, self._prefix + key, value)
-        await self._bounded(sending, _run_alone(pool.make_connection(), command))
+        await self._bounded(sending, _run_alone(pool.make_connection(), self._discarding(key, value)))
 
     async def _set(self, sending: _Sending, key: str, value: bytes, ttl: float, only: str) -> bool:
         deadline = boottime() + self._timeout

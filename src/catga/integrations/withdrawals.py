@@ -11,6 +11,8 @@ PAUSE = (0.1, 0.3)
 """Seconds until a store that could not be reached is asked again."""
 MAX_WAITING = 10_000
 """Values that wait to be discarded, at most. Those beyond stay until their time is over."""
+FORGOTTEN = 60.0
+"""Seconds for which a `discard` that failed is tried again: the lifetime of the value is not known then."""
 
 
 class _Doubt(NamedTuple):
@@ -37,16 +39,18 @@ class Withdrawals:
         self._doubts: dict[tuple[str, bytes], _Doubt] = {}
         self._task: asyncio.Task[None] | None = None
 
-    def add(self, key: str, value: bytes, settled: float, end: float) -> None:
+    def add(self, key: str, value: bytes, late: float = 0.0, ttl: float = FORGOTTEN) -> None:
         """Discard `value` of `key`, at once, and again if the store may set it later than that.
 
         Args:
-            settled: in the loop's time, when the store can no longer set it.
-            end: when it is given up, as the value is over.
+            late: seconds in which the store may still set it.
+            ttl: seconds after these until it is given up, as the value is over.
         """
-        if len(self._doubts) < MAX_WAITING:
-            self._doubts[key, value] = _Doubt(settled, end)
         loop = asyncio.get_running_loop()
+        doubt = _Doubt(loop.time() + late, loop.time() + late + ttl)
+        former = self._doubts.get((key, value), doubt)
+        if len(self._doubts) < MAX_WAITING:
+            self._doubts[key, value] = _Doubt(max(doubt.settled, former.settled), max(doubt.end, former.end))
         if self._task is None or self._task.done() or self._task.get_loop() is not loop:
             self._task = loop.create_task(self._run(), name="catga-store-withdrawals")
 
