@@ -159,11 +159,11 @@ class Node:
                 await self._join(on_synced)
         except TimeoutError as error:
             url, problem = self._options.url, self._problem()
-            await self._abandon()
+            await self._end()
             text = f"could not join {url} within {self._options.connect_timeout:g} s"
             raise ClusterError(f"{text}: {problem.removeprefix(url).lstrip(': ')}" if problem else text) from error
         except BaseException:
-            await self._abandon()
+            await self._end()
             raise
 
     async def _join(self, on_synced: Callable[[], None]) -> None:
@@ -221,18 +221,24 @@ class Node:
             logger.warning("the broker did not take the last messages in time")
             lost.append("the broker did not take the last messages in time")
         finally:
-            self._ending = asyncio.create_task(self._abandon())
-            await asyncio.shield(self._ending)  # once begun it goes to its end, whoever gives up waiting
+            await self._end()
         if not await settled():
             logger.warning("a store did not take the last letters or claims in time")
             lost.append("a store did not take the last letters or claims in time")
         return tuple(lost)
 
+    async def _end(self) -> None:
+        """Free everything. Once begun it goes to its end, whoever gives up waiting."""
+        self._ending = asyncio.create_task(self._abandon())
+        await asyncio.shield(self._ending)
+
     async def _abandon(self) -> None:
         """Free everything, whatever state it is in."""
         self._meter.close()
-        await self._quietly(self.membership.leave())
-        await self._quietly(self.peer.close())
+        try:
+            await self._quietly(self.membership.leave())
+        finally:  # also where the loop ends meanwhile, which cancels all tasks
+            await self._quietly(self.peer.close())
         self._alive = False
         self.handlers.close()
         self._link.set()

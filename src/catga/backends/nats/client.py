@@ -113,6 +113,15 @@ def is_closing(client: Any) -> bool:
     return is_socket(client) and (writer := client._transport._io_writer) is not None and writer.is_closing()
 
 
+async def shut(client: Any) -> None:
+    """Close the client, and its socket even if that fails or is cancelled: nats-py's own close may stop half-way."""
+    try:
+        await client.close()
+    finally:
+        if is_socket(client) and (writer := client._transport._io_writer) is not None:
+            writer.transport.abort()
+
+
 def nobody(message: Msg) -> bool:
     """Whether this is the server's word that nobody listens on the subject."""
     return not message.data and message.headers is not None and message.headers.get("Status") == "503"

@@ -16,9 +16,9 @@ from nats.aio.msg import Msg
 
 from catga.backends import redact
 from catga.backends.complaints import Complaints
-from catga.backends.joining import BrokenError, persist
+from catga.backends.joining import BrokenError, end, persist, to_the_end
 from catga.backends.nats import given
-from catga.backends.nats.client import bounded, drain, flush, hopeless, is_closing, is_socket
+from catga.backends.nats.client import bounded, drain, flush, hopeless, is_closing, is_socket, shut
 from catga.backends.nats.direct import DirectClient, OnPayload
 from catga.backends.nats.listening import Listening, OnMessage, Renewal
 from catga.backends.nats.opening import connect, target
@@ -100,22 +100,13 @@ class NatsConnection:
         self._users += 1
         if self._opening is None:
             self._joining_until = asyncio.get_running_loop().time() + self._timeout
+            self._closing = False
             self._opening = asyncio.create_task(self._connect())
         try:
             await asyncio.shield(self._opening)
-        except BaseException:  # also cancelled: nobody else would close what is being opened
-            if self._users == 1 and self._is_open():  # in the same instant
-                await self.close(())
-                raise
-            self._users -= 1
-            if self._users == 0:
-                self._opening.cancel()
-                self._opening = None
+        except BaseException:  # also cancelled: nobody else would close what is being opened, or open by now
+            await to_the_end(self.close(()))
             raise
-
-    def _is_open(self) -> bool:
-        opening = self._opening
-        return opening is not None and opening.done() and not opening.cancelled() and opening.exception() is None
 
     async def close(self, listenings: Iterable[Listening]) -> None:
         """End these subscriptions, and disconnect with the last user. Bounded by a few seconds.
@@ -123,20 +114,24 @@ class NatsConnection:
         The server knows when this returns: it would notice the end of the connection a moment later only.
         """
         self._users -= 1
-        if self.is_up:
-            await bounded(self._end(list(listenings)), self._url, "unsubscribe", CLOSE_TIMEOUT, quiet=True)
-        if self._users > 0 or self._opening is None:
-            return
-        self._opening.cancel()
+        try:
+            if self.is_up:
+                await bounded(self._end(list(listenings)), self._url, "unsubscribe", CLOSE_TIMEOUT, quiet=True)
+        finally:
+            if self._users <= 0 and self._opening is not None:
+                await to_the_end(self._disconnect(self._opening))
+
+    async def _disconnect(self, opening: "asyncio.Task[None]") -> None:
+        self._opening = None
         self.on_link.clear()
         self.on_closed.clear()
         self._closing = True
         self._renewal.close()
-        for task in (self._poll, self._reopening):
-            if task is not None:
-                task.cancel()
-        if self._given is None and self._client is not None and not self._client.is_closed:
-            await bounded(self._client.close(), self._url, "close", CLOSE_TIMEOUT, quiet=True)
+        await end(opening)  # first: the others may be made by it
+        for task in filter(None, (self._poll, self._reopening)):
+            await end(task)
+        if self._given is None and self._client is not None:
+            await bounded(shut(self._client), self._url, "close", CLOSE_TIMEOUT, quiet=True)
 
     async def _end(self, listenings: list[Listening]) -> None:
         for listening in listenings:
@@ -309,7 +304,7 @@ class NatsConnection:
         try:
             await connect(client, self._target, callbacks, self._timeout, refused, lambda: self._last_problem)
         except BaseException:
-            await bounded(client.close(), self._url, "close", quiet=True)
+            await bounded(shut(client), self._url, "close", quiet=True)
             raise
         return client
 
@@ -326,7 +321,7 @@ class NatsConnection:
             except ClusterError as error:
                 logger.debug("still not connected", extra={"catga_error": str(error)})
                 if client is not None:  # connected, and yet of no use: it must not stay
-                    await bounded(client.close(), self._url, "close", quiet=True)
+                    await bounded(shut(client), self._url, "close", quiet=True)
             else:
                 self.tell(self._renewal.is_whole)
                 return

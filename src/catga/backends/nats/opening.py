@@ -10,6 +10,7 @@ import nats.errors
 from nats.aio.client import Server
 
 from catga.backends import redact
+from catga.backends.joining import end
 from catga.backends.nats.client import address
 from catga.backends.nats.direct import DirectClient
 from catga.errors import ClusterError
@@ -82,8 +83,7 @@ async def connect(
         except (nats.errors.Error, OSError, ValueError) as error:
             raise ClusterError(f"{to.url}: {error}") from error
     except BaseException:
-        connecting.cancel()
-        await asyncio.gather(connecting, return_exceptions=True)
+        await end(connecting)
         raise
 
 

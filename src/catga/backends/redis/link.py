@@ -19,7 +19,7 @@ from typing import Any, TypeAlias, TypeVar
 from hiredis import ReplyError
 
 from catga.backends.complaints import Complaints
-from catga.backends.joining import persist
+from catga.backends.joining import end, persist, to_the_end
 from catga.backends.redis.connect import Connector, RefusedError, ReplicaError, takes_no_writes
 from catga.backends.redis.session import LOOK_INTERVAL, OnReply, Session
 from catga.errors import ClusterError
@@ -88,7 +88,7 @@ class RedisLink:
         try:
             await asyncio.shield(self._opening)
         except BaseException:
-            await self.close()
+            await to_the_end(self.close())
             raise
 
     async def close(self) -> None:
@@ -96,14 +96,17 @@ class RedisLink:
         self._users -= 1
         if self._users > 0 or self._opening is None:
             return
-        tasks = [task for task in (self._opening, self._runner) if task is not None]
-        self._opening = self._runner = None
+        opening, self._opening = self._opening, None
+        await to_the_end(self._disconnect(opening))
+
+    async def _disconnect(self, opening: "asyncio.Task[None]") -> None:
         with suppress(ClusterError, ReplyError, TimeoutError):
             async with asyncio.timeout(FLUSH_TIMEOUT):
                 await self.session.call("PING")
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(opening)  # first: the other is made by it
+        if self._runner is not None:
+            await end(self._runner)
+        self._runner = None
         session, self._session = self._session, None
         if session is not None:
             await session.close()
