@@ -13,12 +13,13 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from catga import Mediator, Request, message
-from catga.errors import StoreError
+from catga import Event, Mediator, Request, message
+from catga.errors import InProgressError, StoreError
 from catga.integrations.nats_stores import NatsDeadLetters, NatsStore
 from catga.integrations.redis_stores import RedisDeadLetters, RedisStore
 from catga.mediator.behaviors import (
     DeadLetter,
+    DeadLetters,
     DeadLetterStore,
     Idempotency,
     KeyValueStore,
@@ -29,6 +30,12 @@ from catga.testing import eventually
 from catga.testing.cluster import memory_cluster
 from catga.testing.proxy import Proxy
 from catga.testing.servers import NatsServer, RedisServer
+
+
+@dataclass(frozen=True)
+class Happened(Event):
+    number: int
+
 
 ODD_KEY = "idempotency:a b.*>:ключ/1"
 
@@ -218,6 +225,44 @@ async def test_what_was_deleted_leaves_nothing_on_nats(nats_url: str) -> None:
     await eventually(nothing_else)
     assert await store.get("k0") == b"again"
     await connection.close()
+
+
+async def test_a_letter_is_replayed_by_one_node_at_a_time(letters: DeadLetterStore) -> None:
+    gate, ran, fails = asyncio.Event(), list[str](), [True]
+
+    def shop(name: str, box: DeadLetters) -> Mediator:
+        app = Mediator()
+        app.behavior(box)
+
+        @app.handler
+        async def happened(event: Happened) -> None:
+            if fails:
+                raise ValueError(event.number)
+            ran.append(name)
+            await gate.wait()
+
+        return app
+
+    boxes = [DeadLetters(letters), DeadLetters(letters)]
+    one, other = shop("one", boxes[0]), shop("other", boxes[1])
+    await one.publish(Happened(1))
+    (kept,) = await boxes[1].list()
+    fails.clear()
+    replay = asyncio.ensure_future(boxes[0].replay(one, kept.id))
+    await eventually(lambda: ran)
+    refused = await boxes[1].replay(other, kept.id)
+    assert isinstance(refused.error, InProgressError)  # type: ignore[union-attr]
+    assert [letter.id for letter in await boxes[1].list()] == [kept.id]
+    gate.set()
+    assert (await replay).is_success
+    assert ran == ["one"]
+    assert await boxes[1].list() == []
+    await one.publish(Happened(2))  # a claim that has ended is in nobody's way
+    fails.append(True)
+    await one.publish(Happened(3))
+    (next_one,) = await boxes[1].list()
+    fails.clear()
+    assert (await boxes[1].replay(other, next_one.id)).is_success
 
 
 async def test_a_list_of_letters_on_nats_is_never_short(nats_url: str) -> None:

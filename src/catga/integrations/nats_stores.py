@@ -39,6 +39,8 @@ _LIFETIME, _SENT = "Catga-Lifetime", "Catga-Sent"
 """Headers of a value: its lifetime, and when it was sent by the server's clock, in ms."""
 _MAX_KEY = 200
 """Characters of a key in a subject. A client may choose longer ones, and a server closes the connection over 4 KB."""
+_CLAIMS = "claims."
+"""Before the keys of claims in a bucket of letters: no letter's key has a dot, but those that begin with "sha256."."""
 CLOCK_AGE = 30.0
 """Seconds after which the server is asked for its time again."""
 
@@ -187,8 +189,9 @@ class NatsStore(_Bucket):
     until the server has taken that, and so is what `discard` failed to delete. So the value must be the caller's own.
     """
 
-    def __init__(self, client: Client, name: str, timeout: float) -> None:
+    def __init__(self, client: Client, name: str, timeout: float, prefix: str = "") -> None:
         super().__init__(client, name, timeout)
+        self._prefix = prefix
         self._withdrawals = Withdrawals(self._withdraw, lambda: self._client.is_closed)
 
     @classmethod
@@ -208,19 +211,19 @@ class NatsStore(_Bucket):
 
     async def get(self, key: str) -> bytes | None:
         async with self._bounded():
-            entry = await self._entry(_key(key))
+            entry = await self._entry(self._key(key))
             if entry is None or entry.is_over((await self._now())[1], since_sent=True):
                 return None
             return entry.value or None
 
     async def put(self, key: str, value: bytes, ttl: float) -> None:
         async with self._bounded():
-            await self._write(_key(key), value, ttl, None)
+            await self._write(self._key(key), value, ttl, None)
 
     async def add(self, key: str, value: bytes, ttl: float) -> bool:
         try:
             async with self._bounded():
-                return await self._add(_key(key), value, ttl)
+                return await self._add(self._key(key), value, ttl)
         except BaseException as error:
             if not isinstance(error.__cause__, APIError | NoStreamResponseError):  # else it was refused
                 self._withdrawals.add(key, value, self._timeout, ttl)
@@ -245,13 +248,13 @@ class NatsStore(_Bucket):
 
     async def _discard(self, key: str, value: bytes) -> None:
         async with self._bounded():
-            entry = await self._entry(_key(key))
+            entry = await self._entry(self._key(key))
             if entry is not None and entry.value == value:
-                await self._delete(_key(key), entry.revision)
+                await self._delete(self._key(key), entry.revision)
 
     async def _withdraw(self, key: str, value: bytes) -> None:
         async with self._bounded():  # refused, and behind what this connection sent before: an `add` is stored by now
-            await self._publish(_key(key), b"", {}, None, _NEVER)
+            await self._publish(self._key(key), b"", {}, None, _NEVER)
         await self._discard(key, value)
 
     async def _write(self, key: str, value: bytes, ttl: float, expected: int | None) -> bool:
@@ -259,9 +262,16 @@ class NatsStore(_Bucket):
         headers = {_LIFETIME: str(max(1, math.floor(ttl * 1000))), _SENT: str(int(sent * 1000))}
         return await self._publish(key, value, headers, float(max(1, math.ceil(ttl))), expected)
 
+    def _key(self, key: str) -> str:
+        return self._prefix + _key(key)
+
 
 class NatsDeadLetters(_Bucket):
     """A `DeadLetterStore` in a bucket."""
+
+    def __init__(self, client: Client, name: str, timeout: float) -> None:
+        super().__init__(client, name, timeout)
+        self.claims = NatsStore(client, name, timeout, prefix=_CLAIMS)
 
     @classmethod
     async def open(
@@ -295,7 +305,7 @@ class NatsDeadLetters(_Bucket):
 
     async def list(self, limit: int) -> "list[DeadLetter]":
         async with self._bounded():
-            keys = sorted(await self._keys())
+            keys = sorted(key for key in await self._keys() if not key.startswith(_CLAIMS))
         letters: list[DeadLetter] = []
         for key in keys:
             if len(letters) >= limit:

@@ -224,6 +224,7 @@ class RedisDeadLetters(_Commands):
         self._order = f"{{{name}}}:order"
         self._letters = f"{{{name}}}:letters"
         self._max_letters = max_letters
+        self.claims = RedisStore(client, prefix=f"{{{name}}}:claims:", timeout=timeout)
 
     async def put(self, letter: DeadLetter) -> None:
         body = msgspec.msgpack.encode(letter)

@@ -14,6 +14,7 @@ import msgspec
 from catga.abc import Behavior, CallNext
 from catga.codec import Codec, encode
 from catga.errors import CatgaError, HandlerNotFoundError, InProgressError, OverloadedError
+from catga.mediator.behaviors.store import KeyValueStore, MemoryStore
 from catga.mediator.carried import context
 from catga.mediator.intercept import handling
 from catga.mediator.message_context import MESSAGE_ID, current_message
@@ -83,16 +84,10 @@ class DeadLetterStore(Protocol):
 
 
 @runtime_checkable
-class ClaimingStore(Protocol):
-    """A `DeadLetterStore` that several nodes share: one of them replays a letter at a time."""
+class Claimed(Protocol):
+    """A `DeadLetterStore` that several nodes share. Who replays a letter claims its id there, so that nobody else does."""
 
-    async def claim(self, letter_id: str, owner: str, seconds: float) -> bool:
-        """Claim the letter for `owner` for so many seconds, or renew its claim. Returns False if it is another's."""
-        ...
-
-    async def release(self, letter_id: str, owner: str) -> None:
-        """End the claim, if it is the owner's."""
-        ...
+    claims: KeyValueStore
 
 
 class MemoryDeadLetters:
@@ -100,7 +95,7 @@ class MemoryDeadLetters:
 
     def __init__(self, *, max_letters: int = 10_000) -> None:
         self._letters: dict[str, DeadLetter] = {}
-        self._claims: dict[str, tuple[str, float]] = {}  # of letters that are being replayed: the owner, and the end
+        self.claims: KeyValueStore = MemoryStore()
         self._max_letters = max_letters
 
     async def put(self, letter: DeadLetter) -> None:
@@ -116,18 +111,6 @@ class MemoryDeadLetters:
 
     async def list(self, limit: int) -> "list[DeadLetter]":
         return [self._letters[letter_id] for letter_id in sorted(self._letters)[:limit]]
-
-    async def claim(self, letter_id: str, owner: str, seconds: float) -> bool:
-        now = time.monotonic()
-        holder, end = self._claims.get(letter_id, (owner, now))
-        if holder != owner and end > now:
-            return False
-        self._claims[letter_id] = (owner, now + seconds)
-        return True
-
-    async def release(self, letter_id: str, owner: str) -> None:
-        if self._claims.get(letter_id, ("",))[0] == owner:
-            del self._claims[letter_id]
 
 
 class _Replay(NamedTuple):
@@ -182,7 +165,7 @@ class DeadLetters:
             router: the mediator that has the handler.
 
         Failures: `HandlerNotFoundError` if `router` has it no more; `InProgressError` while the letter is being
-        replayed, here or, if the store is a `ClaimingStore`, elsewhere; `StoreError`; the failure of the handler.
+        replayed, here or on a node that shares the store; `StoreError`; the failure of the handler.
         """
         if letter_id in self._replayed:
             return Failure(_in_progress(letter_id))
@@ -264,32 +247,33 @@ async def _claimed(store: DeadLetterStore, letter_id: str) -> AsyncGenerator[Non
     Raises:
         InProgressError: another one has it.
     """
-    if not isinstance(store, ClaimingStore):
+    if not isinstance(store, Claimed):
         yield
         return
-    owner = os.urandom(16).hex()
-    if not await store.claim(letter_id, owner, CLAIM):
+    claims, owner = store.claims, os.urandom(16)
+    if not await claims.add(letter_id, owner, CLAIM):
         raise _in_progress(letter_id)
-    beat = asyncio.ensure_future(_renew(store, letter_id, owner))
+    beat = asyncio.ensure_future(_renew(claims, letter_id, owner))
     try:
         yield
     finally:
         beat.cancel()
-        await settle(_release(store, letter_id, owner))
+        await settle(_release(claims, letter_id, owner))
 
 
-async def _release(store: ClaimingStore, letter_id: str, owner: str) -> None:
+async def _release(claims: KeyValueStore, letter_id: str, owner: bytes) -> None:
     try:
-        await store.release(letter_id, owner)
+        await claims.discard(letter_id, owner)
     except CatgaError as error:
         logger.warning("the claim of a letter could not be ended: it ends by itself", extra={"catga_error": str(error)})
 
 
-async def _renew(store: ClaimingStore, letter_id: str, owner: str) -> None:
+async def _renew(claims: KeyValueStore, letter_id: str, owner: bytes) -> None:
     while True:
         await asyncio.sleep(CLAIM / 3)
         with suppress(CatgaError):  # another try before the claim ends
-            await store.claim(letter_id, owner, CLAIM)
+            if await claims.get(letter_id) == owner:
+                await claims.put(letter_id, owner, CLAIM)
 
 
 def _in_progress(letter_id: str) -> InProgressError:
