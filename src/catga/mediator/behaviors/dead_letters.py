@@ -85,7 +85,7 @@ class DeadLetterStore(Protocol):
 
 @runtime_checkable
 class Claimed(Protocol):
-    """A `DeadLetterStore` that several nodes share. Who replays a letter claims its id there, so that nobody else does."""
+    """A `DeadLetterStore` that several nodes share. Who replays a letter claims its id there: nobody else does then."""
 
     claims: KeyValueStore
 
