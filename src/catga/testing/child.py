@@ -17,7 +17,7 @@ from typing import NamedTuple, NoReturn, Self, TypeVar
 
 from catga.errors import ClusterError
 from catga.testing import watching
-from catga.testing.ports import free_port, is_taken, owner_of
+from catga.testing.ports import free_port, is_taken, may_be_of, owner_of
 
 __all__ = ["Server", "Tls"]
 
@@ -81,8 +81,8 @@ class Server:
         raise NotImplementedError
 
     def listens(self) -> bool:
-        """Whether this process, and no other, is what listens on `port`, as far as that can be told."""
-        return True
+        """Whether this process, and no other, is what listens on `port`, as far as the system tells."""
+        return self._process is not None and may_be_of(self._process.pid, self.port)
 
     # -- life ----------------------------------------------------------------------------------------
 

@@ -6,10 +6,11 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["free_port", "is_taken", "owner_of"]
+__all__ = ["free_port", "is_taken", "may_be_of", "owner_of"]
 
 HOST = "127.0.0.1"
 _TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
+_LISTEN = "0A"
 
 
 def free_port() -> int:
@@ -33,26 +34,38 @@ def is_taken(port: int) -> bool:
         return False
 
 
+def may_be_of(process: int, port: int) -> bool:
+    """Whether `process` listens on `port`, or the system does not tell: only Linux does."""
+    if not Path(_TABLES[0]).exists():
+        return True
+    return _has(Path(f"/proc/{process}"), _sockets_at(port, listening=True))
+
+
 def owner_of(port: int) -> str:
     """Describe the process that has `port`, for an error. Only Linux tells, and only of the user's own processes."""
-    inodes = {f"socket:[{inode}]" for inode in _sockets_at(port)}
-    for process in Path("/proc").glob("[0-9]*") if inodes else ():
+    sockets = _sockets_at(port)
+    for process in Path("/proc").glob("[0-9]*") if sockets else ():
         with suppress(OSError):
-            if any(_target(link) in inodes for link in (process / "fd").iterdir()):
+            if _has(process, sockets):
                 command = (process / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
                 return f"process {process.name} ({Path(command).name})"
     return "another process"
 
 
-def _sockets_at(port: int) -> list[str]:
-    found: list[str] = []
+def _sockets_at(port: int, *, listening: bool = False) -> set[str]:
+    """The sockets of `port`, as they are named in the folders of the processes that have them."""
+    found: set[str] = set()
     for table in _TABLES:
         with suppress(OSError):
             for line in Path(table).read_text().splitlines()[1:]:
-                _, local, _, _, _, _, _, _, _, inode, *_ = line.split()
-                if int(local.rpartition(":")[2], 16) == port and inode != "0":
-                    found.append(inode)
+                _, local, _, state, _, _, _, _, _, inode, *_ = line.split()
+                if int(local.rpartition(":")[2], 16) == port and (state == _LISTEN or not listening):
+                    found.add(f"socket:[{inode}]")
     return found
+
+
+def _has(process: Path, sockets: set[str]) -> bool:
+    return any(_target(link) in sockets for link in (process / "fd").iterdir())
 
 
 def _target(link: Path) -> str:
