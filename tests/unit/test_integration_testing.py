@@ -2,7 +2,10 @@
 
 import asyncio
 import re
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -73,6 +76,64 @@ async def test_a_recorder_has_what_was_sent_and_what_was_handled() -> None:
     assert recorder.sent == recorder.handled == []
     with pytest.raises(AssertionError, match="1 Paid handled"):
         await recorder.wait_for(Paid, within=0.0)
+
+
+@dataclass
+class Fill(Request[list[int]]):
+    items: list[int]
+
+
+@dataclass
+class Guarded(Request[list[int]]):
+    items: list[int]
+    lock: Any
+
+
+async def fill(request: Fill | Guarded) -> list[int]:
+    """Change the message, and give out a part of it."""
+    request.items.append(len(request.items))
+    return request.items
+
+
+@pytest.mark.parametrize("make", [Fill, lambda items: Guarded(items, threading.Lock())])
+async def test_a_recorder_keeps_what_was_sent_and_not_what_became_of_it(make: Callable[[list[int]], Fill]) -> None:
+    recorder, app = Recorder(), Mediator(strict=False)
+    app.use(recorder)
+    app.handles(Fill)(fill)
+    app.handles(Guarded)(fill)
+    message = make([7])
+    for _ in range(2):
+        value = (await app.send(message)).unwrap()
+    value.append(99)
+    for records in (recorder.sent, recorder.handled):
+        assert [record.message.items for record in records] == [[7], [7, 1]]
+        assert [record.result.unwrap() for record in records] == [[7, 1], [7, 1, 2]]
+    if isinstance(message, Guarded):
+        assert recorder.sent[0].message.lock is message.lock
+
+
+async def test_a_recorder_keeps_what_several_nodes_answered() -> None:
+    recorder, app, caller = Recorder(), Mediator(), Mediator()
+    caller.use(recorder)
+    app.handles(Fill)(fill)
+    async with memory_cluster(caller, app) as (node, _):
+        gathered = await node.send_to_all(Fill([]))
+        gathered.answers["node-2"].unwrap().append(99)
+    assert recorder.sent[0].result.answers["node-2"].unwrap() == [0]
+
+
+async def test_a_recorder_keeps_an_error_with_its_cause() -> None:
+    recorder, app = Recorder(), Mediator()
+    app.use(recorder)
+
+    @app.handles(Ask)
+    async def broken(request: Ask) -> str:
+        raise ValueError("broken")
+
+    result = await app.send(Ask())
+    assert isinstance(result, Failure)
+    assert recorder.sent[0].result.error is result.error
+    assert isinstance(result.error.__cause__, ValueError)
 
 
 @pytest.mark.usefixtures("settled_soon")
