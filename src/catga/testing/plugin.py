@@ -46,7 +46,11 @@ def _set_strict(config: pytest.Config) -> None:
     """For child processes too, until the end of this run, unless the environment has a word on it."""
     if config.getini("catga_strict") and STRICT not in os.environ:
         os.environ[STRICT] = "1"
-        config.add_cleanup(lambda: os.environ.pop(STRICT, None))
+        config.add_cleanup(_unset_strict)
+
+
+def _unset_strict() -> None:
+    os.environ.pop(STRICT, None)
 
 
 @pytest.fixture(scope="session")

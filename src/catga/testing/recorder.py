@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from catga.abc import Forward, Handle
 from catga.cluster import Gathered
@@ -106,12 +106,17 @@ def _can_be_copied(value: object) -> bool:
 
 def _parts(value: Any) -> Iterator[Any]:
     """What `value` holds: attributes of a message, items of a container."""
-    if isinstance(value, Mapping):
-        yield from value.values()
-    elif isinstance(value, list | tuple | set | frozenset):
-        yield from value
     yield from getattr(value, "__dict__", {}).values()
-    slots = (cls.__dict__.get("__slots__", ()) for cls in type(value).__mro__)
-    for name in (name for names in slots for name in ([names] if isinstance(names, str) else names)):
-        if not name.startswith("__") and hasattr(value, name):
+    for name in _slots(type(value)):
+        if hasattr(value, name):
             yield getattr(value, name)
+    if isinstance(value, dict):
+        yield from cast("dict[Any, Any]", value).values()
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from cast("list[Any]", value)
+
+
+def _slots(cls: type) -> Iterator[str]:
+    for base in cls.__mro__:
+        names: str | tuple[str, ...] = base.__dict__.get("__slots__", ())
+        yield from (name for name in ([names] if isinstance(names, str) else names) if not name.startswith("__"))
