@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 from catga.abc import Forward, Handle
 from catga.cluster import Gathered
@@ -88,9 +88,9 @@ def _copied(value: M) -> M:
 
 def _copied_result(result: Any) -> Any:
     """`result` with copies of its values. An error is the original: its cause and its traceback cannot be copied."""
-    if isinstance(result, Success):
-        return Success(_copied(result.value), result.metadata)
-    if isinstance(result, Gathered):
+    if result.__class__ is Success:
+        return Success[Any](_copied(result.value), result.metadata)
+    if result.__class__ is Gathered:
         answers = {node_id: _copied_result(answer) for node_id, answer in result.answers.items()}
         return Gathered[Any](answers, dict(result.silent))
     return result
@@ -107,13 +107,13 @@ def _can_be_copied(value: object) -> bool:
 def _parts(value: Any) -> Iterator[Any]:
     """What `value` holds: attributes of a message, items of a container."""
     yield from getattr(value, "__dict__", {}).values()
-    for name in _slots(type(value)):
+    for name in _slots(value.__class__):
         if hasattr(value, name):
             yield getattr(value, name)
-    if isinstance(value, dict):
-        yield from cast("dict[Any, Any]", value).values()
-    elif isinstance(value, list | tuple | set | frozenset):
-        yield from cast("list[Any]", value)
+    if issubclass(value.__class__, dict):
+        yield from value.values()
+    elif issubclass(value.__class__, list | tuple | set | frozenset):
+        yield from value
 
 
 def _slots(cls: type) -> Iterator[str]:
