@@ -64,3 +64,14 @@ async def test_a_proxy_that_is_closed_while_a_client_leaves_closes_both_ends(tur
             for _ in range(turns):
                 await asyncio.sleep(0)
         assert all(end.transport.is_closing() for end in ends)
+
+
+async def test_a_proxy_may_be_used_again() -> None:
+    async with echo() as url:
+        proxy = Proxy(url)
+        for _ in range(2):
+            async with proxy:
+                reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+                writer.write(b"hello")
+                assert await reader.readexactly(5) == b"hello"
+                writer.transport.abort()

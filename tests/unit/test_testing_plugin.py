@@ -101,6 +101,24 @@ def test_mediators_are_strict_once_a_conftest_names_the_plugin(tmp_path: Path) -
     run_pytest(tmp_path, "[]", conftest=conftest, early="[1]", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
 
 
+def test_a_run_within_a_program_leaves_its_environment_alone(tmp_path: Path) -> None:
+    (tmp_path / "test_strict.py").write_text("import os\ndef test(): assert os.environ['CATGA_STRICT'] == '1'")
+    code = (
+        "import os, pytest; print(int(pytest.main(['-q', '-p', 'no:cacheprovider']) or 'CATGA_STRICT' in os.environ))"
+    )
+    inherited = {name: value for name, value in os.environ.items() if name != "CATGA_STRICT"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=inherited,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1] == "0", done.stdout
+
+
 def test_the_plugin_sets_what_mediators_read() -> None:
     assert plugin.STRICT == mediator.STRICT
 

@@ -16,7 +16,7 @@ async def test_a_condition_that_hangs_is_cancelled_when_the_time_is_up() -> None
         finally:
             cancelled.append(True)
 
-    with pytest.raises(AssertionError, match=r"not within 0\.05 s.*last: TimeoutError"):
+    with pytest.raises(AssertionError, match=r"not within 0\.05 s: an event; last: None, and then it did not return"):
         await eventually(hangs, 0.05, what="an event")
     assert cancelled == [True]
 
@@ -41,3 +41,16 @@ async def test_a_condition_is_asked_until_it_comes_true() -> None:
         return answer
 
     assert await eventually(asks, every=0.0)
+
+
+async def test_an_error_of_the_condition_is_the_cause_also_if_it_hangs_in_the_end() -> None:
+    errors = iter([AssertionError("first"), AssertionError("last words")])
+
+    async def asks() -> bool:
+        for error in errors:
+            raise error
+        return await asyncio.Event().wait()
+
+    with pytest.raises(AssertionError, match=r"last words.*, and then it did not return") as raised:
+        await eventually(asks, 0.1)
+    assert str(raised.value.__cause__) == "last words"

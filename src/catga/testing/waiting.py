@@ -22,11 +22,13 @@ async def eventually(
         what: for the error, what was waited for.
 
     Raises:
-        AssertionError: the condition did not come true; the message has its last value.
+        AssertionError: the condition did not come true. The message has its last value; the cause is its last
+            AssertionError.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within
     last: Any = None
+    hung = ""
     while True:
         limit = asyncio.timeout_at(deadline)
         try:
@@ -39,12 +41,14 @@ async def eventually(
             last = value
         except AssertionError as error:
             last = error
-        except TimeoutError as error:
+        except TimeoutError:
             if not limit.expired():
                 raise
-            last = error
+            hung = ", and then it did not return"
         if loop.time() >= deadline:
-            raise AssertionError(f"not within {within:g} s: {what or _source(condition)}; last: {last!r}")
+            cause = last if isinstance(last, AssertionError) else None
+            text = f"not within {within:g} s: {what or _source(condition)}; last: {last!r}{hung}"
+            raise AssertionError(text) from cause
         await asyncio.sleep(every)
 
 
