@@ -65,8 +65,8 @@ _LONGEST = 1e9
 
 
 _NO_NODE = (
-    "this application has no node: give it lifespan=lifespan(...) of catga.integrations.fastapi. A lifespan runs in the "
-    "outermost application only, not in one that is mounted; and in tests only in `with TestClient(app) as client:`"
+    "this application has no node: give it lifespan=lifespan(...) of catga.integrations.fastapi. A lifespan runs in "
+    "the outermost application only, not in one that is mounted; and in tests only in `with TestClient(app) as client:`"
 )
 _started: "WeakSet[Starlette]" = WeakSet()
 """The applications whose lifespan has run, for requests to what is mounted in them."""
@@ -104,8 +104,13 @@ def lifespan(
     return run
 
 
-def mediator(connection: HTTPConnection) -> DistributedMediator:
-    """The dependency for ``Depends``: the node that `lifespan` started, for requests and websockets.
+async def mediator(connection: HTTPConnection) -> DistributedMediator:
+    """The dependency for ``Depends``: what `mediator_of` finds. It takes no thread, as plain functions do there."""
+    return mediator_of(connection)
+
+
+def mediator_of(connection: HTTPConnection) -> DistributedMediator:
+    """Return the node that `lifespan` started, for a request or a websocket.
 
     In a mounted application it is the node of the application that the request came to.
 
