@@ -10,10 +10,11 @@ async def create(order: CreateOrder, mediator: Annotated[Mediator, Depends(media
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
-from typing import Any, cast
+from inspect import isawaitable
+from typing import Any, TypeAlias, cast
 from weakref import WeakSet
 
 from starlette.applications import Starlette
@@ -68,12 +69,15 @@ _NO_NODE = (
     "this application has no node: give it lifespan=lifespan(...) of catga.integrations.fastapi. A lifespan runs in "
     "the outermost application only, not in one that is mounted; and in tests only in `with TestClient(app) as client:`"
 )
+MakesNode: TypeAlias = Callable[[], DistributedMediator | Awaitable[DistributedMediator]]
+"""A plain function or an ``async`` one."""
+
 _started: "WeakSet[Starlette]" = WeakSet()
 """The applications whose lifespan has run, for requests to what is mounted in them."""
 
 
 def lifespan(
-    cluster: DistributedMediator | Callable[[], DistributedMediator],
+    cluster: DistributedMediator | MakesNode,
 ) -> Callable[[Any], AbstractAsyncContextManager[None]]:
     """The application's lifespan: the node joins before the first request and leaves, drained, after the last.
 
@@ -89,7 +93,7 @@ def lifespan(
 
     @asynccontextmanager
     async def run(app: Starlette) -> AsyncGenerator[None]:
-        node = cluster if isinstance(cluster, DistributedMediator) else _made_by(cluster)
+        node = cluster if isinstance(cluster, DistributedMediator) else await _made_by(cluster)
         before = getattr(app.state, "mediator", None)
         app.state.mediator = node
         _started.add(app)
@@ -214,8 +218,9 @@ def health_routes(
     return [Route(f"{prefix}/live", live), Route(f"{prefix}/ready", ready)]
 
 
-def _made_by(make: Callable[[], DistributedMediator]) -> DistributedMediator:
+async def _made_by(make: MakesNode) -> DistributedMediator:
     node: Any = make()
+    node = await node if isawaitable(node) else node
     if not isinstance(node, DistributedMediator):
         raise TypeError(f"the function that lifespan was given makes no node, such as add_cluster makes, but {node!r}")
     return node
