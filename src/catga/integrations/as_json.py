@@ -39,6 +39,8 @@ def _dump(value: Any) -> Any:
         return [*value]  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, _TEXTS):
         return str(value)
+    if (secret := getattr(value, "get_secret_value", None)) is not None:
+        return "**********" if secret() else ""
     core: Any = sys.modules.get("pydantic_core")
     written: Any = value if core is None else core.to_jsonable_python(value)
     if type(written) is type(value):  # a key that is no text
