@@ -62,8 +62,7 @@ STATUS: Mapping[str, int] = {code: status for code, (status, _) in _BUILT_IN.ite
 PROBLEM = "application/problem+json"
 
 _LONGEST = 1e9
-"""Seconds that `Retry-After` tells: what is more is none."""
-
+"""Seconds that `Retry-After` may tell."""
 
 _NO_NODE = (
     "this application has no node: give it lifespan=lifespan(...) of catga.integrations.fastapi. A lifespan runs in "
@@ -248,14 +247,16 @@ def _node_for(connection: HTTPConnection) -> DistributedMediator | None:
 
 
 def _check(status: Any, errors: Mapping[str, Any] | None) -> None:
-    wrong = [] if status is None or _is_status(status) else [f"status={status!r}"]
-    wrong += [f"errors[{code!r}]={number!r}" for code, number in (errors or {}).items() if not _is_status(number)]
-    if wrong:
-        raise ValueError(f"{', '.join(wrong)}: the status of an HTTP response is an int from 200 to 599")
+    if status is not None:
+        _check_status("status", status)
+    for code, number in (errors or {}).items():
+        _check_status(code, number)
 
 
-def _is_status(number: Any) -> bool:
-    return isinstance(number, int) and 200 <= number <= 599
+def _check_status(what: str, number: Any) -> None:
+    if not isinstance(number, int) or not 200 <= number <= 599:
+        name = what if what == "status" else f"errors[{what!r}]"
+        raise ValueError(f"{name}={number!r}: the status of an HTTP response is an int from 200 to 599")
 
 
 def _as_client_sees(error: CatgaError) -> CatgaError:
