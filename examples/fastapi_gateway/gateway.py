@@ -42,16 +42,20 @@ async def place(request: PlaceOrder) -> Order:
     return Order(order_id=current_message().correlation_id, sku=request.sku, quantity=request.quantity)
 
 
-cluster = add_cluster(handlers, os.environ.get("CATGA_URL", "memory://shop"), service="gateway")
-app = FastAPI(lifespan=lifespan(cluster))
-app.router.routes.extend(health_routes(cluster))
+def node() -> DistributedMediator:
+    """Make the node. Each start of the application has its own, so that tests may start it as often as they like."""
+    return add_cluster(handlers, os.environ.get("CATGA_URL", "memory://shop"), service="gateway")
+
+
+app = FastAPI(lifespan=lifespan(node))
+app.router.routes.extend(health_routes())
 
 
 @app.post("/orders")
 async def post_order(
     order: PlaceOrder,
-    node: Annotated[DistributedMediator, Depends(mediator)],
+    cluster: Annotated[DistributedMediator, Depends(mediator)],
     x_request_id: Annotated[str, Header()] = "",
 ) -> Response:
     with correlate(x_request_id):
-        return respond(await node.send(order), status=201, errors={"out_of_stock": 409})
+        return respond(await cluster.send(order), status=201, errors={"out_of_stock": 409})

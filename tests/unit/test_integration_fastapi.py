@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from ipaddress import IPv4Address
 from pathlib import Path, PurePath
 from types import ModuleType
@@ -260,8 +261,35 @@ def test_a_text_of_the_program_takes_the_place_of_ours() -> None:
     assert body_of(InvalidMessageError("x"), detail="a quantity is missing")["detail"] == "a quantity is missing"
 
 
-def test_a_status_that_has_no_name_is_taken() -> None:
-    assert problem(CatgaError("x"), errors={"catga": 499}).status_code == 499
+@pytest.mark.parametrize("status", [499, 599, 200, HTTPStatus.CONFLICT])
+def test_a_status_need_have_no_name(status: int) -> None:
+    response = problem(CatgaError("x"), errors={"catga": status})
+    assert (response.status_code, json.loads(bytes(response.body))["status"]) == (status, status)
+
+
+@pytest.mark.parametrize("status", [0, 99, 101, 600, 409.0, "409", None, True])
+def test_what_is_no_status_is_refused_before_an_error_needs_it(status: Any) -> None:
+    with pytest.raises(ValueError, match=rf"errors\['sold_out'\]={status!r}: the status of .* from 200 to 599"):
+        respond(Success(1), errors={"sold_out": status})
+    with pytest.raises(ValueError, match="sold_out"):
+        problem(CatgaError("x"), errors={"sold_out": status})
+    if status is not None:
+        with pytest.raises(ValueError, match="status="):
+            respond(Success(1), status=status)
+
+
+@pytest.mark.parametrize("status", [204, 205, 304])
+def test_some_statuses_have_no_body(status: int) -> None:
+    error = RateLimitedError("slow", details={"retry_after": 2})
+    for response in (respond(Success(1), status=status), problem(error, errors={"rate_limited": status})):
+        assert (response.status_code, response.body) == (status, b"")
+        assert "content-type" not in response.headers
+    assert response.headers["retry-after"] == "2"
+
+
+def test_a_status_of_ones_own_is_that_of_no_value_too() -> None:
+    response = respond(Success(None), status=202)
+    assert (response.status_code, response.body) == (202, b"")
 
 
 async def test_what_a_handler_raised_is_not_told_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -334,7 +362,7 @@ def test_details_that_are_no_json_go_as_text() -> None:
     assert "class" in body_of(CatgaError("odd", details={"what": object}))["details"]["what"]
 
 
-@pytest.mark.parametrize("details", [None, [1], "text"])
+@pytest.mark.parametrize("details", [None, [1], [object], "text"])
 def test_details_of_the_programs_own_may_be_anything(details: Any) -> None:
     assert body_of(SoldOut("no tea", details=details))["detail"] == "no tea"
 

@@ -27,9 +27,15 @@ class DishkaResolver:
     """A `Resolver`: a request scope a message, closed when the message is handled.
 
     Handler classes must be provided, like every other dependency; `CatgaProvider` provides the `Mediator`.
+
+    Raises:
+        TypeError: `container` is no `AsyncContainer`.
     """
 
     def __init__(self, container: AsyncContainer) -> None:
+        if not isinstance(container, AsyncContainer):  # pyright: ignore[reportUnnecessaryIsInstance]
+            text = "DishkaResolver takes an AsyncContainer, such as make_async_container(...) makes, got"
+            raise TypeError(f"{text} {container!r}")
         self._container = container
 
     @asynccontextmanager

@@ -15,13 +15,19 @@ class SvcsResolver:
     """A `Resolver`: a container a message, closed when the message is handled.
 
     Handler classes must be registered, like every other service, but for `Mediator`: this registers it, as what
-    `catga.current` gives.
+    `catga.current` gives, unless it is registered already.
+
+    Raises:
+        TypeError: `registry` is none.
     """
 
     def __init__(self, registry: svcs.Registry) -> None:
+        if not isinstance(registry, svcs.Registry):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"SvcsResolver takes a svcs.Registry, got {registry!r}")
         self._registry = registry
         untyped: Any = registry  # in part
-        untyped.register_factory(Mediator, current, enter=False)  # to enter a node is to start it
+        if Mediator not in untyped:
+            untyped.register_factory(Mediator, current, enter=False)  # to enter a node is to start it
 
     @asynccontextmanager
     async def resolve(self, cls: type[T], /) -> AsyncGenerator[T]:
