@@ -7,7 +7,7 @@ from typing import cast
 from opentelemetry.trace import Span, StatusCode
 
 from catga.errors import CatgaError, HandlerError
-from catga.integrations._telemetry import clean, text_of
+from catga.integrations._telemetry import clean, outward, text_of
 
 MAX_STACKTRACE = 32768
 """Characters; of a longer one the end is kept, which tells where it was raised."""
@@ -66,11 +66,11 @@ def _each(cause: BaseException) -> list[BaseException]:
 
 def _described(error: BaseException) -> dict[str, str]:
     kind = type(error)
-    stacktrace = "".join(traceback.format_exception(error))
+    stacktrace = outward("".join(traceback.format_exception(error)))
     if len(stacktrace) > MAX_STACKTRACE:
         stacktrace = "…" + stacktrace[1 - MAX_STACKTRACE :]
     return {
         "exception.type": clean(f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")),
         "exception.message": text_of(error),
-        "exception.stacktrace": text_of(stacktrace, MAX_STACKTRACE),
+        "exception.stacktrace": stacktrace,
     }

@@ -1,6 +1,7 @@
 """What both exporters of telemetry share: the nodes that are observed, names, buckets, and text that can be encoded."""
 
 import logging
+import os
 import re
 import threading
 import time
@@ -10,7 +11,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from catga.backends import redact
 from catga.cluster import DistributedMediator
 from catga.cluster.reading import Reading
 from catga.node import NodeState
@@ -29,7 +29,9 @@ LINGER = 300.0
 MAX_TEXT = 8192
 """Characters of an error's text."""
 
-_URL = re.compile(r"://\S*")  # without its scheme, which would make the search slow in a long word
+_URL = re.compile(r"://(\S*)")
+_QUERY = re.compile(r"([?&][^=&?]*)=[^&]*")
+_SECRET = re.compile(r"pass|secret|token|auth|cred|key", re.IGNORECASE)
 
 
 def clean(text: str) -> str:
@@ -41,21 +43,31 @@ def clean(text: str) -> str:
     return text
 
 
-def text_of(value: object, length: int = MAX_TEXT) -> str:
-    """Return `value` as text that may leave the cluster: it can be encoded, is not endless, and shows no passwords of
-    URLs."""
+def text_of(value: object) -> str:
+    """Return `value` as text that may leave the cluster: see `outward`."""
     try:
         text = str(value)
     except Exception:  # noqa: BLE001 - a `__str__` of the user's
-        return f"<{type(value).__qualname__}>"
-    if len(text) > length:
-        text = text[: length - 1] + "…"
-    return clean(_without_passwords(text))
+        text = f"<{type(value).__qualname__}>"
+    text = outward(text)
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
-def _without_passwords(text: str) -> str:
-    """`text` with its URLs as logs show them."""
-    return _URL.sub(lambda found: redact(found[0]), text)
+def outward(text: str) -> str:
+    """Return `text` without lone surrogates, and with its URLs as logs show them: without passwords."""
+    return clean(_URL.sub(_without_password, text) if "://" in text else text)
+
+
+def _without_password(found: "re.Match[str]") -> str:
+    """As `catga.backends.redact`, in a time that grows no faster than the text, which may be somebody's input."""
+    before, at, host = found[1].rpartition("@")
+    user, colon, _ = before.partition(":")
+    shown = (f"{user}:***@" if colon else "***@") if at else ""
+    return "://" + shown + _QUERY.sub(_without_secret, host)
+
+
+def _without_secret(found: "re.Match[str]") -> str:
+    return f"{found[1]}=***" if _SECRET.search(found[1]) else found[0]
 
 
 class Observed:
@@ -110,6 +122,7 @@ class _Entry:
         self.before: Counter[str] = Counter()
         """What was counted by former nodes of this id."""
         self._ended_at: float | None = None
+        self._pid = os.getpid()
 
     @property
     def node_id(self) -> str:
@@ -131,10 +144,11 @@ class _Entry:
         else:
             self.last = Reading(node_id=self.last.node_id, phase="ended", events=self.last.events)
         if self.last.phase != "ended":
-            self._ended_at = None
-        elif self._ended_at is None:
+            self._pid = os.getpid()
+            return True
+        if self._ended_at is None:
             self._ended_at = now
-        return self._ended_at is None or now - self._ended_at < LINGER
+        return now - self._ended_at < LINGER and self._pid == os.getpid()
 
     def reading(self) -> Reading:
         """What is exported: the last look, and what former nodes of this id have counted."""
