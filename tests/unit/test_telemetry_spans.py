@@ -191,6 +191,31 @@ async def test_an_exception_is_told_once_where_it_was_raised(way: Any) -> None:
     assert len(traces.spans) == 4
 
 
+async def test_a_handler_that_passes_on_the_error_of_another_node_does_not_tell_it_again() -> None:
+    traces, url = Traces(), f"memory://{uuid.uuid4().hex}"
+    asks, outer = traces.app(), Mediator()
+    outer.use(traces.interceptor)
+
+    @dataclass(frozen=True)
+    class Further(Request[int]):
+        what: str
+
+    @outer.handles(Further)
+    async def further(request: Further) -> int:
+        return (await current().send(Do(request.what))).unwrap()
+
+    async with add_cluster(asks, url, node_id="there"), add_cluster(outer, url, node_id="here") as node:
+        for what in ("wrong", "refused"):
+            assert not (await node.send(Further(what))).is_success
+    servers = [span for span in traces.spans if span.kind is SpanKind.SERVER]
+    assert [(span.name.rpartition(".")[2], len(span.events)) for span in servers] == [
+        ("Do", 1),
+        ("Further", 0),
+        ("Do", 1),
+        ("Further", 0),
+    ]
+
+
 async def test_an_error_of_the_programs_own_is_told_as_well(way: Any) -> None:
     traces = Traces()
     await (await way(traces)).send(Do("refused"))
