@@ -21,7 +21,17 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from telemetry_pages import exported
 
-from catga import CatgaError, DistributedMediator, Event, Mediator, Request, add_cluster, current, message
+from catga import (
+    CatgaError,
+    DistributedMediator,
+    Event,
+    Mediator,
+    Request,
+    add_cluster,
+    current,
+    current_cluster,
+    message,
+)
 from catga.integrations import otel, prometheus
 from catga.integrations._telemetry import outward
 from catga.testing import eventually
@@ -202,18 +212,16 @@ async def test_a_handler_that_passes_on_the_error_of_another_node_does_not_tell_
 
     @outer.handles(Further)
     async def further(request: Further) -> int:
+        if request.what == "all":
+            return (await current_cluster().send_to_all(Do(request.what))).answers["there"].unwrap()
         return (await current().send(Do(request.what))).unwrap()
 
     async with add_cluster(asks, url, node_id="there"), add_cluster(outer, url, node_id="here") as node:
-        for what in ("wrong", "refused"):
+        for what in ("wrong", "refused", "all"):
             assert not (await node.send(Further(what))).is_success
     servers = [span for span in traces.spans if span.kind is SpanKind.SERVER]
-    assert [(span.name.rpartition(".")[2], len(span.events)) for span in servers] == [
-        ("Do", 1),
-        ("Further", 0),
-        ("Do", 1),
-        ("Further", 0),
-    ]
+    told = [(span.name.rpartition(".")[2], len(span.events)) for span in servers]
+    assert told == [("Do", 1), ("Further", 0)] * 3
 
 
 async def test_an_error_of_the_programs_own_is_told_as_well(way: Any) -> None:

@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from opentelemetry import context, propagate
 from opentelemetry.baggage import set_baggage
@@ -27,6 +27,8 @@ from catga._version import __version__
 from catga.abc import Forward, Handle
 from catga.cluster import DistributedMediator
 from catga.cluster.reading import Reading
+from catga.cluster.scatter import Broadcast, Gathered
+from catga.errors import CatgaError
 from catga.integrations._spans import fail, remember, tell
 from catga.integrations._telemetry import BUCKETS, HEALTHS, STATES, Observed, clean, text_of
 from catga.mediator.carried import carried, values_of
@@ -87,8 +89,8 @@ class OpenTelemetry:
             with self._span(name, kind=kind, attributes={**attributes, **_ids(headers)}) as span:
                 _inject(headers, self._sends_baggage)
                 result = await self._watched(forward(message, headers), span, attributes)
-                if isinstance(result, Failure):
-                    remember(span, result.error)  # if the sender raises it in turn, it is known already
+                for error in _errors_in(result):
+                    remember(span, error)  # if the sender raises it in turn, it is known already
                 return result
         finally:
             record(time.perf_counter() - started, attributes)
@@ -131,6 +133,16 @@ class OpenTelemetry:
     def _failed(self, span: Span, attributes: Attributes, code: str, text: object) -> None:
         attributes["error.type"] = code = clean(code)
         fail(span, code, text_of(text) if self._tells else "")
+
+
+def _errors_in(result: object) -> list[CatgaError]:
+    """The failures that a verb returned, of whatever nodes."""
+    if isinstance(result, Broadcast):
+        return list(result.failed.values())
+    if isinstance(result, Gathered):
+        answers = cast("Gathered[Any]", result).answers.values()
+        return [answer.error for answer in answers if isinstance(answer, Failure)]
+    return [result.error] if isinstance(result, Failure) else []
 
 
 def _outcome(error: BaseException) -> tuple[str, object]:
