@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from opentelemetry import context, propagate
 from opentelemetry.baggage import set_baggage
@@ -140,8 +140,8 @@ def _errors_in(result: object) -> list[CatgaError]:
     if isinstance(result, Broadcast):
         return list(result.failed.values())
     if isinstance(result, Gathered):
-        answers = cast("Gathered[Any]", result).answers.values()
-        return [answer.error for answer in answers if isinstance(answer, Failure)]
+        gathered: Gathered[Any] = result  # pyright: ignore[reportUnknownVariableType]
+        return [answer.error for answer in gathered.answers.values() if isinstance(answer, Failure)]
     return [result.error] if isinstance(result, Failure) else []
 
 
