@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from threading import get_ident
 from types import CoroutineType
-from typing import Any, Literal, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from catga.abc import Backend, Forward, RoutingStrategy
 from catga.cluster.dispatch import Headers, Routing
@@ -16,6 +16,7 @@ from catga.cluster.explain import Explanation
 from catga.cluster.node import Node
 from catga.cluster.on_loop import on_loop
 from catga.cluster.options import ClusterOptions, check_metadata
+from catga.cluster.reading import EVENTS, Health, Reading, events_of
 from catga.cluster.scatter import Broadcast, Gathered
 from catga.errors import CatgaTimeoutError, ClosedError
 from catga.mediator import Mediator
@@ -70,6 +71,7 @@ class DistributedMediator(Mediator):
         self._pid = os.getpid()
         self._routing = Routing(options.routing)
         self._node: Node | None = None
+        self._last_events: dict[str, int] | None = None  # of a node that has stopped
         self._stopped = False
         self._exiting: asyncio.Task[None] | None = None
 
@@ -205,7 +207,7 @@ class DistributedMediator(Mediator):
         return self._joined().membership.present()
 
     @property
-    def health(self) -> Literal["healthy", "degraded", "fenced", "closed"]:
+    def health(self) -> Health:
         """``healthy``; ``degraded`` while the link to the broker is down; ``fenced`` once another process has
         taken this node's id; ``closed`` outside of the cluster."""
         if self._node is None or not self._lives():
@@ -234,6 +236,22 @@ class DistributedMediator(Mediator):
     def counters(self) -> Mapping[str, int]:
         """How often what happened on this node since its start, by name."""
         return self._joined().counts()
+
+    def read(self) -> Reading | None:
+        """Return what telemetry tells of this node now, whether it runs or not; None if it is another process's.
+
+        It comes from memory, and may be called in any thread.
+        """
+        node, events = self._node, self._last_events
+        if node is not None and node.pid != os.getpid():
+            return None
+        if node is not None and not node.loop.is_closed():
+            return node.read(self.health)
+        if node is not None:  # its event loop ended without a `stop`
+            events = self._counted(node)
+        if events is None:
+            return Reading(node_id=self.node_id, phase="new", events=dict.fromkeys(EVENTS, 0))
+        return Reading(node_id=self.node_id, phase="ended", events=events)
 
     async def update(self, *, endpoint: str | None = None, metadata: Mapping[str, str] | None = None) -> None:
         """Change what the others know of this node. Raises `ClusterError` if they could not be told now; they
@@ -291,6 +309,7 @@ class DistributedMediator(Mediator):
         if node is None:
             return ()
         if not self._lives():
+            self._counted(node)
             self._stopped, self._node = True, None
             self._is_no_way()
             return (f"the event loop of node {self.node_id} has ended, or is another process's: nobody was told",)
@@ -304,6 +323,7 @@ class DistributedMediator(Mediator):
         try:
             return await node.stop()
         finally:
+            self._counted(node)
             self._node = None
             self._is_no_way()
             self._settled.set()
@@ -320,6 +340,12 @@ class DistributedMediator(Mediator):
     def _lives(self) -> bool:
         node = self._node
         return node is None or (node.pid == os.getpid() and not node.loop.is_closed())
+
+    def _counted(self, node: Node) -> dict[str, int] | None:
+        """Keep what was counted until the end of `node`, unless that is another process's."""
+        if node.pid == os.getpid():
+            self._last_events = events_of(node.counts())
+        return self._last_events
 
     def _here(self) -> Node | None:
         """The node, if its event loop is the one that runs."""

@@ -19,6 +19,7 @@ from catga.cluster.handlers import Codecs, LocalHandlers
 from catga.cluster.load import LoadMeter
 from catga.cluster.options import ClusterOptions
 from catga.cluster.outliers import Outliers
+from catga.cluster.reading import Health, Reading, events_of
 from catga.cluster.stats import NodeStats, Recorder, Stats
 from catga.cluster.table import RoutingTable
 from catga.errors import CatgaError, ClosedError, ClusterError
@@ -145,6 +146,21 @@ class Node:
         """How often what happened, by name."""
         failovers = self._recorder.failovers.total()
         return {**self.peer.counts(), "failovers": failovers, "heartbeats": self.membership.heartbeats}
+
+    def read(self, health: Health) -> Reading:
+        """Return what telemetry tells of this node. It may be called in any thread: nothing is changed, and no code of
+        the user's runs, as scrapers have threads of their own."""
+        problem, counts = self.not_ready(), self.counts()
+        return Reading(
+            node_id=self._options.node_id,
+            phase="running",
+            health=health,
+            is_ready=problem is None and health != "closed",
+            nodes=self.membership.view.states(),
+            load=self._last_load if self._options.load is not None else self._load(),
+            events=events_of(counts),
+            pending_calls=counts["pending_calls"],
+        )
 
     # -- life -----------------------------------------------------------------------------------------
 

@@ -415,8 +415,10 @@ def as_catga_error(error: BaseException) -> CatgaError:
 
 
 def combined(errors: Sequence[CatgaError]) -> CatgaError:
-    """What several handlers of one event raised, as one error."""
+    """What several handlers of one event raised, as one error. Its cause has them all, for who shows tracebacks."""
     if len(errors) == 1:
         return errors[0]
     texts = [str(error) for error in errors]
-    return HandlerError(f"{len(errors)} handlers failed: {'; '.join(texts)}", details={"failures": texts})
+    together = HandlerError(f"{len(errors)} handlers failed: {'; '.join(texts)}", details={"failures": texts})
+    together.__cause__ = ExceptionGroup("handlers of one event", errors)
+    return together

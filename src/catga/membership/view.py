@@ -13,7 +13,7 @@ The rules (numbered as in docs/architecture.md):
 """
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -87,6 +87,10 @@ class View:
     def snapshot(self) -> list[NodeInfo]:
         """All members, sorted by id, with their latest load and ``last_seen``."""
         return [self._show(self._members[node_id]) for node_id in sorted(self._members)]
+
+    def states(self) -> Counter[NodeState]:
+        """Return how many members are in which state. It may be called in any thread, as it changes nothing."""
+        return Counter(member.shown.state for member in list(self._members.values()))
 
     def get(self, node_id: str) -> NodeInfo | None:
         """One member."""
