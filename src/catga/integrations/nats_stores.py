@@ -41,6 +41,8 @@ _MAX_KEY = 200
 """Characters of a key in a subject. A client may choose longer ones, and a server closes the connection over 4 KB."""
 _CLAIMS = "claims."
 """Before the keys of claims in a bucket of letters: no letter's key has a dot, but those that begin with "sha256."."""
+MAX_DOUBT = 1.0
+"""Seconds that `add` waits until it is certain that a value is over which `get` no longer returns."""
 CLOCK_AGE = 30.0
 """Seconds after which the server is asked for its time again."""
 
@@ -53,17 +55,17 @@ class _Entry(NamedTuple):
     stored: float
     headers: Mapping[str, str]
 
-    def is_over(self, now: float, *, since_sent: bool) -> bool:
-        """Whether its lifetime is over at that time of the server's. One that an older version wrote has none.
+    def left(self, now: float, *, since_sent: bool) -> float:
+        """Seconds left of its lifetime at that time of the server's. One that an older version wrote has no end.
 
         Args:
             since_sent: it counts from when it was sent: it may have waited until it was stored.
         """
         lifetime, sent = self.headers.get(_LIFETIME, ""), self.headers.get(_SENT, "")
         if not lifetime.isdigit() or not sent.isdigit():
-            return False
+            return math.inf
         begin = min(self.stored, int(sent) / 1000) if since_sent else self.stored
-        return now >= begin + int(lifetime) / 1000
+        return begin + int(lifetime) / 1000 - now
 
 
 class _Info(msgspec.Struct):
@@ -212,7 +214,7 @@ class NatsStore(_Bucket):
     async def get(self, key: str) -> bytes | None:
         async with self._bounded():
             entry = await self._entry(self._key(key))
-            if entry is None or entry.is_over((await self._now())[1], since_sent=True):
+            if entry is None or entry.left((await self._now())[1], since_sent=True) <= 0:
                 return None
             return entry.value or None
 
@@ -235,9 +237,18 @@ class NatsStore(_Bucket):
         entry = await self._entry(key)
         if entry is None:
             return await self._write(key, value, ttl, 0)
-        if entry.value and not entry.is_over((await self._now())[0], since_sent=False):
+        if entry.value and not await self._ends(entry):
             return False
         return await self._write(key, value, ttl, entry.revision)
+
+    async def _ends(self, entry: _Entry) -> bool:
+        """Return whether `entry` is over, once that is certain: `get` may say so a moment earlier."""
+        earliest, latest = await self._now()
+        left = entry.left(earliest, since_sent=False)
+        if left > MAX_DOUBT or entry.left(latest, since_sent=True) > 0:
+            return False
+        await asyncio.sleep(max(left, 0.0))
+        return True
 
     async def discard(self, key: str, value: bytes) -> None:
         try:

@@ -92,6 +92,8 @@ class _Commands:
         if not task.done():
             why = "the server did not answer" if sending.has_place else "no connection of the pool was free"
             raise StoreError(f"Redis: {why} within {self._timeout:g} s")
+        if task.cancelled():  # not by the caller
+            raise StoreError("Redis: the operation was cancelled, as its event loop ends")
         try:
             return task.result()
         except StoreError:

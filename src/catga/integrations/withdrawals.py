@@ -68,7 +68,7 @@ class Withdrawals:
             return True
         if doubt.is_asked and now < doubt.settled:
             return False
-        if not await self._discarded(key, value):
+        if not await self._discarded(key, value) or self._doubts.get((key, value)) is not doubt:  # a newer one
             return False
         self._doubts[key, value] = doubt._replace(is_asked=True)
         return now >= doubt.settled
