@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import threading
+import time
 import warnings
 import weakref
 from dataclasses import dataclass
@@ -221,6 +222,13 @@ async def test_reading_asks_no_load_function_in_another_thread(page: Page) -> No
         page.observe(a)
         assert (await asyncio.to_thread(page.of, "node_load")) == {"a": 0.25}
     assert threads == {threading.get_ident()}
+
+
+async def test_a_node_whose_event_loop_stands_still_is_full(page: Page) -> None:
+    async with made("a") as a:
+        page.observe(a)
+        time.sleep(1.2)  # noqa: ASYNC251 - it is this that is told
+        assert page.of("node_load") == {"a": 1}
 
 
 async def test_what_is_exported_as_differences_is_never_negative() -> None:

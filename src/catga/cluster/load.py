@@ -1,6 +1,7 @@
 """The default load of a node: how full it is, or how late its event loop runs, whichever is worse."""
 
 import asyncio
+import math
 
 LATE = 0.25
 """Seconds of event-loop lag that count as full."""
@@ -22,10 +23,18 @@ class LoadMeter:
     def close(self) -> None:
         """Stop measuring."""
         self._timer.cancel()
+        self._due = math.inf
+
+    def now(self) -> float:
+        """The load as it is now, while the event loop stands still, too. It may be called in any thread."""
+        return max(self.load, min(self._lag(self._loop.time()) / LATE, 1.0))
+
+    def _lag(self, now: float) -> float:
+        return self.lag + 0.5 * (max(now - self._due, 0.0) - self.lag)
 
     def _tick(self) -> None:
         now = self._loop.time()
-        self.lag += 0.5 * (max(now - self._due, 0.0) - self.lag)
+        self.lag = self._lag(now)
         if self.lag < 0.001:
             self.lag = 0.0
         self.load = min(self.lag / LATE, 1.0)

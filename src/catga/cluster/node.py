@@ -157,7 +157,7 @@ class Node:
             health=health,
             is_ready=problem is None and health != "closed",
             nodes=self.membership.view.states(),
-            load=self._last_load if self._options.load is not None else self._load(),
+            load=self._last_load if self._options.load is not None else max(self.peer.server.load, self._meter.now()),
             events=events_of(counts),
             pending_calls=counts["pending_calls"],
         )

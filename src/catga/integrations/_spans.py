@@ -11,7 +11,7 @@ from catga.integrations._telemetry import clean, outward, text_of
 
 MAX_STACKTRACE = 32768
 """Characters; of a longer one the end is kept, which tells where it was raised."""
-_TOLD = "__catga_told__"
+_TOLD = "__catga_told_in_trace__"
 """What an exception keeps: the trace in which it was told."""
 
 
