@@ -114,7 +114,7 @@ class Idempotency:
                 value = await call_next(message)
         except BaseException as error:
             await settle(self._free(key, claim))
-            if isinstance(error, TimeoutError) and limit.expired():
+            if isinstance(error, Exception) and limit.expired():  # it was cut off, whatever it ended with then
                 late = CatgaTimeoutError(f"{codec.name} took longer than its lease of {self._lease:g} s")
                 raise settle_doubt(late, idempotent=codec.idempotent) from error
             raise

@@ -1,0 +1,473 @@
+"""Histories of messages through behaviors: calls with cancellations, deadlines and faults of stores, each from a seed.
+
+They run in an event loop whose time is virtual: it moves on when nothing is left to do, so that hours take no time and
+the same seeds give the same history.
+"""
+
+import asyncio
+import logging
+import random
+import selectors
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catga import Event, Failure, Mediator, Request, Success, message
+from catga.errors import CatgaTimeoutError, MaybeExecutedError, StoreError
+from catga.mediator import settling
+from catga.mediator.behaviors import DeadLetters
+
+FOR_EVER = 100_000.0
+"""Virtual seconds after which what has not ended never will."""
+
+
+class _Selector(selectors.DefaultSelector):
+    """Waits by moving the time on."""
+
+    now = 1000.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        self.now += timeout or 0.0
+        return super().select(0)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock moves when all have to wait."""
+
+    def __init__(self) -> None:
+        self._virtual = _Selector()
+        super().__init__(self._virtual)
+
+    def time(self) -> float:
+        return self._virtual.now
+
+
+def now() -> float:
+    """The virtual time."""
+    return asyncio.get_running_loop().time()
+
+
+async def turns(count: int) -> None:
+    """Let the loop make so many turns."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+# -- messages ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ask(Request[int]):
+    key: int = 0
+    content: int = 0
+    number: int = 0
+
+
+@message(idempotent=True)
+@dataclass(frozen=True)
+class Look(Request[int]):
+    key: int = 0
+    content: int = 0
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class Plain(Request[int]):
+    """Its handler is a plain function."""
+
+    key: int = 0
+    content: int = 0
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class Happened(Event):
+    key: int = 0
+    content: int = 0
+    number: int = 0
+
+
+@message(concurrent=True)
+@dataclass(frozen=True)
+class AtOnce(Event):
+    key: int = 0
+    content: int = 0
+    number: int = 0
+
+
+@message(timeout=0.04)
+@dataclass(frozen=True)
+class Brief(Event):
+    key: int = 0
+    content: int = 0
+    number: int = 0
+
+
+REQUESTS: tuple[type, ...] = (Ask, Ask, Look, Plain)
+EVENTS: tuple[type, ...] = (Happened, AtOnce, Brief)
+HANDLERS = ("first", "plain", "last")
+"""Of each event."""
+
+# -- what a seed says -------------------------------------------------------------------------------------
+
+PASSING, BUG, DOUBT, LOST, OWN_CANCEL, GROUP = "passing", "bug", "doubt", "lost", "own cancel", "group"
+VALUE, ERROR, CANCELLED = "value", "error", "cancelled"
+DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class How:
+    """How one run goes."""
+
+    wait: float
+    turns: int
+    ends: str
+    on_cancel: str  # "raise", "value", "error", or "slow": raise after a while
+
+
+def _how(rng: random.Random) -> How:
+    return How(
+        wait=rng.choice((0.0, 0.0, 0.01, 0.02, 0.05, 0.3, 1.5)),
+        turns=rng.randrange(4),
+        ends=rng.choices((VALUE, PASSING, BUG, DOUBT, LOST, OWN_CANCEL, GROUP), (10, 5, 3, 1, 1, 1, 1))[0],
+        on_cancel=rng.choices(("raise", "value", "error", "slow"), (12, 1, 1, 3))[0],
+    )
+
+
+def raised(ends: str) -> BaseException:
+    """What a run that goes so raises."""
+    if ends == OWN_CANCEL:
+        return asyncio.CancelledError()
+    if ends in (DOUBT, GROUP):
+        late = CatgaTimeoutError("what it sent may have run")
+        late.is_retryable = False
+        return late if ends == DOUBT else ExceptionGroup("two", [ValueError("bug"), late])
+    known = {PASSING: StoreError("later"), LOST: MaybeExecutedError("lost")}
+    return known.get(ends) or ValueError("bug")
+
+
+@dataclass(eq=False)
+class Call:
+    """One message, or one replay of a letter: what is planned, and what became of it."""
+
+    seed: int
+    number: int
+    classes: Sequence[type]
+    unique: bool = False  # no two have the same content
+    runs: list["Run"] = field(default_factory=list["Run"])
+    result: Any = None
+    began: float | None = None  # None: it was cancelled before its first step
+    ended: float | None = None
+    was_cancelled: bool = False  # somebody cancelled it before it ended
+    letter: Any = None
+
+    def __post_init__(self) -> None:
+        rng = random.Random(self.seed)
+        self.cls = rng.choice(self.classes)
+        self.key = rng.choice((0, 0, 1))
+        content = int(rng.random() < 0.15)
+        self.message: Any = None
+        if self.cls is not DeadLetters:
+            self.message = self.cls(self.key, content, self.number if self.unique else 0)
+        self.at = rng.choice((0.0, 0.0, 0.0, 0.01, 0.02, 0.3, 2.0))
+        self.start_turns = rng.randrange(6)
+        self.timeout = rng.choice((None, None, None, None, 0.015, 0.05, 0.5))
+        self.cancels = [
+            (rng.choice((0.0, 0.0, 0.005, 0.01, 0.05, 0.5)), rng.randrange(12))
+            for _ in range(rng.choice((0, 0, 0, 1, 1, 2)))
+        ]
+        self.pick = rng.randrange(100)
+        self._rng = rng
+        self._hows: dict[tuple[str, int], How] = {}
+
+    @property
+    def is_event(self) -> bool:
+        return self.cls in EVENTS
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether its publisher got a CancelledError."""
+        return self.result is CANCELLED
+
+    @property
+    def swallowed(self) -> bool:
+        """Whether one of its handlers ended in a way of its own when it was cancelled."""
+        return any(run.was_cancelled and run.ends != CANCELLED for run in self.runs)
+
+    def runs_of(self, handler: str) -> list["Run"]:
+        return [run for run in self.runs if run.handler == handler]
+
+    def how(self, handler: str, attempt: int) -> How:
+        return self._hows.setdefault((handler, attempt), _how(random.Random(f"{self.seed} {handler} {attempt}")))
+
+
+@dataclass(eq=False)
+class Run:
+    """One run of a handler."""
+
+    call: Call
+    handler: str
+    message: Any
+    number: int
+    how: How
+    app: int
+    began: float
+    ended: float = 0.0
+    ends: str = ""  # empty: it runs
+    error: BaseException | None = None
+    was_cancelled: bool = False
+
+    @property
+    def key(self) -> tuple[type, int, str]:
+        return (type(self.message), self.message.key, self.handler)
+
+
+calling: ContextVar[Call] = ContextVar("calling")
+
+
+class Lines(logging.Handler):
+    """What catga logs during a history."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+class World:
+    """Applications with handlers for all messages, and what happened in them. `noise` is the seed of all but the calls."""
+
+    def __init__(self, noise: int = 0) -> None:
+        self.rng = random.Random(noise)
+        self.runs: list[Run] = []
+        self.calls: list[Call] = []
+        self.lines = Lines()
+        self.apps: list[Mediator] = []
+        self.on_begin: Callable[[Run], None] = lambda _: None
+        self.on_end: Callable[[Run], None] = lambda _: None
+        self.on_call: Callable[[Call], None] = lambda _: None
+        self.replay: Callable[[Call], Awaitable[Any]] | None = None
+
+    def app(self, *behaviors: Any) -> Mediator:
+        """Add an application."""
+        app, number = Mediator(strict=False), len(self.apps)
+        for behavior in behaviors:
+            app.behavior(behavior)
+        for cls in (Ask, Look):
+            app.handles(cls)(self._handler("ask", number))
+        app.handles(Plain)(self._plain("plain", number))
+        for cls in EVENTS:
+            for name in HANDLERS:
+                app.handles(cls)((self._plain if name == "plain" else self._handler)(name, number))
+        self.apps.append(app)
+        return app
+
+    def _handler(self, name: str, app: int) -> Callable[[Any], Awaitable[int]]:
+        async def handle(message: Any) -> int:
+            run = self._begin(name, message, app)
+            try:
+                await turns(run.how.turns)
+                await asyncio.sleep(run.how.wait)
+                return self._finish(run)
+            except asyncio.CancelledError:
+                if run.ends:  # it is its own
+                    raise
+                run.was_cancelled = True
+                return await self._cancelled(run)
+            finally:
+                run.ended = now()
+                self.on_end(run)
+
+        handle.__qualname__ = name
+        return handle
+
+    def _plain(self, name: str, app: int) -> Callable[[Any], int]:
+        def handle(message: Any) -> int:
+            run = self._begin(name, message, app)
+            try:
+                return self._finish(run)
+            finally:
+                run.ended = now()
+                self.on_end(run)
+
+        handle.__qualname__ = name
+        return handle
+
+    def _begin(self, name: str, message: Any, app: int) -> Run:
+        call = calling.get()
+        how = call.how(name, len(call.runs_of(name)))
+        run = Run(call, name, message, len(self.runs), how, app, now())
+        self.runs.append(run)
+        call.runs.append(run)
+        self.on_begin(run)
+        return run
+
+    def _finish(self, run: Run) -> int:
+        if run.how.ends == VALUE:
+            run.ends = VALUE
+            return run.number
+        run.ends, run.error = ERROR, raised(run.how.ends)
+        raise run.error
+
+    async def _cancelled(self, run: Run) -> int:
+        if run.how.on_cancel == "slow":
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.02)
+        if run.how.on_cancel == "value":
+            run.ends = VALUE
+            return run.number
+        if run.how.on_cancel == "error":
+            run.ends, run.error = ERROR, ValueError("while it was cancelled")
+            raise run.error
+        run.ends = CANCELLED
+        raise asyncio.CancelledError
+
+    # -- a history ----------------------------------------------------------------------------------------
+
+    async def play(self, seeds: Sequence[int], classes: Sequence[type], *, unique: bool = False) -> None:
+        """Make a call for each seed, and wait until nothing is left."""
+        self.calls = [Call(seed, number, classes, unique) for number, seed in enumerate(seeds)]
+        tasks = {asyncio.create_task(self._drive(call)) for call in self.calls}
+        _, pending = await asyncio.wait(tasks, timeout=FOR_EVER)
+        assert not pending, f"never ended: {[call.seed for call in self.calls if call.ended is None]}"
+        for task in tasks:
+            task.result()
+        await self.quiet()
+
+    async def quiet(self) -> None:
+        """Wait until no task is left but this one."""
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:
+            _, pending = await asyncio.wait(others, timeout=FOR_EVER)
+            assert not pending, f"tasks are left: {pending}"
+        assert not settling._running
+
+    async def call(self, cls: type, app: int = 0, **fields: int) -> Any:
+        """Make one more call that goes well at once, after all others."""
+        call = Call(0, len(self.calls), (cls,))
+        call.message = cls(**fields)
+        call.how = lambda handler, attempt: How(0.0, 0, VALUE, "raise")  # type: ignore[method-assign]
+        call.began = now()
+        self.calls.append(call)
+        token = calling.set(call)
+        app_ = self.apps[app]
+        call.result = await (app_.publish(call.message) if call.is_event else app_.send(call.message))
+        calling.reset(token)
+        return call.result
+
+    async def _drive(self, call: Call) -> None:
+        await asyncio.sleep(call.at)
+        await turns(call.start_turns)
+        task = asyncio.create_task(self._send(call))
+        cancelling = [asyncio.create_task(self._cancel(call, task, *when)) for when in call.cancels]
+        await asyncio.wait([task])
+        call.ended = now()
+        call.result = CANCELLED if task.cancelled() else task.result()
+        for each in cancelling:
+            await each
+
+    async def _send(self, call: Call) -> Any:
+        calling.set(call)
+        call.began = now()
+        self.on_call(call)
+        app = self.apps[call.pick % len(self.apps)]
+        if call.cls is DeadLetters:
+            assert self.replay is not None
+            return await self.replay(call)
+        verb: Any = app.publish if call.is_event else app.send
+        return await verb(call.message, timeout=call.timeout)
+
+    async def _cancel(self, call: Call, task: "asyncio.Task[Any]", after: float, count: int) -> None:
+        if after:
+            await asyncio.sleep(after)
+        await turns(count)
+        call.was_cancelled |= task.cancel()
+
+    # -- what is always so --------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Who was cancelled, and nobody else, gets a CancelledError; a failure is never a success."""
+        assert all(run.ends for run in self.runs)
+        for call in self.calls:
+            text = f"{call.seed} {call.message}: {call.result}"
+            if call.cancelled:
+                assert call.was_cancelled, f"nobody cancelled {text}"
+            elif call.was_cancelled:
+                assert call.swallowed, f"the cancellation was lost: {text}"
+            if isinstance(call.result, Success) and call.message is not None:
+                self._check_success(call, text)
+
+    def _check_success(self, call: Call, text: str) -> None:
+        if not call.is_event:
+            run = self.runs[call.result.value]
+            assert run.ends == VALUE, text
+            assert run.message == call.message, text
+        for handler in {run.handler for run in call.runs if call.is_event}:
+            assert call.runs_of(handler)[-1].ends == VALUE, text
+
+    def is_whole(self, call: Call) -> None:
+        """A call without a behavior that answers in place of the handler: each handler says how it ended."""
+        names = HANDLERS if call.is_event else tuple({run.handler for run in call.runs})
+        last = [call.runs_of(name)[-1] for name in names if call.runs_of(name)]
+        if isinstance(call.result, Success):
+            assert len(last) == len(names) > 0
+            assert all(run.ends == VALUE for run in last)
+        elif isinstance(call.result, Failure):
+            assert call.timeout or call.cls is Brief or any(run.ends != VALUE for run in last) or not last
+
+
+Body = Callable[[World, list[int]], Awaitable[None]]
+
+
+@contextmanager
+def _listening(lines: Lines) -> Iterator[None]:
+    """Nobody else gets what is logged, as that takes most of the time."""
+    logger = logging.getLogger("catga")
+    before = logger.level, logger.propagate
+    logger.addHandler(lines)
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(lines)
+        logger.level, logger.propagate = before
+
+
+def run_history(body: Body, seeds: list[int], noise: int) -> None:
+    """Play one history in a loop of its own."""
+    random.seed(noise)
+    loop, world = VirtualLoop(), World(noise)
+    try:
+        with _listening(world.lines):
+            loop.run_until_complete(body(world, seeds))
+    finally:
+        for task in asyncio.all_tasks(loop):  # after a failure alone
+            task.cancel()
+        loop.run_until_complete(turns(20))
+        loop.close()
+
+
+def histories(body: Body) -> Callable[[], None]:
+    """Make a test of `body`, which plays a history and checks it. Hypothesis leaves out calls of one that fails."""
+
+    @settings(deadline=None, max_examples=2 * settings.default.max_examples)
+    @given(st.lists(st.integers(0, 2**31), min_size=4, max_size=16), st.integers(0, 2**31))
+    def test(seeds: list[int], noise: int) -> None:
+        run_history(body, seeds, noise)
+
+    test.__name__ = test.__qualname__ = body.__name__
+    test.__doc__ = body.__doc__
+    return test
+
+
+def code_of(call: Call) -> str:
+    """The code of its failure; empty if it has none."""
+    return call.result.error.code if isinstance(call.result, Failure) else ""
