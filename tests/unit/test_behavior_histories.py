@@ -4,7 +4,8 @@ import asyncio
 from collections import defaultdict
 from typing import Any
 
-from behavior_histories import (
+from behavior_histories import World, histories, now
+from history_plan import (
     BUG,
     CANCELLED,
     ERROR,
@@ -14,16 +15,12 @@ from behavior_histories import (
     PASSING,
     REQUESTS,
     VALUE,
-    AtOnce,
     Brief,
     Call,
     Look,
     Plain,
     Run,
-    World,
     code_of,
-    histories,
-    now,
 )
 
 from catga.errors import Execution
@@ -89,7 +86,9 @@ async def test_validation(world: World, seeds: list[int]) -> None:
     for call in world.calls:
         if call.message.content:
             is_short = call.cls is Brief or call.timeout is not None
-            codes = ("invalid_message", "handler_error", "timeout") if is_short else ("invalid_message", "handler_error")
+            codes = (
+                ("invalid_message", "handler_error", "timeout") if is_short else ("invalid_message", "handler_error")
+            )
             assert call.cancelled or code_of(call) in codes
         else:
             world.is_whole(call)
@@ -143,7 +142,7 @@ async def test_concurrency_limit(world: World, seeds: list[int]) -> None:
         assert code_of(call) != "overloaded" or crowd[call] >= most + waiting
         world.is_whole(call)
     first_runs = [call.runs[0].number for call in begun if call.runs]
-    assert first_runs == sorted(first_runs)
+    assert most > 1 or first_runs == sorted(first_runs)  # of an event at once, the handlers begin a turn later
     places = limit._here()
     assert (places.free._value, places.waiting) == (most, 0)
 
