@@ -83,7 +83,11 @@ class Lines(logging.Handler):
 
 
 class World:
-    """Applications with handlers for all messages, and what happened in them. `noise` is the seed of all but the calls."""
+    """Applications with handlers for all messages, and what happened in them.
+
+    Args:
+        noise: the seed of all but the calls.
+    """
 
     def __init__(self, noise: int = 0) -> None:
         self.rng = random.Random(noise)

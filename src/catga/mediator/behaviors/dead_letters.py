@@ -13,7 +13,7 @@ import msgspec
 
 from catga.abc import Behavior, CallNext
 from catga.codec import Codec, encode
-from catga.errors import CatgaError, HandlerNotFoundError, InProgressError, OverloadedError
+from catga.errors import CatgaError, HandlerNotFoundError, InProgressError, OverloadedError, StoreError
 from catga.mediator.carried import context
 from catga.mediator.intercept import handling
 from catga.mediator.message_context import MESSAGE_ID, current_message
@@ -232,8 +232,17 @@ class DeadLetters:
         finally:
             _replay.reset(token)
         if replay is not None:
-            await settle(self._store.remove(replay.letter.id))
+            await settle(self._taken(replay.letter))
         return value
+
+    async def _taken(self, letter: DeadLetter) -> None:
+        """Remove the letter of a handler that has taken its event now."""
+        try:
+            await self._store.remove(letter.id)
+        except CatgaError as error:
+            kept = StoreError(f"{letter.handler} took the event, but its letter is still there: discard it: {error}")
+            kept.is_retryable = False  # it would run again
+            raise kept from error
 
     async def _put(self, message: object, handler: str, code: str, error: str, replay: _Replay | None) -> None:
         try:
@@ -268,21 +277,32 @@ async def _claimed(store: DeadLetterStore, letter_id: str) -> AsyncGenerator[Non
         yield
         return
     owner = os.urandom(16).hex()
-    if not await store.claim(letter_id, owner, CLAIM):
-        raise _in_progress(letter_id)
-    beat = asyncio.ensure_future(_renew(store, letter_id, owner))
-    try:
+    beat: asyncio.Future[None] | None = None
+    try:  # the claim may be there, also if it was cancelled or failed
+        if not await store.claim(letter_id, owner, CLAIM):
+            raise _in_progress(letter_id)
+        beat = asyncio.ensure_future(_renew(store, letter_id, owner))
         yield
     finally:
-        beat.cancel()
-        await settle(store.release(letter_id, owner))
+        await settle(_release(store, letter_id, owner, beat))
 
 
 async def _renew(store: ClaimingStore, letter_id: str, owner: str) -> None:
     while True:
         await asyncio.sleep(CLAIM / 3)
-        with suppress(CatgaError):  # another try before the claim ends
+        with suppress(Exception):  # another try before the claim ends
             await store.claim(letter_id, owner, CLAIM)
+
+
+async def _release(store: ClaimingStore, letter_id: str, owner: str, beat: "asyncio.Future[None] | None") -> None:
+    if beat is not None:
+        beat.cancel()
+        await asyncio.wait([beat])  # it may be renewing the claim
+    try:
+        await store.release(letter_id, owner)
+    except CatgaError as error:
+        text = f"the claim of a dead letter could not be released: it ends within {CLAIM:g} s"
+        logger.warning(text, extra={"catga_letter": letter_id, "catga_error": str(error)})
 
 
 def _in_progress(letter_id: str) -> InProgressError:
