@@ -227,7 +227,10 @@ class World:
             assert self.replay is not None
             return await self.replay(call)
         verb: Any = app.publish if call.is_event else app.send
-        return await verb(call.message, timeout=call.timeout)
+        try:
+            return await verb(call.message, timeout=call.timeout)
+        finally:
+            call.is_over = True
 
     async def _cancel(self, call: Call, task: "asyncio.Task[Any]", after: float, count: int) -> None:
         if after:

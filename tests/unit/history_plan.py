@@ -114,6 +114,7 @@ class Call:
     result: Any = None
     began: float | None = None  # None: it was cancelled before its first step
     ended: float | None = None
+    is_over: bool = False
     was_cancelled: bool = False  # somebody cancelled it before it ended
     letter: Any = None
 

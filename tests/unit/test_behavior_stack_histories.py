@@ -57,7 +57,7 @@ class Parts:
     def expect_nothing_left(self) -> None:
         """No place, probe, claim, flight or letter is held."""
         places = self.places._here()
-        assert (places.free._value, places.waiting) == (self.most, 0)
+        assert (places.free, places.waiting) == (self.most, 0)
         assert not any(circuit.probing for circuit in self.breaker._circuits.values())
         assert not self.cache._flights
         assert (self.letters._writes, self.letters._replayed) == (0, set())

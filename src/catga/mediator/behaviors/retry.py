@@ -22,8 +22,8 @@ class Retry:
 
     Retryable is a `CatgaError` that says so (``is_retryable``), and what `on` names. What may have run and must not run
     twice is never repeated, whatever `on` says: a nested request that is not idempotent and whose deadline passed, or a
-    `Timeout` around a message that is not idempotent. Nor is a try that was cancelled, if it ended with another error than
-    that. An exception group is retryable if all that it holds is.
+    `Timeout` around a message that is not idempotent. Nor is a try that was cancelled repeated, whatever error it ended
+    with. An exception group is retryable if all that it holds is.
 
     The pause before try ``n + 1`` is uniform between 0 and ``min(cap, base * 2 ** (n - 1))`` seconds, as in M. Brooker,
     "Exponential backoff and jitter", AWS Architecture Blog, 2015. If the error says ``retry_after``, it is so many
