@@ -17,10 +17,13 @@ from history_plan import (
     ERROR,
     EVENTS,
     HANDLERS,
+    REQUESTS,
     VALUE,
     Ask,
+    AtOnce,
     Brief,
     Call,
+    Happened,
     How,
     Look,
     Plain,
@@ -93,6 +96,7 @@ class World:
         self.rng = random.Random(noise)
         self.runs: list[Run] = []
         self.calls: list[Call] = []
+        self.leaving: list[tuple[Call, asyncio.Task[Any]]] = []
         self.lines = Lines()
         self.apps: list[Mediator] = []
         self.on_begin: Callable[[Run], None] = lambda _: None
@@ -127,8 +131,7 @@ class World:
                 run.was_cancelled = True
                 return await self._cancelled(run)
             finally:
-                run.ended = now()
-                self.on_end(run)
+                self._ended(run)
 
         handle.__qualname__ = name
         return handle
@@ -139,8 +142,7 @@ class World:
             try:
                 return self._finish(run)
             finally:
-                run.ended = now()
-                self.on_end(run)
+                self._ended(run)
 
         handle.__qualname__ = name
         return handle
@@ -153,6 +155,18 @@ class World:
         call.runs.append(run)
         self.on_begin(run)
         return run
+
+    def _ended(self, run: Run) -> None:
+        """Cancel the publishers that leave now: in the turn in which others learn of this end."""
+        run.ended = now()
+        for call, task in self.leaving:
+            call.cancel_at_end -= 1
+            if call.cancel_at_end == 0:
+                asyncio.get_running_loop().call_soon(self._leave, call, task)
+        self.on_end(run)
+
+    def _leave(self, call: Call, task: "asyncio.Task[Any]") -> None:
+        call.was_cancelled |= task.cancel()
 
     def _finish(self, run: Run) -> int:
         if run.how.ends == VALUE:
@@ -186,12 +200,17 @@ class World:
             task.result()
         await self.quiet()
 
+    def some(self) -> tuple[type, ...]:
+        """Return the classes of this history: all, or a few, so that more messages meet."""
+        return self.rng.choice((REQUESTS + EVENTS, (Ask,), (Ask, Look), (Happened, AtOnce)))
+
     async def quiet(self) -> None:
         """Wait until no task is left but this one."""
         others = asyncio.all_tasks() - {asyncio.current_task()}
         if others:
             _, pending = await asyncio.wait(others, timeout=FOR_EVER)
             assert not pending, f"tasks are left: {pending}"
+        await turns(2)
         assert not settling._running
 
     async def call(self, cls: type, app: int = 0, **fields: int) -> Any:
@@ -211,6 +230,7 @@ class World:
         await asyncio.sleep(call.at)
         await turns(call.start_turns)
         task = asyncio.create_task(self._send(call))
+        self.leaving.append((call, task))
         cancelling = [asyncio.create_task(self._cancel(call, task, *when)) for when in call.cancels]
         await asyncio.wait([task])
         call.ended = now()
@@ -236,7 +256,7 @@ class World:
         if after:
             await asyncio.sleep(after)
         await turns(count)
-        call.was_cancelled |= task.cancel()
+        self._leave(call, task)
 
     # -- what is always so --------------------------------------------------------------------------------
 

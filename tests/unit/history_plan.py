@@ -134,6 +134,7 @@ class Call:
             for _ in range(rng.choice((0, 0, 0, 1, 1, 2)))
         ]
         self.pick = rng.randrange(100)
+        self.cancel_at_end = rng.choice((0, 0, 0, rng.randrange(1, 8)))  # of so many other runs from its begin on; or 0
         self._rng = rng
         self._hows: dict[tuple[str, int], How] = {}
 

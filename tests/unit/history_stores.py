@@ -13,6 +13,8 @@ from catga.mediator.behaviors import DeadLetter, MemoryDeadLetters, MemoryStore
 T = TypeVar("T")
 
 BEFORE, AFTER, LATE, LATE_REPLY, NEVER, GHOST, LOSS = "before", "after", "late", "late reply", "never", "ghost", "loss"
+TWICE = "twice"
+"""The client sent it again, as the first reply was lost."""
 BOUND = 2.0
 """Seconds in which each operation returns or raises."""
 
@@ -26,7 +28,7 @@ class Faults:
 
     def __init__(self, rng: random.Random, *, loss: bool = False) -> None:
         self._rng = rng
-        self._kinds = (BEFORE, AFTER, LATE, LATE_REPLY, NEVER, GHOST, *((LOSS,) if loss else ()))
+        self._kinds = (BEFORE, AFTER, LATE, LATE_REPLY, NEVER, GHOST, TWICE, *((LOSS,) if loss else ()))
         self.rate = rng.choice((0.0, 0.0, 0.1, 0.3))
         self.seen: list[tuple[str, str]] = []
         """Operation and key of each fault."""
@@ -47,6 +49,8 @@ class Faults:
             await asyncio.sleep(0.2)
         if kind == LOSS:
             lost()
+        if kind == TWICE:
+            await work()
         value = await work()
         await turns(self._rng.randrange(3))
         if kind == LATE_REPLY:

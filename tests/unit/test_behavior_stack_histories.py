@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from behavior_histories import World, histories
-from history_plan import CANCELLED, DAY, EVENTS, HANDLERS, REQUESTS, VALUE, Run
+from history_plan import CANCELLED, DAY, EVENTS, HANDLERS, VALUE, Run
 from history_stores import Faults, FaultyLetters, FaultyStore
 
 from catga.mediator.behaviors import (
@@ -23,7 +23,6 @@ from catga.mediator.behaviors import (
     Validation,
 )
 
-ALL = REQUESTS + EVENTS
 LEASE = 1.0
 
 
@@ -35,7 +34,7 @@ class Parts:
         self.faults = Faults(world.rng)
         self.store, self.cached = FaultyStore(self.faults), FaultyStore(self.faults)
         self.letters = DeadLetters(FaultyLetters(self.faults))
-        self.once = Idempotency(self.store, key=lambda m: m.key, ttl=DAY, lease=LEASE, wait=3.0)
+        self.once = Idempotency(self.store, key=lambda m: m.key, ttl=DAY, lease=LEASE, wait=0.6)
         self.cache = Caching(self.cached, ttl=0.5)
         self.places = ConcurrencyLimit(world.rng.choice((1, 3)), waiting=3)
         self.rate = RateLimit(20.0, burst=3, clock=clock)
@@ -84,7 +83,7 @@ async def play(world: World, parts: Parts, behaviors: list[Any], seeds: list[int
     limits = [each for each in behaviors if isinstance(each, ConcurrencyLimit)]
     if limits:
         world.on_begin = check_limit(parts.most, world)
-    await world.play(seeds, ALL)
+    await world.play(seeds, world.some())
     world.check(shared=True)
     parts.expect_nothing_left()
     by_key: defaultdict[Any, list[Run]] = defaultdict(list)
