@@ -290,3 +290,21 @@ async def test_a_retry_waits_as_long_as_the_refusal_says_and_logs_what_it_does(
     ] * len(records)
     assert records
     assert all(0 < r.catga_seconds <= 0.05 for r in records)
+
+
+async def test_callers_that_fit_into_places_and_queue_are_never_refused() -> None:
+    app, refused = Mediator(), list[Any]()
+    app.behavior(ConcurrencyLimit(1, waiting=1))
+
+    @app.handler
+    async def ask(request: Ask) -> int:
+        await asyncio.sleep(0)
+        return 1
+
+    async def caller() -> None:
+        for _ in range(20):  # the next one in the turn in which the last one gave its place back
+            result = await app.send(Ask())
+            refused.extend([] if result.is_success else [result])
+
+    await asyncio.gather(caller(), caller())
+    assert refused == []

@@ -10,12 +10,17 @@ SETTLE_TIMEOUT = 10.0
 _running: set[asyncio.Task[None]] = set()  # also keeps them from being collected
 
 
-async def settle(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`, and go on with it if the caller is cancelled meanwhile. Raises what `work` raises."""
+def begin(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    """Run `work` in a task of its own, for which `settled` waits."""
     task = asyncio.ensure_future(work)
     _running.add(task)
     task.add_done_callback(_running.discard)
-    await asyncio.shield(task)
+    return task
+
+
+async def settle(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`, and go on with it if the caller is cancelled meanwhile. Raises what `work` raises."""
+    await asyncio.shield(begin(work))
 
 
 async def settled() -> bool:

@@ -1,8 +1,9 @@
 """So many at once, so many waiting, no more."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from catga.abc import CallNext
@@ -10,9 +11,46 @@ from catga.errors import OverloadedError
 
 
 class _Places:
+    """Places, and who waits for one. One that is given back passes to the first who waits at once: who has been given a
+    place, and has not had its turn yet, does not count as waiting."""
+
     def __init__(self, limit: int) -> None:
-        self.free = asyncio.Semaphore(limit)
+        self.free = limit
         self.waiting = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
+
+    def take(self) -> bool:
+        """Take one that is free, if there is one."""
+        if self.free == 0:
+            return False
+        self.free -= 1
+        return True
+
+    async def wait(self) -> None:
+        """Wait for one."""
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(place)
+        self.waiting += 1
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.cancelled():
+                self.waiting -= 1
+                with suppress(ValueError):  # `give_back` has passed it over
+                    self._queue.remove(place)
+            else:  # it was given meanwhile
+                self.give_back()
+            raise
+
+    def give_back(self) -> None:
+        """Give one to the first who waits, or to who comes."""
+        while self._queue:
+            place = self._queue.popleft()
+            if not place.done():
+                self.waiting -= 1
+                place.set_result(None)
+                return
+        self.free += 1
 
 
 class ConcurrencyLimit:
@@ -39,14 +77,13 @@ class ConcurrencyLimit:
     async def admission(self, _: object) -> AsyncGenerator[None]:
         """Hold one place."""
         places = self._here()
-        if places.free.locked():
-            await self._queue(places)
-        else:
-            await places.free.acquire()
+        if not places.take():
+            self._expect_room(places.waiting)
+            await places.wait()
         try:
             yield
         finally:
-            places.free.release()
+            places.give_back()
 
     def _here(self) -> _Places:
         loop = asyncio.get_running_loop()
@@ -57,12 +94,7 @@ class ConcurrencyLimit:
             self._places = {**open_loops, loop: places}
         return places
 
-    async def _queue(self, places: _Places) -> None:
-        if places.waiting >= self._max_waiting:
-            text = f"{self._limit} run and {places.waiting} wait"
-            raise OverloadedError(text, details={"limit": self._limit, "waiting": places.waiting})
-        places.waiting += 1
-        try:
-            await places.free.acquire()
-        finally:
-            places.waiting -= 1
+    def _expect_room(self, waiting: int) -> None:
+        if waiting >= self._max_waiting:
+            text = f"{self._limit} run and {waiting} wait"
+            raise OverloadedError(text, details={"limit": self._limit, "waiting": waiting})

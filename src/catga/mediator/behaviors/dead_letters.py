@@ -1,6 +1,7 @@
 """Events whose handlers failed for good: kept, listed, replayed."""
 
 import asyncio
+import bisect
 import logging
 import os
 import time
@@ -13,7 +14,7 @@ import msgspec
 
 from catga.abc import Behavior, CallNext
 from catga.codec import Codec, encode
-from catga.errors import CatgaError, HandlerNotFoundError, InProgressError, OverloadedError
+from catga.errors import CatgaError, HandlerNotFoundError, InProgressError, OverloadedError, StoreError
 from catga.mediator.behaviors.store import KeyValueStore, MemoryStore
 from catga.mediator.carried import context
 from catga.mediator.intercept import handling
@@ -95,22 +96,26 @@ class MemoryDeadLetters:
 
     def __init__(self, *, max_letters: int = 10_000) -> None:
         self._letters: dict[str, DeadLetter] = {}
+        self._ids: list[str] = []  # sorted
         self.claims: KeyValueStore = MemoryStore()
         self._max_letters = max_letters
 
     async def put(self, letter: DeadLetter) -> None:
+        if letter.id not in self._letters:
+            bisect.insort(self._ids, letter.id)
         self._letters[letter.id] = letter
-        if len(self._letters) > self._max_letters:
-            del self._letters[min(self._letters)]
+        if len(self._ids) > self._max_letters:
+            del self._letters[self._ids.pop(0)]
 
     async def get(self, letter_id: str) -> DeadLetter | None:
         return self._letters.get(letter_id)
 
     async def remove(self, letter_id: str) -> None:
-        self._letters.pop(letter_id, None)
+        if self._letters.pop(letter_id, None) is not None:
+            del self._ids[bisect.bisect_left(self._ids, letter_id)]
 
     async def list(self, limit: int) -> "list[DeadLetter]":
-        return [self._letters[letter_id] for letter_id in sorted(self._letters)[:limit]]
+        return [self._letters[letter_id] for letter_id in self._ids[: max(limit, 0)]]
 
 
 class _Replay(NamedTuple):
@@ -215,8 +220,17 @@ class DeadLetters:
         finally:
             _replay.reset(token)
         if replay is not None:
-            await settle(self._store.remove(replay.letter.id))
+            await settle(self._taken(replay.letter))
         return value
+
+    async def _taken(self, letter: DeadLetter) -> None:
+        """Remove the letter of a handler that has taken its event now."""
+        try:
+            await self._store.remove(letter.id)
+        except CatgaError as error:
+            kept = StoreError(f"{letter.handler} took the event, but its letter is still there: discard it: {error}")
+            kept.is_retryable = False  # it would run again
+            raise kept from error
 
     async def _put(self, message: object, handler: str, code: str, error: str, replay: _Replay | None) -> None:
         try:
@@ -251,29 +265,33 @@ async def _claimed(store: DeadLetterStore, letter_id: str) -> AsyncGenerator[Non
         yield
         return
     claims, owner = store.claims, os.urandom(16)
-    if not await claims.add(letter_id, owner, CLAIM):
-        raise _in_progress(letter_id)
-    beat = asyncio.ensure_future(_renew(claims, letter_id, owner))
-    try:
+    beat: asyncio.Future[None] | None = None
+    try:  # the claim may be there, also if it was cancelled or failed
+        if not await claims.add(letter_id, owner, CLAIM):
+            raise _in_progress(letter_id)
+        beat = asyncio.ensure_future(_renew(claims, letter_id, owner))
         yield
     finally:
-        beat.cancel()
-        await settle(_release(claims, letter_id, owner))
-
-
-async def _release(claims: KeyValueStore, letter_id: str, owner: bytes) -> None:
-    try:
-        await claims.discard(letter_id, owner)
-    except CatgaError as error:
-        logger.warning("the claim of a letter could not be ended: it ends by itself", extra={"catga_error": str(error)})
+        await settle(_release(claims, letter_id, owner, beat))
 
 
 async def _renew(claims: KeyValueStore, letter_id: str, owner: bytes) -> None:
     while True:
         await asyncio.sleep(CLAIM / 3)
-        with suppress(CatgaError):  # another try before the claim ends
+        with suppress(Exception):  # another try before the claim ends
             if await claims.get(letter_id) == owner:
                 await claims.put(letter_id, owner, CLAIM)
+
+
+async def _release(claims: KeyValueStore, letter_id: str, owner: bytes, beat: "asyncio.Future[None] | None") -> None:
+    if beat is not None:
+        beat.cancel()
+        await asyncio.wait([beat])  # it may be renewing the claim
+    try:
+        await claims.discard(letter_id, owner)
+    except CatgaError as error:
+        text = f"the claim of a dead letter could not be released: it ends within {CLAIM:g} s"
+        logger.warning(text, extra={"catga_letter": letter_id, "catga_error": str(error)})
 
 
 def _in_progress(letter_id: str) -> InProgressError:

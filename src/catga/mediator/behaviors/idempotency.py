@@ -24,7 +24,7 @@ from catga.errors import (
 )
 from catga.mediator.behaviors.store import KeyValueStore, MemoryStore, key_text
 from catga.mediator.message_context import current_message
-from catga.mediator.settling import settle
+from catga.mediator.settling import begin, settle
 from catga.messages import is_event
 
 logger = logging.getLogger("catga.behaviors")
@@ -114,7 +114,7 @@ class Idempotency:
                 value = await call_next(message)
         except BaseException as error:
             await settle(self._free(key, claim))
-            if isinstance(error, TimeoutError) and limit.expired():
+            if isinstance(error, Exception) and limit.expired():  # it was cut off, whatever it ended with then
                 late = CatgaTimeoutError(f"{codec.name} took longer than its lease of {self._lease:g} s")
                 raise settle_doubt(late, idempotent=codec.idempotent) from error
             raise
@@ -157,7 +157,7 @@ class Idempotency:
         try:
             return await self._store.add(key, claim, self._lease + _GRACE)
         except BaseException:  # the claim may be there all the same, and nobody would run under it
-            await settle(self._free(key, claim))
+            begin(self._free(key, claim))  # the store is slow to answer, and the caller has waited already
             raise
 
     async def _free(self, key: str, claim: bytes) -> None:

@@ -22,7 +22,8 @@ class Retry:
 
     Retryable is a `CatgaError` that says so (``is_retryable``), and what `on` names. What may have run and must not run
     twice is never repeated, whatever `on` says: a nested request that is not idempotent and whose deadline passed, or a
-    `Timeout` around a message that is not idempotent. An exception group is retryable if all that it holds is.
+    `Timeout` around a message that is not idempotent. Nor is a try that was cancelled repeated, whatever error it ended
+    with. An exception group is retryable if all that it holds is.
 
     The pause before try ``n + 1`` is uniform between 0 and ``min(cap, base * 2 ** (n - 1))`` seconds, as in M. Brooker,
     "Exponential backoff and jitter", AWS Architecture Blog, 2015. If the error says ``retry_after``, it is so many
@@ -56,10 +57,11 @@ class Retry:
 
     async def __call__(self, message: object, call_next: CallNext[Any, Any]) -> Any:
         for attempt in range(self._attempts - 1):
+            cancellations = _cancellations()
             try:
                 return await call_next(message)
             except Exception as error:
-                if not self._is_retryable(error):
+                if _cancellations() > cancellations or not self._is_retryable(error):
                     raise
                 pause = self._pause(attempt, error)
                 _log(message, attempt, pause, error)
@@ -78,6 +80,12 @@ class Retry:
     def _pause(self, attempt: int, error: Exception) -> float:
         backoff = random.uniform(0, min(self._cap, self._base * 2.0 ** min(attempt, _MAX_POWER)))
         return backoff + max(map(_retry_after, leaves(error)))
+
+
+def _cancellations() -> int:
+    """Return how often this task was cancelled, and did not hear of it or goes on all the same."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 def _retry_after(error: Exception) -> float:

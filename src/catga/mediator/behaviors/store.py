@@ -44,7 +44,8 @@ class KeyValueStore(Protocol):
         ...
 
     async def add(self, key: str, value: bytes, ttl: float) -> bool:
-        """Set the value for `ttl` seconds if there is none, and say whether it was set. Atomic."""
+        """Set the value for `ttl` seconds if there is none, and say whether it was set. Atomic. The value is the
+        caller's own, as for `discard`: the store may take it back if it cannot say."""
         ...
 
     async def discard(self, key: str, value: bytes) -> None:

@@ -28,8 +28,8 @@ class Timeout:
         try:
             async with limit:
                 return await call_next(message)
-        except TimeoutError as error:
-            if not limit.expired():
+        except Exception as error:
+            if not limit.expired():  # else it was cut off, whatever it ended with then
                 raise
             late = CatgaTimeoutError(f"{wire_name(type(message))} took longer than {self._seconds:g} s")
             raise settle_doubt(late, idempotent=options_of(type(message)).idempotent) from error
