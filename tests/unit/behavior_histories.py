@@ -269,6 +269,7 @@ class World:
         assert all(run.ends for run in self.runs)
         for call in self.calls:
             text = f"{call.seed} {call.message}: {call.result}"
+            assert all(run.ended <= (call.ended or run.ended) for run in call.runs), f"it goes on: {text}"
             if call.cancelled:
                 assert call.was_cancelled, f"nobody cancelled {text}"
             elif call.was_cancelled:
@@ -294,7 +295,9 @@ class World:
             assert len(last) == len(names) > 0
             assert all(run.ends == VALUE for run in last)
         elif isinstance(call.result, Failure):
-            assert call.timeout or call.cls is Brief or any(run.ends != VALUE for run in last) or not last
+            is_short = call.timeout or call.cls is Brief
+            assert is_short or not last or len(last) == len(names)
+            assert is_short or any(run.ends != VALUE for run in last) or not last
 
 
 Body = Callable[[World, list[int]], Awaitable[None]]

@@ -127,6 +127,8 @@ class Call:
         if self.cls is not DeadLetters:
             self.message = self.cls(self.key, content, self.number if self.unique else 0)
         self.at = rng.choice((0.0, 0.0, 0.0, 0.01, 0.02, 0.3, 2.0))
+        if self.cls is DeadLetters:
+            self.at += 0.4  # there are letters by then
         self.start_turns = rng.randrange(6)
         self.timeout = rng.choice((None, None, None, None, 0.015, 0.05, 0.5))
         self.cancels = [

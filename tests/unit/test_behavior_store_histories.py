@@ -133,8 +133,17 @@ async def test_caching(world: World, seeds: list[int]) -> None:
         for run, following in pairwise(runs):
             is_kept = run.ends == VALUE and not store.faults.seen
             assert not is_kept or following.began >= run.ended + TTL - EPSILON
+        expect_shared_failures(runs)
     for call in world.calls:
         check_shared(world, call)
+
+
+def expect_shared_failures(runs: list[Run]) -> None:
+    """Who came while one ran that failed has its failure, and does not run."""
+    for run in runs:
+        if run.ends == ERROR and (run.how.ends != OWN_CANCEL or run.was_cancelled):
+            for other in runs:
+                assert not run.began < (other.call.began or 0.0) < run.ended or other.call.runs[0] is not other
 
 
 def check_shared(world: World, call: Call) -> None:
@@ -170,7 +179,7 @@ async def test_dead_letters(world: World, seeds: list[int]) -> None:
         return await ways[number].replay(world.apps[number], call.letter.id)
 
     world.replay = replay
-    await world.play(seeds, (*EVENTS, DeadLetters, DeadLetters), unique=True)
+    await world.play(seeds, (*EVENTS, *[DeadLetters] * 4), unique=True)
     world.check()
     check_letters(world, store)
     replays = [call for call in world.calls if call.letter is not None]
