@@ -40,7 +40,7 @@ class Faults:
     async def do(self, operation: str, key: str, work: Callable[[], Awaitable[T]], lost: Callable[[], Any]) -> T:
         """Do `work`, or what is left of it; `lost` loses what is kept."""
         kind = self._rng.choice(self._kinds) if self._rng.random() < self.rate else ""
-        if kind:
+        if kind not in ("", TWICE):
             self.seen.append((operation, key))
         await turns(self._rng.randrange(3))
         if kind in (BEFORE, NEVER, GHOST):

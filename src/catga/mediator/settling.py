@@ -11,11 +11,18 @@ _running: set[asyncio.Task[None]] = set()  # also keeps them from being collecte
 
 
 async def settle(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`, and go on with it if the caller is cancelled meanwhile. Raises what `work` raises."""
+    """Run `work`, and go on with it if the caller is cancelled meanwhile: then nobody gets what it raises. Raises what
+    `work` raises."""
     task = asyncio.ensure_future(work)
     _running.add(task)
-    task.add_done_callback(_running.discard)
+    task.add_done_callback(_ended)
     await asyncio.shield(task)
+
+
+def _ended(task: "asyncio.Task[None]") -> None:
+    _running.discard(task)
+    if not task.cancelled():
+        task.exception()  # else asyncio complains that nobody asked for it
 
 
 async def settled() -> bool:
