@@ -11,7 +11,7 @@ from behavior_parts import Told, error_of, mediator
 
 from catga import Mediator, Request, message
 from catga.errors import StoreError
-from catga.mediator.behaviors import DeadLetters, Idempotency, MemoryDeadLetters, Retry, Timeout
+from catga.mediator.behaviors import DeadLetters, Idempotency, MemoryDeadLetters, MemoryStore, Retry, Timeout
 from catga.testing import eventually
 
 
@@ -147,3 +147,27 @@ async def test_a_replay_that_is_cancelled_while_it_claims_holds_no_claim() -> No
     store.claiming = None
     assert (await DeadLetters(store).list())[0].id == letter
     assert (await shop.letters.replay(shop.app, letter)).is_success
+
+
+async def test_a_claim_that_a_client_sent_twice_is_freed_if_its_holder_cannot_be_read() -> None:
+    class Twice(MemoryStore):
+        """Its client sends `add` again, as the first reply was lost; then the store is out of reach."""
+
+        is_up = False
+
+        async def add(self, key: str, value: bytes, ttl: float) -> bool:
+            added = await super().add(key, value, ttl)
+            return added and self.is_up
+
+        async def get(self, key: str) -> bytes | None:
+            if not self.is_up:
+                raise StoreError("out of reach")
+            return await super().get(key)
+
+    store = Twice()
+    app = Mediator()
+    app.behavior(Idempotency(store, key=lambda m: 1, wait=0.0))
+    app.handles(Pay)(lambda request: 1)
+    assert error_of(await app.send(Pay())).code == "store"
+    store.is_up = True
+    assert (await app.send(Pay())).unwrap() == 1
