@@ -83,7 +83,7 @@ class How:
 
 def _how(rng: random.Random) -> How:
     return How(
-        wait=rng.choice((0.0, 0.0, 0.01, 0.02, 0.05, 0.3, 1.5)),
+        wait=rng.choice((0.0, 0.0, 0.01, 0.02, 0.05, 0.3, 0.8, 1.5)),
         turns=rng.randrange(4),
         ends=rng.choices((VALUE, PASSING, BUG, DOUBT, LOST, OWN_CANCEL, GROUP), (10, 5, 3, 1, 1, 1, 1))[0],
         on_cancel=rng.choices(("raise", "value", "error", "slow"), (12, 1, 1, 3))[0],
@@ -122,11 +122,13 @@ class Call:
         rng = random.Random(self.seed)
         self.cls = rng.choice(self.classes)
         self.key = rng.choice((0, 0, 1))
-        content = int(rng.random() < 0.15)
+        content = int(rng.random() < 0.25)
         self.message: Any = None
         if self.cls is not DeadLetters:
             self.message = self.cls(self.key, content, self.number if self.unique else 0)
-        self.at = rng.choice((0.0, 0.0, 0.0, 0.01, 0.02, 0.3, 2.0))
+        self.at = rng.choice((0.0, 0.0, 0.0, 0.005, 0.01, 0.02, 0.04, 0.1, 0.3, 2.0))
+        if self.cls is DeadLetters:
+            self.at += 0.4  # there are letters by then
         self.start_turns = rng.randrange(6)
         self.timeout = rng.choice((None, None, None, None, 0.015, 0.05, 0.5))
         self.cancels = [
@@ -134,7 +136,9 @@ class Call:
             for _ in range(rng.choice((0, 0, 0, 1, 1, 2)))
         ]
         self.pick = rng.randrange(100)
-        self.cancel_at_end = rng.choice((0, 0, 0, rng.randrange(1, 8)))  # of so many other runs from its begin on; or 0
+        self.cancel_at_end = rng.choice(
+            (0, 0, 0, 0, 1, 2, rng.randrange(1, 8))
+        )  # of so many other runs from its begin on; or 0
         self._rng = rng
         self._hows: dict[tuple[str, int], How] = {}
 

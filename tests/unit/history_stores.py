@@ -40,7 +40,7 @@ class Faults:
     async def do(self, operation: str, key: str, work: Callable[[], Awaitable[T]], lost: Callable[[], Any]) -> T:
         """Do `work`, or what is left of it; `lost` loses what is kept."""
         kind = self._rng.choice(self._kinds) if self._rng.random() < self.rate else ""
-        if kind:
+        if kind not in ("", TWICE):
             self.seen.append((operation, key))
         await turns(self._rng.randrange(3))
         if kind in (BEFORE, NEVER, GHOST):
@@ -96,12 +96,22 @@ class FaultyStore:
         return [key for key, entry in self.inner._added.items() if entry.value[:1] == b"\0" and entry.end > now()]
 
 
+class FaultyClaims(FaultyStore):
+    """Where the replays of letters are claimed. Its faults are called by what they are for."""
+
+    async def _do(self, operation: str, key: str, *rest: Any) -> Any:
+        work: Callable[..., Awaitable[Any]] = getattr(self.inner, operation)
+        name = {"add": "claim", "discard": "release"}.get(operation, "renew")
+        return await self.faults.do(name, key, lambda: work(key, *rest), lambda: None)
+
+
 class FaultyLetters:
     """A `DeadLetterStore` with faults, which nodes share."""
 
     def __init__(self, faults: Faults) -> None:
         self.inner = MemoryDeadLetters()
         self.faults = faults
+        self.claims = FaultyClaims(faults)
         self.written: list[DeadLetter] = []
 
     async def put(self, letter: DeadLetter) -> None:
@@ -119,12 +129,6 @@ class FaultyLetters:
 
     async def list(self, limit: int) -> "list[DeadLetter]":
         return await self.inner.list(limit)
-
-    async def claim(self, letter_id: str, owner: str, seconds: float) -> bool:
-        return await self._do("claim", letter_id, lambda: self.inner.claim(letter_id, owner, seconds))
-
-    async def release(self, letter_id: str, owner: str) -> None:
-        await self._do("release", letter_id, lambda: self.inner.release(letter_id, owner))
 
     async def _do(self, operation: str, key: str, work: Callable[[], Awaitable[T]]) -> T:
         return await self.faults.do(operation, key, work, lambda: None)

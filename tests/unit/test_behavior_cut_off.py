@@ -11,7 +11,7 @@ from behavior_parts import Told, error_of, mediator
 
 from catga import Mediator, Request, message
 from catga.errors import StoreError
-from catga.mediator.behaviors import DeadLetters, Idempotency, MemoryDeadLetters, Retry, Timeout
+from catga.mediator.behaviors import DeadLetters, Idempotency, MemoryDeadLetters, MemoryStore, Retry, Timeout
 from catga.testing import eventually
 
 
@@ -75,29 +75,38 @@ async def test_a_try_that_was_cancelled_is_not_repeated_whatever_it_raised() -> 
 
 
 class Deaf(MemoryDeadLetters):
-    """A store that fails at one thing, and takes its time for claims if it is told to."""
+    """A store that fails at one thing."""
 
     def __init__(self, fails: str = "") -> None:
         super().__init__()
         self._fails = fails
-        self.claiming: asyncio.Event | None = None
+        self.claims: Claims = Claims(fails)
 
     async def remove(self, letter_id: str) -> None:
         if self._fails == "remove":
             raise StoreError("out of reach")
         await super().remove(letter_id)
 
-    async def claim(self, letter_id: str, owner: str, seconds: float) -> bool:
-        claimed = await super().claim(letter_id, owner, seconds)
+
+class Claims(MemoryStore):
+    """Where letters are claimed: it fails to release one, or takes its time, if it is told to."""
+
+    def __init__(self, fails: str = "") -> None:
+        super().__init__()
+        self._fails = fails
+        self.claiming: asyncio.Event | None = None
+
+    async def add(self, key: str, value: bytes, ttl: float) -> bool:
+        added = await super().add(key, value, ttl)
         if self.claiming is not None:
             self.claiming.set()
             await asyncio.Event().wait()
-        return claimed
+        return added
 
-    async def release(self, letter_id: str, owner: str) -> None:
+    async def discard(self, key: str, value: bytes) -> None:
         if self._fails == "release":
             raise StoreError("out of reach")
-        await super().release(letter_id, owner)
+        await super().discard(key, value)
 
 
 class Shop:
@@ -138,12 +147,36 @@ async def test_a_replay_that_is_cancelled_while_it_claims_holds_no_claim() -> No
     store = Deaf()
     shop = Shop(store)
     letter = await shop.letter()
-    store.claiming = asyncio.Event()
+    store.claims.claiming = asyncio.Event()
     replaying = asyncio.ensure_future(shop.letters.replay(shop.app, letter))
-    await store.claiming.wait()
+    await store.claims.claiming.wait()
     replaying.cancel()
     await asyncio.wait([replaying])
     assert replaying.cancelled()
-    store.claiming = None
+    store.claims.claiming = None
     assert (await DeadLetters(store).list())[0].id == letter
     assert (await shop.letters.replay(shop.app, letter)).is_success
+
+
+async def test_a_claim_that_a_client_sent_twice_is_freed_if_its_holder_cannot_be_read() -> None:
+    class Twice(MemoryStore):
+        """Its client sends `add` again, as the first reply was lost; then the store is out of reach."""
+
+        is_up = False
+
+        async def add(self, key: str, value: bytes, ttl: float) -> bool:
+            added = await super().add(key, value, ttl)
+            return added and self.is_up
+
+        async def get(self, key: str) -> bytes | None:
+            if not self.is_up:
+                raise StoreError("out of reach")
+            return await super().get(key)
+
+    store = Twice()
+    app = Mediator()
+    app.behavior(Idempotency(store, key=lambda m: 1, wait=0.0))
+    app.handles(Pay)(lambda request: 1)
+    assert error_of(await app.send(Pay())).code == "store"
+    store.is_up = True
+    assert (await app.send(Pay())).unwrap() == 1

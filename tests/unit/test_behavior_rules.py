@@ -18,6 +18,7 @@ from catga.mediator.behaviors import (
     DeadLetters,
     Idempotency,
     Logging,
+    MemoryStore,
     RateLimit,
     Retry,
     Timeout,
@@ -315,6 +316,16 @@ def test_the_table_has_every_behavior_in_the_order_in_which_they_should_stand() 
 # -- where each must stand -------------------------------------------------------------------------------------------
 
 
+class Counting(MemoryStore):
+    """Counts the claims."""
+
+    claimed = 0
+
+    async def add(self, key: str, value: bytes, ttl: float) -> bool:
+        self.claimed += 1
+        return await super().add(key, value, ttl)
+
+
 async def test_letters_outside_retries_are_of_what_failed_for_good() -> None:
     async def kept(*behaviors: Any) -> list[str]:
         trial = Trial(behaviors[0], answered, is_event=True)
@@ -348,23 +359,16 @@ async def test_a_timeout_inside_a_circuit_breaker_opens_it() -> None:
 
 
 async def test_a_key_outside_retries_is_claimed_once_for_all_of_them() -> None:
-    class Counting(Idempotency):
-        claims = 0
-
-        async def _add(self, key: str, claim: bytes) -> bool:
-            self.claims += 1
-            return await super()._add(key, claim)
-
     async def claims(*behaviors: Any) -> int:
+        store.claimed = 0
         trial = Trial(behaviors[0], answered, is_event=False)
         trial.app.behavior(behaviors[1])
         assert (await trial.send()).is_success
-        (once,) = [behavior for behavior in behaviors if isinstance(behavior, Counting)]
-        return once.claims
+        return store.claimed
 
-    retry = Retry(2, base=0.0, on=ConnectionError)
-    assert await claims(Counting(key=lambda _: 1), retry) == 1
-    assert await claims(retry, Counting(key=lambda _: 1)) == 2
+    retry, store = Retry(2, base=0.0, on=ConnectionError), Counting()
+    assert await claims(Idempotency(store, key=lambda _: 1), retry) == 1
+    assert await claims(retry, Idempotency(store, key=lambda _: 2)) == 2
 
 
 async def test_a_circuit_breaker_inside_retries_counts_each_try() -> None:
@@ -383,16 +387,9 @@ async def test_what_is_invalid_takes_no_key() -> None:
     def refuse(message: object) -> None:
         raise ValueError("no")
 
-    claimed: list[str] = []
-
-    class Watched(Idempotency):
-        async def _add(self, key: str, claim: bytes) -> bool:
-            claimed.append(key)
-            return await super()._add(key, claim)
-
-    app = Mediator()
+    app, store = Mediator(), Counting()
     app.behavior(Validation(refuse))
-    app.behavior(Watched(key=lambda _: 1))
+    app.behavior(Idempotency(store, key=lambda _: 1))
     app.handles(Ask)(lambda request: 1)
     assert isinstance((await app.send(Ask())).error, InvalidMessageError)  # type: ignore[union-attr]
-    assert claimed == []
+    assert store.claimed == 0

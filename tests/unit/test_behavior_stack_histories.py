@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from behavior_histories import World, histories
-from history_plan import CANCELLED, DAY, EVENTS, HANDLERS, VALUE, Run
+from history_plan import DAY, EVENTS, HANDLERS, VALUE, Run
 from history_stores import Faults, FaultyLetters, FaultyStore
 
 from catga.mediator.behaviors import (
@@ -93,19 +93,20 @@ async def play(world: World, parts: Parts, behaviors: list[Any], seeds: list[int
         for runs in by_key.values():
             expect_once(runs, is_reliable=not parts.faults.seen)
     if parts.letters in behaviors and not parts.faults.seen and behaviors[0] is parts.letters:
-        await expect_letters(world, parts)
+        await expect_letters(world, parts, is_shared=parts.once in behaviors)
 
 
-async def expect_letters(world: World, parts: Parts) -> None:
-    """DeadLetters is outermost: each handler that was cancelled has a letter."""
+async def expect_letters(world: World, parts: Parts, *, is_shared: bool) -> None:
+    """DeadLetters is outermost: each handler of a cancelled event that did not go well has a letter."""
     found = [
         (letter.name.rpartition(".")[2], letter.handler.rpartition(".")[2]) for letter in await parts.letters.list()
     ]
     for cls in EVENTS:
         for handler in HANDLERS:
-            calls = [call for call in world.calls if call.cls is cls and call.runs_of(handler)]
-            cancelled = [call for call in calls if call.runs_of(handler)[-1].ends == CANCELLED]
-            assert found.count((cls.__name__, handler)) >= len(cancelled)
+            calls = [call for call in world.calls if call.cls is cls and call.cancelled and call.began is not None]
+            ends = [[run.ends for run in call.runs_of(handler)] for call in calls]
+            failed = [each for each in ends if (each and each[-1] != VALUE) or not (each or is_shared)]
+            assert found.count((cls.__name__, handler)) >= len(failed)
 
 
 @histories

@@ -50,15 +50,15 @@ def is_in_time(call: Call) -> bool:
 
 # -- Idempotency ----------------------------------------------------------------------------------------------
 
-LEASE, WAIT = 1.0, 0.6
+LEASE, WAIT = 1.0, 0.3
 PAUSE = 0.5
 """Seconds after which a duplicate looks again, at most."""
 
 
 @histories
 async def test_idempotency(world: World, seeds: list[int]) -> None:
-    store = FaultyStore(Faults(world.rng))
-    ways = [Idempotency(store, key=lambda m: m.key, ttl=DAY, lease=LEASE, wait=WAIT) for _ in range(2)]
+    store, lease = FaultyStore(Faults(world.rng)), world.rng.choice((LEASE, 30.0))
+    ways = [Idempotency(store, key=lambda m: m.key, ttl=DAY, lease=lease, wait=WAIT) for _ in range(2)]
     for way in ways:
         world.app(way)
     await world.play(seeds, world.some())
@@ -67,11 +67,13 @@ async def test_idempotency(world: World, seeds: list[int]) -> None:
     for key in store.claims():
         assert store.faults.hit(key, "add", "put", "discard"), "a claim is left"
     for runs in by_key(world.runs).values():
-        check_once(runs, store, ways[0])
+        check_once(runs, store, ways[0], lease)
     for call in world.calls:
         check_duplicate(call, store)
+        if code_of(call) == "in_progress" and not call.is_event:
+            expect_in_progress(world, call, store, ways[0])
     store.faults.rate = 0.0
-    await asyncio.sleep(2 * LEASE + 1.0)
+    await asyncio.sleep(2 * lease + 1.0)
     for runs in by_key(list(world.runs)).values():
         await check_remembered(world, runs, store, ways[0])
 
@@ -80,13 +82,13 @@ def store_key(way: Idempotency, run: Run) -> str:
     return way._key_of(run.message, Codec(type(run.message)), f"{World.__module__}.{run.handler}")
 
 
-def check_once(runs: list[Run], store: FaultyStore, way: Idempotency) -> None:
+def check_once(runs: list[Run], store: FaultyStore, way: Idempotency, lease: float) -> None:
     expect_one_at_a_time(runs)
-    assert all(run.ended - run.began <= LEASE + 0.02 + EPSILON for run in runs)
+    assert all(run.ended - run.began <= lease + 0.02 + EPSILON for run in runs)
     for run, following in pairwise(runs):
         if run.ends == VALUE:
             assert store.faults.hit(store_key(way, run), "put"), "it ran again"
-            assert following.began >= run.began + LEASE
+            assert following.began >= run.began + lease
 
 
 def check_duplicate(call: Call, store: FaultyStore) -> None:
@@ -97,6 +99,14 @@ def check_duplicate(call: Call, store: FaultyStore) -> None:
     assert call.is_event or call.runs or store.faults.seen or took <= WAIT + PAUSE + EPSILON
     if isinstance(call.result, Failure) and is_in_time(call) and not call.runs and not store.faults.seen:
         assert code in ("in_progress", "invalid_message", "handler_error")
+
+
+def expect_in_progress(world: World, call: Call, store: FaultyStore, way: Idempotency) -> None:
+    """An equal message ran while `call` waited, unless the store kept a claim."""
+    runs = [run for run in world.runs if run.message == call.message]
+    ran = any(run.began <= (call.ended or 0.0) and run.ended >= (call.began or 0.0) for run in runs)
+    key = way._key_of(call.message, Codec(call.cls), "")
+    assert ran or store.faults.hit(key, "add", "put", "discard"), call.seed
 
 
 async def check_remembered(world: World, runs: list[Run], store: FaultyStore, way: Idempotency) -> None:
@@ -131,10 +141,19 @@ async def test_caching(world: World, seeds: list[int]) -> None:
     for runs in flights.values():
         expect_one_at_a_time(runs)
         for run, following in pairwise(runs):
-            is_kept = run.ends == VALUE and not store.faults.seen
+            is_kept = run.ends == VALUE and not store.faults.seen and is_in_time(run.call)
             assert not is_kept or following.began >= run.ended + TTL - EPSILON
+        expect_shared_failures(runs)
     for call in world.calls:
         check_shared(world, call)
+
+
+def expect_shared_failures(runs: list[Run]) -> None:
+    """Who came while one ran that failed has its failure, and does not run."""
+    for run in runs:
+        if run.ends == ERROR and (run.how.ends != OWN_CANCEL or run.was_cancelled):
+            for other in runs:
+                assert not run.began < (other.call.began or 0.0) < run.ended or other.call.runs[0] is not other
 
 
 def check_shared(world: World, call: Call) -> None:
@@ -170,13 +189,13 @@ async def test_dead_letters(world: World, seeds: list[int]) -> None:
         return await ways[number].replay(world.apps[number], call.letter.id)
 
     world.replay = replay
-    await world.play(seeds, (*EVENTS, DeadLetters, DeadLetters), unique=True)
+    await world.play(seeds, (*EVENTS, *[DeadLetters] * 4), unique=True)
     world.check()
     check_letters(world, store)
     replays = [call for call in world.calls if call.letter is not None]
     check_replays(replays, store)
     assert [(way._writes, way._replayed) for way in ways] == [(0, set()), (0, set())]
-    for letter_id in store.inner._claims:
+    for letter_id in store.claims.inner._added:
         assert store.faults.hit(letter_id, "claim", "release"), "a letter is claimed"
 
 

@@ -14,13 +14,20 @@ def begin(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
     """Run `work` in a task of its own, for which `settled` waits."""
     task = asyncio.ensure_future(work)
     _running.add(task)
-    task.add_done_callback(_running.discard)
+    task.add_done_callback(_ended)
     return task
 
 
 async def settle(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`, and go on with it if the caller is cancelled meanwhile. Raises what `work` raises."""
+    """Run `work`, and go on with it if the caller is cancelled meanwhile: then nobody gets what it raises. Raises what
+    `work` raises."""
     await asyncio.shield(begin(work))
+
+
+def _ended(task: "asyncio.Task[None]") -> None:
+    _running.discard(task)
+    if not task.cancelled():
+        task.exception()  # else asyncio complains that nobody asked for it
 
 
 async def settled() -> bool:

@@ -228,6 +228,10 @@ class DeadLetters:
         try:
             await self._store.remove(letter.id)
         except CatgaError as error:
+            extra = {"catga_letter": letter.id, "catga_error": str(error)}  # the replay may have been cancelled
+            logger.exception(
+                "the letter of a handler that took its event could not be removed: discard it", extra=extra
+            )
             kept = StoreError(f"{letter.handler} took the event, but its letter is still there: discard it: {error}")
             kept.is_retryable = False  # it would run again
             raise kept from error

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -28,6 +28,8 @@ from catga.mediator.settling import begin, settle
 from catga.messages import is_event
 
 logger = logging.getLogger("catga.behaviors")
+
+T = TypeVar("T")
 
 _CLAIM = b"\0"
 _RESULT = b"\1"
@@ -139,9 +141,9 @@ class Idempotency:
         pause = _PAUSE
         while True:
             lease_end = loop.time() + self._lease  # the store's ends later, as it sets the claim after now
-            if await self._add(key, claim):
+            if await self._or_free(key, claim, self._store.add(key, claim, self._lease + _GRACE)):
                 return lease_end
-            held = await self._store.get(key)
+            held = await self._or_free(key, claim, self._store.get(key))
             if held == claim:  # the store's client sent `add` again, as the first reply was lost
                 return lease_end
             if held is not None and not held.startswith(_CLAIM):
@@ -153,9 +155,9 @@ class Idempotency:
             await asyncio.sleep(random.uniform(pause / 2, pause))
             pause = min(2 * pause, _MAX_PAUSE)
 
-    async def _add(self, key: str, claim: bytes) -> bool:
+    async def _or_free(self, key: str, claim: bytes, answer: Awaitable[T]) -> T:
         try:
-            return await self._store.add(key, claim, self._lease + _GRACE)
+            return await answer
         except BaseException:  # the claim may be there all the same, and nobody would run under it
             begin(self._free(key, claim))  # the store is slow to answer, and the caller has waited already
             raise
