@@ -179,4 +179,5 @@ async def test_a_claim_that_a_client_sent_twice_is_freed_if_its_holder_cannot_be
     app.handles(Pay)(lambda request: 1)
     assert error_of(await app.send(Pay())).code == "store"
     store.is_up = True
+    await eventually(lambda: not store._added)
     assert (await app.send(Pay())).unwrap() == 1
