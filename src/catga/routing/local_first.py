@@ -4,13 +4,14 @@ from collections.abc import Iterator, Sequence
 
 from catga.abc import RoutingStrategy
 from catga.node import NodeInfo
-from catga.routing.candidates import Candidates
+from catga.routing.candidates import Candidates, fails_more
 from catga.routing.inner import check_inner, reasons_of
 from catga.routing.round_robin import RoundRobin
 
 
 class LocalFirst:
-    """This node, if it handles the message and is not overloaded; else as `then` says, among the others.
+    """This node, if it handles the message and is not overloaded, and does not fail much more of its calls than another
+    does; else as `then` says, among the others.
 
     A local call is not serialized and does not touch the bus.
 
@@ -31,9 +32,15 @@ class LocalFirst:
         local = candidates.by_id(candidates.local_id)
         if local is None:
             return self._then.select(nodes, message)
-        if len(candidates) == 1 or candidates.stats[local.node_id].load < self._max_load:
+        if len(candidates) == 1:
+            return local
+        stats = candidates.stats
+        mine = stats[local.node_id]
+        if mine.load < self._max_load and not mine.trouble:
             return local
         others = candidates.only(("not", local.node_id), lambda node: node.node_id != local.node_id)
+        if mine.load < self._max_load and not fails_more(mine, (stats[node.node_id] for node in others)):
+            return local
         return self._then.select(others, message)
 
     def check(self, message_type: type) -> None:
