@@ -63,7 +63,7 @@ class Answers:
 
 
 def _divergence(share: float, usual: float) -> float:
-    """Kullback-Leibler's, of two shares: by Chernoff's bound, minus the logarithm of the chance of `share` or more where
-    `usual` is to be expected, a call."""
+    """The Kullback-Leibler divergence of two shares. Times a number of calls it is, by Chernoff's bound, minus the
+    logarithm of the chance of `share` or more among them where `usual` is to be expected."""
     rest = 1.0 - share
     return share * log(share / usual) + (rest * log(rest / (1.0 - usual)) if rest else 0.0)

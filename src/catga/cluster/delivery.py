@@ -102,7 +102,7 @@ class Delivery:
         now = clock()
         deadline = now + route.timeout
         self._budget.deposits += 1
-        if not nodes or outliers.ejected or not self._link.is_set():
+        if not nodes or (outliers.ejected and outliers.concern(codec.name)) or not self._link.is_set():
             return await self._carry(Job(message, route, headers, deadline))
         try:
             node = route.strategy.select(nodes, message)

@@ -52,8 +52,8 @@ class OutlierEjection(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         failures: so many calls in a row that timed out or were lost; 0 turns ejection off.
-        base: seconds of the first ejection; each further one in a row is twice as long, ± 20 %. One that comes less than
-            `longest` seconds after the node was back is a further one, too.
+        base: seconds of the first ejection; each further one in a row is twice as long, ± 20 %. So is one that comes
+            less than `longest` seconds after the node was back.
         longest: seconds, at most.
         share: of the candidates that may be left out at once, rounded down: of two nodes one, of one none.
         relative: leave a node out for a message type that it fails, if the other nodes do not: `failures` answers or
@@ -133,6 +133,10 @@ class Outliers:
         self._answers: dict[str, Answers] = {}  # by wire name, of the types with failures lately
         self._last: dict[str, float] = {}  # when the last of these was
         self._former: dict[_Key, tuple[int, float]] = {}  # ejections in a row until the node came back, and when
+
+    def concern(self, name: str) -> bool:
+        """Whether a node is left out for messages called `name`."""
+        return any(of in ("", name) for _, of in self.ejected)
 
     def admit(self, candidates: Candidates, tried: Set[str], name: str = "") -> Candidates:
         """The candidates for messages called `name` but those `tried` and those left out now; rather an outlier than
@@ -298,9 +302,7 @@ class Outliers:
                 answers.forget(node_id)
         elif is_trial and answers.do_others_fail(node_id, (node.node_id for node in pool())):
             self._pardon(key)
-        elif is_trial or (
-            key not in self.ejected and answers.is_outlier(node_id, (node.node_id for node in pool()))
-        ):
+        elif is_trial or (key not in self.ejected and answers.is_outlier(node_id, (node.node_id for node in pool()))):
             self._eject(stats, key, record)
 
     def _rest(self, name: str) -> None:

@@ -48,7 +48,7 @@ class NodeStats:
         self.trouble = 0.0
         """`failing` as of the latest call that counted: 0 as long as there is no failure to tell of."""
         self.has_failed = False
-        """Whether `latency` tells of failures alone, as the node answers with nothing else: it may be slower than that."""
+        """Whether `latency` tells of failures alone, as there is nothing else: the node may be slower than that."""
         self._counted_at = 0.0
         self._load = load
         self.clock = clock
@@ -154,17 +154,17 @@ class NodeStats:
         weight = exp((self._stamp - now) / TAU)
         if seconds >= self._latency * weight:
             self._latency = seconds
+            if answered:
+                self.has_failed = False
         elif not answered:
             return
         elif self.has_failed:
-            self._latency = seconds
+            self._latency, self.has_failed = seconds, False
         else:
             # Those of a busy node count for a hundredth at least.
             if weight > 0.99:
                 weight = 0.99
             self._latency = self._latency * weight + seconds * (1 - weight)
-        if answered:
-            self.has_failed = False
         self._stamp = now
 
     def _count(self, failed: float, now: float) -> None:

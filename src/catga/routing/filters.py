@@ -75,8 +75,8 @@ class Where:
 
 
 class PreferZone:
-    """Nodes of one zone while there are any, and while not all of them are overloaded, or fail much more of their calls
-    than another node does; else the others too.
+    """Nodes of one zone while there are any, and while one of them is not overloaded, and does not fail much more of
+    its calls than another node does; else the others too.
 
     Args:
         zone: the preferred one.
@@ -114,7 +114,7 @@ class PreferZone:
         return chain(far, reasons_of(self._then, near))
 
     def _is_well(self, near: Candidates, nodes: Candidates) -> bool:
-        """Whether one of those `near` is neither overloaded nor fails much more than the best of all `nodes`."""
+        """Whether one of those `near` is neither overloaded nor fails more than the best of all `nodes`."""
         stats, max_load = nodes.stats, self._max_load
         return any(
             each.load < max_load and not (each.trouble and fails_more(each, (stats[node.node_id] for node in nodes)))

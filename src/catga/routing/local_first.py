@@ -10,7 +10,7 @@ from catga.routing.round_robin import RoundRobin
 
 
 class LocalFirst:
-    """This node, if it handles the message and is not overloaded, and does not fail much more of its calls than another
+    """This node, if it handles the message, is not overloaded, and does not fail much more of its calls than another
     does; else as `then` says, among the others.
 
     A local call is not serialized and does not touch the bus.
