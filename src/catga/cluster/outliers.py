@@ -288,11 +288,10 @@ class Outliers:
         if self.stats.get(node_id) is not stats:
             return
         key = (node_id, name)
+        record = self.suspected.get(key)
         if failed:
             self._last[name] = self._clock()
-            record = self.suspected.get(key) or self._suspect(key)
-        else:
-            record = self.suspected.get(key)
+            record = record or self._suspect(key)
         is_trial = record is not None and record in trials
         if answers.count(node_id, failed=failed) and not failed:
             self._rest(name)
