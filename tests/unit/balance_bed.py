@@ -11,7 +11,7 @@ from typing import Any
 from catga import Request, message
 from catga.abc import RoutingStrategy
 from catga.cluster import OutlierEjection
-from catga.cluster.outliers import NO_TRIAL, Outliers
+from catga.cluster.outliers import NO_TRIAL, Kind, Outliers
 from catga.errors import (
     CatgaError,
     CatgaTimeoutError,
@@ -171,7 +171,7 @@ class Sender:
                     self.outliers.cleared(stats, Success(1), "work")
             else:
                 result: Any = Success(1) if error is None else Failure(error)
-                self.outliers.ended(stats, started, result, trials=trials, name="work", pool=lambda: self.candidates)
+                self.outliers.ended(stats, started, result, trials=trials, of=Kind("work", lambda: self.candidates))
             self.ejections.update(key[0] for key in self.outliers.ejected if key not in before)
             left = tried | {node_id}
             if error is not None and error.execution is Execution.NO and len(left) < len(self.nodes):

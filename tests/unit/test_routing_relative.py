@@ -6,7 +6,7 @@ import pytest
 
 from catga.cluster import OutlierEjection
 from catga.cluster.answers import Answers
-from catga.cluster.outliers import Outliers
+from catga.cluster.outliers import Kind, Outliers
 from catga.errors import (
     CatgaError,
     CatgaTimeoutError,
@@ -55,11 +55,14 @@ class World:
         )
         self.nodes = Candidates([NodeInfo(node_id=name) for name in ids], self.stats)
 
-    def begin(self, node_id: str, name: str = "work", pool: str = "") -> Callable[[CatgaResult[object] | None], None]:
+    def begin(
+        self, node_id: str, name: str = "work", pool: str = "", key: object = None
+    ) -> Callable[[CatgaResult[object] | None], None]:
         stats = self.stats[node_id]
         started, trials = stats.started(), self.outliers.trials(node_id, name)
         nodes = [node for node in self.nodes if not pool or node.node_id in pool]
-        return lambda result: self.outliers.ended(stats, started, result, trials=trials, name=name, pool=lambda: nodes)
+        kind = Kind(name, lambda: nodes, key)
+        return lambda result: self.outliers.ended(stats, started, result, trials=trials, of=kind)
 
     def call(self, ids: Iterable[str], result: CatgaResult[object] | None, name: str = "work", pool: str = "") -> None:
         for node_id in ids:
@@ -226,6 +229,22 @@ def test_a_node_that_fails_again_soon_after_it_was_back_is_left_out_for_longer()
     world.break_a()
     (left,) = world.outliers.left_out(world.nodes, "work").values()
     assert left <= 1.21
+
+
+def test_a_key_that_fails_wherever_it_goes_leaves_nobody_out_but_many_keys_do() -> None:
+    world = World()
+    for _ in range(100):
+        world.begin("a", key="poison")(BROKEN)
+        world.call("bcd", DONE)
+    assert world.out() == ""
+    for number in range(5):
+        world.begin("a", key=number)(BROKEN)
+    assert world.out() == "a"
+    world.now += 1.3
+    world.begin("a", key=4)(BROKEN)  # decides nothing
+    assert world.out() == ""
+    world.begin("a", key="another")(DONE)
+    assert not world.outliers.ejected
 
 
 def test_a_node_may_be_left_out_for_two_reasons_and_each_has_its_trial() -> None:

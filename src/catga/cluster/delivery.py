@@ -9,7 +9,7 @@ from typing import Any, cast
 from catga.cluster.attempts import Attempt, Job, Route
 from catga.cluster.changes import Changes
 from catga.cluster.failover import Pace, RetryBudget, Verdict, judge
-from catga.cluster.outliers import NO_TRIAL, Outliers
+from catga.cluster.outliers import NO_TRIAL, Kind, Outliers
 from catga.codec import Codec, encode
 from catga.errors import (
     CatgaError,
@@ -24,9 +24,11 @@ from catga.errors import (
 )
 from catga.mediator.carried import carried
 from catga.mediator.nested import HEADER, Holder, holding
+from catga.messages import key_of
 from catga.node import NodeInfo, NodeState
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 from catga.routing import Candidates
+from catga.routing.inner import chooses_by_key
 from catga.rpc.deadlines import clock_of
 from catga.rpc.destinations import Outcome, Silent
 from catga.rpc.peer import Peer
@@ -328,9 +330,15 @@ class Delivery:
 
     def _tell(self, job: Job, attempt: Attempt, result: CatgaResult[Any] | None) -> None:
         if attempt.stats is not None:
-            route, trials = job.route, attempt.trials
+            route = job.route
+            by_key = type(result) is Failure and chooses_by_key(route.strategy)
+            key = key_of(job.message) if by_key else None
             self._outliers.ended(
-                attempt.stats, attempt.started, result, trials=trials, name=route.codec.name, pool=route.pool
+                attempt.stats,
+                attempt.started,
+                result,
+                trials=attempt.trials,
+                of=Kind(route.codec.name, route.pool, key),
             )
 
     # -- between two attempts -------------------------------------------------------------------------

@@ -7,7 +7,7 @@ nothing else; and those whose answers are failures where the other nodes' are no
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import TypeVar
 
 import msgspec
@@ -90,17 +90,38 @@ class Record(msgspec.Struct, eq=False):
         times: ejections in a row.
         until: when the last of them ends, by the clock.
         on_trial: a call is under way that decides whether the node comes back.
+        failing_key: of the message that failed last.
     """
 
     streak: int = 0
     times: int = 0
     until: float = 0.0
     on_trial: bool = False
+    failing_key: object = None
+
+
+class Kind(msgspec.Struct, frozen=True, eq=False):
+    """What a message was.
+
+    Attributes:
+        name: its wire name.
+        pool: returns the nodes that it could have gone to.
+        key: its key, if that is by what its node was chosen.
+    """
+
+    name: str = ""
+    pool: Callable[[], Iterable[NodeInfo]] = tuple
+    key: object = None
+
+    def ids(self) -> Iterator[str]:
+        """Of the nodes that it could have gone to."""
+        return (node.node_id for node in self.pool())
 
 
 _Key = tuple[str, str]
 """A node's id, and the wire name of the messages that it fails: empty for all."""
 NO_TRIAL: tuple[Record, ...] = ()
+UNKNOWN = Kind()
 
 
 class Outliers:
@@ -174,8 +195,7 @@ class Outliers:
         result: CatgaResult[object] | None,
         *,
         trials: tuple[Record, ...] = NO_TRIAL,
-        name: str = "",
-        pool: Callable[[], Iterable[NodeInfo]] = tuple,
+        of: Kind = UNKNOWN,
     ) -> None:
         """A call to a node ended.
 
@@ -183,18 +203,16 @@ class Outliers:
             started: what ``stats.started()`` returned.
             result: None if the call was cancelled.
             trials: what `trials` returned.
-            name: the message's wire name.
-            pool: returns the nodes that it could have gone to.
         """
         for record in trials:
             record.on_trial = False
         if isinstance(result, Failure):
-            self._failed(stats, started, result.error, trials, name, pool)
+            self._failed(stats, started, result.error, trials, of)
             return
         stats.ended(started, answered=result is not None)
         if result is not None and self.suspected:
             self._judged(stats, failed=False, trials=trials)
-            self._compared(stats, name, failed=False, trials=trials, pool=pool)
+            self._compared(stats, of, failed=False, trials=trials)
 
     def cleared(self, stats: NodeStats, result: Success[R], name: str = "") -> Success[R]:
         """Return `result`, a success of a call that `stats` know of: it speaks for the node."""
@@ -230,13 +248,7 @@ class Outliers:
     # -- inside ---------------------------------------------------------------------------------------
 
     def _failed(
-        self,
-        stats: NodeStats,
-        started: float,
-        error: CatgaError,
-        trials: tuple[Record, ...],
-        name: str,
-        pool: Callable[[], Iterable[NodeInfo]],
+        self, stats: NodeStats, started: float, error: CatgaError, trials: tuple[Record, ...], of: Kind
     ) -> None:
         failed = self.judge(error)
         never_ran = error.execution is Execution.NO
@@ -250,7 +262,7 @@ class Outliers:
         self._judged(stats, failed=failed, trials=trials)
         # A node that is full, or drains, sends nobody away with a failure: no more need be held against it.
         if error.execution is Execution.ANSWERED and failed is not True and not isinstance(error, _OF_THE_MESSAGE):
-            self._compared(stats, name, failed=isinstance(error, _FAULTS), trials=trials, pool=pool)
+            self._compared(stats, of, failed=isinstance(error, _FAULTS), trials=trials)
 
     def _judged(self, stats: NodeStats, *, failed: bool | None, trials: tuple[Record, ...] = NO_TRIAL) -> None:
         """`failed` is None if the call says nothing of the node."""
@@ -269,39 +281,40 @@ class Outliers:
         if is_trial or (key not in self.ejected and 0 < self._settings.failures <= record.streak):
             self._eject(stats, key, record)
 
-    def _compared(
-        self,
-        stats: NodeStats,
-        name: str,
-        *,
-        failed: bool,
-        trials: tuple[Record, ...],
-        pool: Callable[[], Iterable[NodeInfo]],
-    ) -> None:
-        """Count an answer to a message called `name`, and see whether the node is worse than the others."""
-        answers = self._answers.get(name)
-        node_id, settings = stats.node_id, self._settings
+    def _compared(self, stats: NodeStats, of: Kind, *, failed: bool, trials: tuple[Record, ...]) -> None:
+        """Count an answer, and see whether the node is worse than the others."""
+        settings, node_id = self._settings, stats.node_id
+        answers = self._answers.get(of.name)
         if answers is None:
-            if not (failed and settings.relative and settings.failures and name):
+            if not (failed and settings.relative and settings.failures and of.name):
                 return
-            answers = self._answers[name] = Answers(settings.failures)
+            answers = self._answers[of.name] = Answers(settings.failures)
         if self.stats.get(node_id) is not stats:
             return
-        key = (node_id, name)
-        record = self.suspected.get(key)
+        key = (node_id, of.name)
         if failed:
-            self._last[name] = self._clock()
-            record = record or self._suspect(key)
-        is_trial = record is not None and record in trials
-        if answers.count(node_id, failed=failed) and not failed:
-            self._rest(name)
-        if not failed or record is None:
-            if is_trial:
-                self._pardon(key)
-                answers.forget(node_id)
-        elif is_trial and answers.do_others_fail(node_id, (node.node_id for node in pool())):
+            self._fails(stats, key, answers, trials, of)
+            return
+        record = self.suspected.get(key)
+        if record is not None and record in trials:
             self._pardon(key)
-        elif is_trial or (key not in self.ejected and answers.is_outlier(node_id, (node.node_id for node in pool()))):
+            answers.forget(node_id)
+        elif answers.count(node_id, failed=False):
+            self._rest(of.name)
+
+    def _fails(self, stats: NodeStats, key: _Key, answers: Answers, trials: tuple[Record, ...], of: Kind) -> None:
+        self._last[of.name] = self._clock()
+        record = self.suspected.get(key) or self._suspect(key)
+        if of.key is not None and of.key == record.failing_key:  # it may fail everywhere, and comes here alone
+            return
+        record.failing_key = of.key
+        answers.count(stats.node_id, failed=True)
+        if record in trials:
+            if answers.do_others_fail(stats.node_id, of.ids()):
+                self._pardon(key)
+            else:
+                self._eject(stats, key, record)
+        elif key not in self.ejected and answers.is_outlier(stats.node_id, of.ids()):
             self._eject(stats, key, record)
 
     def _rest(self, name: str) -> None:

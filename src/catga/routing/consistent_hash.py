@@ -34,6 +34,8 @@ class ConsistentHash:
     V. Mirrokni, M. Thorup, M. Zadimoghaddam, "Consistent hashing with bounded loads", SODA 2018.
     """
 
+    chooses_by_key = True
+
     def __init__(self, *, virtual_nodes: int = 512, max_load: float | None = None) -> None:
         if virtual_nodes < 1:
             raise ValueError(f"virtual_nodes must be at least 1, got {virtual_nodes}")

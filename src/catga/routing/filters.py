@@ -7,7 +7,7 @@ from catga.abc import RoutingStrategy
 from catga.errors import NoNodeAvailableError
 from catga.node import NodeInfo
 from catga.routing.candidates import Candidates, fails_more
-from catga.routing.inner import check_inner, reasons_of
+from catga.routing.inner import check_inner, chooses_by_key, reasons_of
 from catga.routing.round_robin import RoundRobin
 
 
@@ -46,6 +46,11 @@ class Where:
         if not fitting:
             raise NoNodeAvailableError(f"none of the {len(nodes)} nodes that could take this message fits {self._text}")
         return self._then.select(fitting, message)
+
+    @property
+    def chooses_by_key(self) -> bool:
+        """Whether `then` does."""
+        return chooses_by_key(self._then)
 
     def check(self, message_type: type) -> None:
         """Raise InvalidMessageError if `then` cannot route this type."""
@@ -100,6 +105,11 @@ class PreferZone:
         candidates = Candidates.of(nodes)
         near = self._near(candidates)
         return self._then.select(near if self._is_well(near, candidates) else nodes, message)
+
+    @property
+    def chooses_by_key(self) -> bool:
+        """Whether `then` does."""
+        return chooses_by_key(self._then)
 
     def check(self, message_type: type) -> None:
         """Raise InvalidMessageError if `then` cannot route this type."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from catga.abc import RoutingStrategy
 from catga.node import NodeInfo
 from catga.routing.candidates import Candidates, fails_more
-from catga.routing.inner import check_inner, reasons_of
+from catga.routing.inner import check_inner, chooses_by_key, reasons_of
 from catga.routing.round_robin import RoundRobin
 
 
@@ -42,6 +42,11 @@ class LocalFirst:
         if mine.load < self._max_load and not fails_more(mine, (stats[node.node_id] for node in others)):
             return local
         return self._then.select(others, message)
+
+    @property
+    def chooses_by_key(self) -> bool:
+        """Whether `then` does."""
+        return chooses_by_key(self._then)
 
     def check(self, message_type: type) -> None:
         """Raise InvalidMessageError if `then` cannot route this type."""
