@@ -265,6 +265,28 @@ def test_load_based_prefers_whoever_fails_less_and_is_not_moved_where_all_fail_a
 
 
 @pytest.mark.parametrize("strategy", BOTH, ids=repr)
+def test_a_node_that_only_failed_is_tried_by_one_call_at_a_time(strategy: LoadBased) -> None:
+    """It takes its time to fail, and all that come meanwhile would fail with it."""
+    clock = Clock()
+    nodes = Candidates([node("a"), node("b")], Stats(clock=clock))
+    a, b = nodes.stats["a"], nodes.stats["b"]
+    took(a, 0.02)
+    for _ in range(5):
+        clock.now += 0.3
+        fail(a, 0.3)
+    assert a.has_failed
+    clock.now += 20.0
+    for _ in range(30):
+        took(b, 1.0)
+        b.started()
+    assert picks(strategy, nodes) == {"a": 600}
+    a.started()
+    assert picks(strategy, nodes) == {"b": 600}
+    a.ended(clock.now - 0.02)
+    assert picks(strategy, nodes) == {"a": 600}
+
+
+@pytest.mark.parametrize("strategy", BOTH, ids=repr)
 def test_a_burst_at_a_node_that_failed_long_ago_is_shared_as_if_it_were_as_slow_as_the_others(
     strategy: LoadBased,
 ) -> None:

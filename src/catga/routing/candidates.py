@@ -32,6 +32,7 @@ class NodeStats:
         "_stamp",
         "_usual_at",
         "_usual_load",
+        "_well_at",
         "clock",
         "has_failed",
         "inflight",
@@ -55,6 +56,7 @@ class NodeStats:
         self._latency = 0.0
         self._stamp = 0.0
         self._quiet_since = 0.0
+        self._well_at = 0.0  # when a value came; of those of a busy node one in a millisecond
         self._usual_load = 0.0
         self._usual_at = 0.0  # when that was worked out; 0 for never
 
@@ -138,7 +140,7 @@ class NodeStats:
             self._count(1.0 if is_fault else 0.0, now)
         if answered:
             self._quiet_since = now
-            if not self.has_failed and now - self._stamp > STALE:
+            if not self.has_failed and now - self._well_at > STALE:
                 self._latency, self.has_failed = 0.0, True
         if started is not None:
             self.took(now - started, now, answered=False)
@@ -146,7 +148,7 @@ class NodeStats:
     def took(self, seconds: float, now: float, answered: bool = True) -> None:
         """A call to the node took so long, until `now`. If no value arrived, it would have taken longer."""
         if answered:
-            self._quiet_since = now
+            self._quiet_since = self._well_at = now
             if self.trouble:
                 self._count(0.0, now)
         if seconds < self._latency and now - self._stamp < SOON:

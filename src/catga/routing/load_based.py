@@ -84,10 +84,21 @@ def waiting(load: float) -> float:
 
 def _cheaper(nodes: Sequence[NodeInfo], a: int, b: int, stats: Stats) -> int:
     one, other = stats[nodes[a].node_id], stats[nodes[b].node_id]
-    costs = cost(one, other)
     if one.trouble or other.trouble:
-        more = (one.failing - other.failing) / MUCH
-        if more > 0:
-            return a if costs <= cost(other, one) * (1.0 - more) else b
-        return a if costs * (1.0 + more) <= cost(other, one) else b
-    return a if costs <= cost(other, one) else b
+        return a if _is_better(one, other) else b
+    return a if cost(one, other) <= cost(other, one) else b
+
+
+def _is_better(one: NodeStats, other: NodeStats) -> bool:
+    """Whether the first of two nodes should have the call, where one of them has failed lately."""
+    if _is_tried(one) is not _is_tried(other):
+        return _is_tried(other)
+    more = (one.failing - other.failing) / MUCH
+    if more > 0:
+        return cost(one, other) <= cost(other, one) * (1.0 - more)
+    return cost(one, other) * (1.0 + more) <= cost(other, one)
+
+
+def _is_tried(stats: NodeStats) -> bool:
+    """Whether a call to a node that only failed is to show if it works again: it gets no second one meanwhile."""
+    return stats.has_failed and stats.trouble > 0 and stats.inflight > 0
