@@ -296,6 +296,18 @@ def test_a_node_that_left_is_forgotten() -> None:
     assert not world.outliers.suspected
 
 
+def test_a_failure_of_a_former_life_begins_no_count() -> None:
+    world = World()
+    end = world.begin("a")
+    world.outliers.forget("a")
+    end(BROKEN)
+    for _ in range(50):
+        stats = world.stats["a"]
+        stats.ended(stats.started())
+        world.outliers.cleared(stats, Success(1), "work")
+    assert not world.outliers.suspected
+
+
 @pytest.mark.parametrize("settings", [{"failures": 0}, {"relative": False}], ids=str)
 def test_it_can_be_switched_off(settings: dict[str, float]) -> None:
     world = World(**settings)

@@ -284,13 +284,13 @@ class Outliers:
     def _compared(self, stats: NodeStats, of: Kind, *, failed: bool, trials: tuple[Record, ...]) -> None:
         """Count an answer, and see whether the node is worse than the others."""
         settings, node_id = self._settings, stats.node_id
+        if self.stats.get(node_id) is not stats:  # the node left, or is another by now
+            return
         answers = self._answers.get(of.name)
         if answers is None:
             if not (failed and settings.relative and settings.failures and of.name):
                 return
             answers = self._answers[of.name] = Answers(settings.failures)
-        if self.stats.get(node_id) is not stats:
-            return
         key = (node_id, of.name)
         if failed:
             self._fails(stats, key, answers, trials, of)
