@@ -1,7 +1,10 @@
 """Node-aware routing against a NATS queue group: ``python bench/routing [--rounds 3] [--seconds 4]``.
 
-Three workers that handle one request at a time. Rounds of the systems alternate, so that each ratio comes from
-neighbours in time; the medians of the rounds are printed, and written to ``bench/routing/results.md``.
+Workers that handle one request at a time. Rounds of the systems alternate, so that each ratio comes from
+neighbours in time; the medians of the rounds are printed, and written to ``bench/routing/results.md``. With ``--only``
+the other sections of that file stay.
+
+Exits with status 1 if a strategy fails more of the calls than it may when one node of four fails.
 """
 
 import argparse
@@ -27,6 +30,26 @@ TIMEOUT = 2.0
 HUNG_TIMEOUT = 1.0
 HUNG_AFTER = 1.0
 SETTLE = 0.3
+
+FAULTS = ["fails at once", "slow to fail", "circuit open", "rate limit", "full", "slow", "hung"]
+BALANCED = [
+    "RoundRobin",
+    "Random",
+    "Weighted",
+    "LoadBased",
+    "LoadBased(least)",
+    "PreferZone(LoadBased)",
+    "ConsistentHash",
+    "ConsistentHash(max_load)",
+]
+NEVER_OUT = ", nobody left out"
+LOOKING = ["LoadBased", "LoadBased(least)", "ConsistentHash(max_load)"]
+"""Strategies that look at how the nodes do: without ejection, too, they fail no more calls than round robin does."""
+MOST = 0.03
+"""The part of the calls that may fail after the first second, with the default ejection. A node that is slow is no
+outlier: only strategies that look at the nodes keep away from it."""
+NOISE = 0.01
+"""A part of the calls: round robin's own varies by that, and of a hash's keys no node has exactly its share."""
 
 
 class Sample(NamedTuple):
@@ -57,13 +80,23 @@ def expect_ready(processes: Sequence["subprocess.Popen[str]"]) -> None:
 
 
 def run_round(
-    url: str, system: str, services: Sequence[float], senders: int, seconds: float, *, hang: bool = False
+    url: str,
+    system: str,
+    services: Sequence[float],
+    senders: int,
+    seconds: float,
+    *,
+    hang: bool = False,
+    fault: str = "",
 ) -> tuple[list[Sample], float]:
     """All samples of one round, and when the first worker was stopped (if it was)."""
     with ExitStack() as stack:
-        workers = [start(stack, "worker.py", system, url, f"n{i}", service) for i, service in enumerate(services)]
+        workers = [
+            start(stack, "worker.py", system, url, f"n{i}", service, "" if i else fault)
+            for i, service in enumerate(services)
+        ]
         expect_ready(workers)
-        timeout = HUNG_TIMEOUT if hang else TIMEOUT
+        timeout = HUNG_TIMEOUT if hang or fault else TIMEOUT
         drivers = [start(stack, "sender.py", system, url, RATE / senders, seconds, timeout) for _ in range(senders)]
         expect_ready(drivers)
         time.sleep(SETTLE)
@@ -128,6 +161,51 @@ def hung_node(url: str, systems: Sequence[str], rounds: int, seconds: float) -> 
     return lines
 
 
+def one_bad(url: str, rounds: int, seconds: float) -> tuple[list[str], list[str]]:
+    """The tables of all strategies where one node of four is bad, and what of them breaks a limit."""
+    systems = [*BALANCED, *(name + NEVER_OUT for name in ("RoundRobin", *LOOKING))]
+    first: dict[str, dict[str, float]] = {system: {} for system in systems}
+    later: dict[str, dict[str, float]] = {system: {} for system in systems}
+    for fault in FAULTS:
+        for system in systems:
+            shares = [one_bad_round(url, system, fault, seconds) for _ in range(rounds)]
+            first[system][fault], later[system][fault] = (statistics.median(each) for each in zip(*shares, strict=True))
+    head = ["| | " + " | ".join(FAULTS) + " |", "|---|" + "---|" * len(FAULTS)]
+    lines = ["Failed of the calls sent in the first second:", "", *head]
+    lines += [
+        f"| {system} | " + " | ".join(f"{part:.1%}" for part in first[system].values()) + " |" for system in systems
+    ]
+    lines += ["", "Failed of those sent afterwards:", "", *head]
+    lines += [
+        f"| {system} | " + " | ".join(f"{part:.1%}" for part in later[system].values()) + " |" for system in systems
+    ]
+    return lines, broken_limits(later)
+
+
+def one_bad_round(url: str, system: str, fault: str, seconds: float) -> tuple[float, float]:
+    """The failed parts of the calls of the first second, and of the later ones."""
+    services = (SLOW if fault == "slow" else FAST, FAST, FAST, FAST)
+    hangs = fault == "hung"
+    before = HUNG_AFTER if hangs else 0.0
+    samples, hung = run_round(url, system, services, 1, before + seconds, hang=hangs, fault=fault)
+    begin = hung or min(sample.sent for sample in samples)
+    return failed(samples, begin, begin + 1), failed(samples, begin + 1, float("inf"))
+
+
+def broken_limits(later: dict[str, dict[str, float]]) -> list[str]:
+    """What each limit that is broken says."""
+    broken: list[str] = []
+    for system, parts in later.items():
+        for fault, part in parts.items():
+            is_seen = fault != "slow" or system in (*LOOKING, "PreferZone(LoadBased)")
+            if is_seen and not system.endswith(NEVER_OUT) and part > MOST:
+                broken.append(f"{system}, {fault}: {part:.1%} of the calls failed, {MOST:.0%} may")
+            least = later["RoundRobin" + (NEVER_OUT if system.endswith(NEVER_OUT) else "")][fault]
+            if part > least + NOISE:
+                broken.append(f"{system}, {fault}: {part:.1%} of the calls failed, {least:.1%} of round robin's")
+    return broken
+
+
 def failed(samples: Sequence[Sample], start: float, end: float) -> float:
     there = [sample for sample in samples if start <= sample.sent < end]
     return sum(not sample.answered for sample in there) / max(len(there), 1)
@@ -185,34 +263,50 @@ def nats_server(stack: ExitStack) -> str:
     raise SystemExit("nats-server did not start")
 
 
+def sections_of(text: str) -> dict[str, str]:
+    """The sections of a file of results, by their titles."""
+    parts = text.split("\n## ")[1:]
+    return {part.split("\n", 1)[0]: part.split("\n", 1)[1].strip() for part in parts}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--only", choices=["slow", "senders", "hung", "select"])
+    parser.add_argument("--only", choices=["slow", "senders", "hung", "bad", "select"])
     parser.add_argument("--out", type=Path, default=HERE / "results.md")
     args = parser.parse_args()
     load = f"{RATE:g} requests a second, {FAST * 1000:g} ms of work each"
-    parts: list[str] = ["# Routing against a NATS queue group"]
+    found: dict[str, list[str]] = {}
+    broken: list[str] = []
     with ExitStack() as stack:
         url = nats_server(stack)
         if args.only in (None, "slow"):
-            parts += ["", f"One slow node of three (4 times slower), one sender; {load}.", ""]
             systems = ["queue group", "RoundRobin", "LoadBased", "LoadBased(least)"]
-            parts += slow_node(url, systems, 1, args.rounds, args.seconds)
+            title = f"One slow node of three (4 times slower), one sender; {load}"
+            found[title] = slow_node(url, systems, 1, args.rounds, args.seconds)
         if args.only in (None, "senders"):
-            parts += ["", f"The same with 8 senders that do not know of each other; {load} in all.", ""]
             systems = ["queue group", "LoadBased", "LoadBased(least)"]
-            parts += slow_node(url, systems, 8, args.rounds, args.seconds)
+            title = f"The same with 8 senders that do not know of each other; {load} in all"
+            found[title] = slow_node(url, systems, 8, args.rounds, args.seconds)
         if args.only in (None, "hung"):
-            parts += ["", f"One hung node of three (SIGSTOP), one sender; {load}.", ""]
             systems = ["queue group", "RoundRobin", "LoadBased", "LoadBased, idempotent"]
-            parts += hung_node(url, systems, args.rounds, args.seconds)
+            title = f"One hung node of three (SIGSTOP), one sender; {load}"
+            found[title] = hung_node(url, systems, args.rounds, args.seconds)
+        if args.only in (None, "bad"):
+            title = f"One bad node of four, one sender; {load}"
+            found[title], broken = one_bad(url, args.rounds, args.seconds)
     if args.only in (None, "select"):
-        parts += ["", "Choosing one of 100 nodes.", "", *select_cost(args.rounds)]
-    text = "\n".join(parts) + f"\n\nMedians of {args.rounds} interleaved rounds of {args.seconds:g} s.\n"
-    args.out.write_text(text)
+        found["Choosing one of 100 nodes"] = select_cost(args.rounds)
+    note = f"Medians of {args.rounds} interleaved round{'s' * (args.rounds != 1)} of {args.seconds:g} s."
+    known = sections_of(args.out.read_text()) if args.out.exists() else {}
+    known.update({title: "\n".join([*lines, "", note]) for title, lines in found.items()})
+    text = "\n\n".join(["# Routing against a NATS queue group", *(f"## {t}\n\n{part}" for t, part in known.items())])
+    args.out.write_text(text + "\n")
     print(text)
+    if broken:
+        print("\nbroken limits:", *broken, sep="\n- ")
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

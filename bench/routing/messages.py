@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from catga import Request, message
 
 
-@message(name="bench.Work")
+@message(name="bench.Work", key="number")
 @dataclass(frozen=True, slots=True)
 class Work(Request[int]):
     number: int

@@ -6,6 +6,7 @@ Says "ready", waits for a line, sends at RATE a second whatever comes back, and 
 
 import asyncio
 import json
+import logging
 import random
 import sys
 import time
@@ -15,7 +16,9 @@ import nats
 import nats.errors
 from messages import SafeWork, Work
 
-from catga import LoadBased, Mediator, RoundRobin, add_cluster
+from catga import ConsistentHash, LoadBased, Mediator, Random, RoundRobin, add_cluster
+from catga.cluster import OutlierEjection
+from catga.routing import PreferZone, Weighted
 
 Send = Callable[[int], Awaitable[bool]]
 
@@ -24,11 +27,18 @@ STRATEGIES = {
     "LoadBased": LoadBased,
     "LoadBased, idempotent": LoadBased,
     "LoadBased(least)": lambda: LoadBased(least=True),
+    "Random": Random,
+    "Weighted": Weighted,
+    "ConsistentHash": ConsistentHash,
+    "ConsistentHash(max_load)": lambda: ConsistentHash(max_load=1.25),
+    "PreferZone(LoadBased)": lambda: PreferZone("near", LoadBased()),
 }
+NEVER_OUT = ", nobody left out"
+"""Ends the name of a system that leaves out no outliers."""
 
 
-async def drive(send: Send, rate: float, seconds: float) -> None:
-    for number in range(6):
+async def drive(send: Send, rate: float, seconds: float, warm: int = 6) -> None:
+    for number in range(warm):
         await send(number)  # connections and code are warm
     loop = asyncio.get_running_loop()
     print("ready", flush=True)
@@ -65,8 +75,11 @@ async def main(system: str, url: str, rate: float, seconds: float, timeout: floa
         await drive(request, rate, seconds)
         await client.close()
         return
+    logging.disable(logging.CRITICAL)
     message = SafeWork if "idempotent" in system else Work
-    cluster = add_cluster(Mediator(), url, routing=STRATEGIES[system](), request_timeout=timeout)
+    strategy = STRATEGIES[system.removesuffix(NEVER_OUT)]()
+    outliers = OutlierEjection(failures=0 if system.endswith(NEVER_OUT) else 5)
+    cluster = add_cluster(Mediator(), url, routing=strategy, request_timeout=timeout, outliers=outliers)
     async with cluster:
 
         async def send(number: int) -> bool:

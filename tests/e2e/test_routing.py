@@ -21,6 +21,7 @@ from catga import (
     add_cluster,
     message,
 )
+from catga.abc import RoutingStrategy
 from catga.cluster import OutlierEjection
 from catga.errors import (
     CatgaTimeoutError,
@@ -54,6 +55,12 @@ class AskMore(Ask):
     pass
 
 
+@message(key="number", name="routing.Work")
+@dataclass(frozen=True)
+class Work(Request[int]):
+    number: int
+
+
 class Town:
     """A cluster whose nodes note what arrives where."""
 
@@ -63,7 +70,9 @@ class Town:
         self.stack = AsyncExitStack()
         self.arrived: list[tuple[str, str, int]] = []
 
-    async def node(self, node_id: str, *, hangs: bool = False, **options: Any) -> DistributedMediator:
+    async def node(
+        self, node_id: str, *, hangs: bool = False, breaks: bool = False, **options: Any
+    ) -> DistributedMediator:
         app = Mediator()
 
         @app.handler
@@ -77,9 +86,21 @@ class Town:
                 await asyncio.Event().wait()
             return node_id
 
+        @app.handler
+        async def work(request: Work) -> int:
+            if breaks:
+                raise ConnectionError("my database is down")
+            await asyncio.sleep(0.02)
+            return request.number
+
         app.handles(Ask)(ask)
         app.handles(AskMore)(ask)
         cluster = add_cluster(app, self.url, node_id=node_id, prefix=self.prefix, **options)
+        return await self.stack.enter_async_context(cluster)
+
+    async def caller(self, **options: Any) -> DistributedMediator:
+        """A node that only calls the others."""
+        cluster = add_cluster(Mediator(), self.url, node_id="caller", prefix=self.prefix, observe_only=True, **options)
         return await self.stack.enter_async_context(cluster)
 
     async def sees(self, node: DistributedMediator, *ids: str) -> None:
@@ -192,6 +213,31 @@ async def test_a_node_that_answers_pings_and_nothing_else_is_left_out_and_tried_
         failures += not (await a.send(Ask())).is_success
     assert failures == 3
     assert await chosen(a, Ask(), 20) == {"a"}
+
+
+@pytest.mark.parametrize(
+    "strategy", [LoadBased(), LoadBased(least=True), RoundRobin(), ConsistentHash(max_load=1.25)], ids=repr
+)
+async def test_a_node_that_fails_at_once_attracts_no_calls_and_is_left_out_for_what_it_fails(
+    town: Town, strategy: RoutingStrategy
+) -> None:
+    for node_id in ("a", "b", "c"):
+        await town.node(node_id)
+    await town.node("bad", breaks=True)
+    caller = await town.caller(routing=strategy)
+    await eventually(lambda: len(caller.explain(Work(0)).candidates) == 4)
+    ended: list[bool] = []
+
+    async def client(number: int) -> None:
+        for each in range(50):
+            result = await caller.send(Work(50 * number + each))
+            ended.append(result.is_success)
+
+    await asyncio.gather(*(client(number) for number in range(8)))
+    assert ended.count(False) < 50  # round robin gave it 100
+    assert ended[200:].count(False) <= 6
+    assert "bad" in caller.explain(Work(0)).candidates or "is an outlier" in str(caller.explain(Work(0)))
+    assert "bad" in caller.explain(Ask()).candidates
 
 
 async def test_send_to_all_tells_what_each_node_answered_and_who_did_not(town: Town) -> None:

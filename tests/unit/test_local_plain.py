@@ -65,7 +65,7 @@ async def test_a_success_pardons_the_node() -> None:
     async with lone(app, spy) as node:
         assert (await node.send(Ask())).is_success
         outliers = node._joined()._outliers
-        outliers.ended(spy.stats, spy.stats.started(), Failure(CatgaTimeoutError("late")), trial=False)
+        outliers.ended(spy.stats, spy.stats.started(), Failure(CatgaTimeoutError("late")))
         assert outliers.suspected
         assert (await node.send(Ask())).is_success
         assert not outliers.suspected

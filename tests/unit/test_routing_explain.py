@@ -61,7 +61,7 @@ def test_the_node_that_stays_local_is_not_called_filtered_out() -> None:
 def test_an_outlier_is_named_with_the_time_that_is_left_or_its_trial() -> None:
     world = World()
     stats = world.outliers.stats["b"]
-    world.outliers.ended(stats, stats.started(), Failure(CatgaTimeoutError("late")), trial=False)
+    world.outliers.ended(stats, stats.started(), Failure(CatgaTimeoutError("late")))
     explanation = world.explain(RoundRobin())
     assert explanation.candidates == ("a",)
     assert reasons(explanation)["b"].startswith("is an outlier: left out for ")

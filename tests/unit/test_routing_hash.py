@@ -167,6 +167,20 @@ def test_a_key_stays_with_its_owner_while_that_is_not_loaded() -> None:
         assert bounded.select(candidates, Reserve(key)) is plain.select(candidates, Reserve(key))
 
 
+def test_no_key_spills_over_to_a_node_that_fails() -> None:
+    """It has nothing in flight, as it fails at once."""
+    strategy, candidates = ConsistentHash(max_load=1.25), Candidates(nodes("abcd"))
+    for stats in (candidates.stats[node_id] for node_id in "abcd"):
+        for _ in range(0 if stats.node_id == "a" else 8):
+            stats.started()
+    started = candidates.stats["a"].started()
+    candidates.stats["a"].failed(started)
+    plain = ConsistentHash()
+    chosen = [(strategy.select(candidates, Reserve(key)), plain.select(candidates, Reserve(key))) for key in KEYS[:400]]
+    assert {owner.node_id for _, owner in chosen} == set("abcd")
+    assert all(node is owner for node, owner in chosen)
+
+
 class Color(Enum):
     RED = "red"
 

@@ -47,8 +47,8 @@ class World:
 
     def begin(self, node_id: str) -> Callable[[CatgaResult[object] | None], None]:
         stats = self.outliers.stats[node_id]
-        started, trial = stats.started(), self.outliers.is_trial(node_id)
-        return lambda result: self.outliers.ended(stats, started, result, trial=trial)
+        started, trials = stats.started(), self.outliers.trials(node_id)
+        return lambda result: self.outliers.ended(stats, started, result, trials=trials)
 
     def admitted(self, *tried: str) -> str:
         return "".join(node.node_id for node in self.outliers.admit(self.nodes, set(tried)))

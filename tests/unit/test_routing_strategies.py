@@ -10,6 +10,7 @@ from catga import LoadBased, LocalFirst, NodeInfo, Random, Request, RoundRobin
 from catga.abc import RoutingStrategy
 from catga.errors import InvalidMessageError, NoNodeAvailableError
 from catga.routing import Candidates, ConsistentHash, NodeStats, PreferZone, Stats, Weighted, Where
+from catga.routing.load_based import cost
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,11 @@ def test_no_strategy_chooses_a_node_that_was_left_out(strategy: RoutingStrategy)
 
 
 def test_round_robin_takes_turns_by_message_type() -> None:
-    strategy, nodes = RoundRobin(), [node("a"), node("b")]
-    assert [strategy.select(nodes, m).node_id for m in (Ask(), Tell(), Ask(), Tell())] == ["a", "a", "b", "b"]
+    strategy, nodes = RoundRobin(), [node("a"), node("b"), node("c")]
+    ask, tell = ("".join(strategy.select(nodes, m).node_id for m in [message] * 4) for message in (Ask(), Tell()))
+    assert ask in "abcabcabc"
+    assert tell in "abcabcabc"
+    assert (strategy.select(nodes, Ask()).node_id, strategy.select(nodes, Tell()).node_id) == (ask[1], tell[1])
 
 
 def test_random_reaches_all_and_a_seed_repeats_it() -> None:
@@ -129,7 +133,7 @@ def test_load_based_shares_calls_between_nodes_that_are_equally_busy(strategy: L
 
 def test_least_draws_the_idle_one_though_the_loaded_one_has_fewer_calls_in_flight() -> None:
     loads = {"a": 1.0, "b": 0.1}
-    nodes = Candidates([node("a"), node("b")], Stats(loads.__getitem__))
+    nodes = Candidates([node("a"), node("b")], Stats(loads.__getitem__, Clock()))
     for name in "ab":
         took(nodes.stats[name], 0.01)
     for _ in range(5):
@@ -184,6 +188,140 @@ def test_calls_that_were_given_up_never_make_a_node_look_faster() -> None:
         clock.now += 0.0001
         took(stats, 0.9905 * stats.latency, at_least=True)
     assert stats.latency > 0.98
+
+
+def fail(stats: NodeStats, seconds: float, *, is_fault: bool = True) -> None:
+    stats.failed(stats.started() - seconds, is_fault=is_fault)
+
+
+@pytest.mark.parametrize("is_fault", [True, False])
+def test_a_failure_never_makes_a_node_look_faster(is_fault: bool) -> None:
+    clock = Clock()
+    nodes = Candidates([node("a"), node("b")], Stats(clock=clock))
+    quick, usual = nodes.stats["a"], nodes.stats["b"]
+    took(quick, 0.02)
+    for _ in range(3000):  # a minute
+        clock.now += 0.02
+        fail(quick, 0.0001, is_fault=is_fault)
+        took(usual, 0.02)
+    assert quick.has_failed
+    assert cost(quick, usual) >= cost(usual, quick)
+    took(quick, 0.01)
+    assert quick.latency == pytest.approx(0.01)
+    assert cost(quick, usual) < cost(usual, quick)
+
+
+def test_a_slow_failure_makes_a_node_look_slower() -> None:
+    for first in (None, 0.02):
+        stats = Stats(clock=Clock())["a"]
+        if first is not None:
+            took(stats, first)
+        fail(stats, 0.3)
+        assert stats.latency == pytest.approx(0.3)
+
+
+def test_the_failing_share_of_a_busy_node_rises_by_a_twentieth_a_call_and_falls_by_what_goes_well() -> None:
+    clock = Clock()
+    stats = Stats(clock=clock)["a"]
+    took(stats, 0.02)
+    fail(stats, 0.02)
+    assert stats.failing == pytest.approx(0.05)
+    for _ in range(9):
+        fail(stats, 0.02)
+    assert stats.failing == pytest.approx(1 - 0.95**10)
+    for _ in range(10):
+        took(stats, 0.02)
+    assert stats.failing == pytest.approx((1 - 0.95**10) * 0.95**10)
+    for _ in range(200):
+        took(stats, 0.02)
+    assert stats.failing == stats.trouble == 0.0
+
+
+def test_the_failing_share_of_an_idle_node_is_that_of_its_last_call_and_sinks_within_seconds() -> None:
+    clock = Clock()
+    stats = Stats(clock=clock)["a"]
+    fail(stats, 0.02)
+    assert stats.failing == 1.0
+    clock.now += 2.0
+    assert stats.failing == pytest.approx(0.368, abs=0.001)
+    clock.now += 100.0
+    took(stats, 0.02)
+    assert stats.failing == 0.0
+
+
+@pytest.mark.parametrize("strategy", BOTH, ids=repr)
+def test_load_based_prefers_whoever_fails_less_and_is_not_moved_where_all_fail_alike(strategy: LoadBased) -> None:
+    nodes = Candidates([node("a"), node("b")], Stats(clock=Clock()))
+    a, b = nodes.stats["a"], nodes.stats["b"]
+    took(a, 0.001)
+    took(b, 0.1)
+    assert picks(strategy, nodes) == {"a": 600}
+    for _ in range(7):
+        fail(a, 0.001)
+    assert picks(strategy, nodes) == {"b": 600}
+    for _ in range(7):
+        fail(b, 0.001)
+    assert picks(strategy, nodes) == {"a": 600}
+
+
+@pytest.mark.parametrize("strategy", BOTH, ids=repr)
+def test_a_node_that_only_failed_is_tried_by_one_call_at_a_time(strategy: LoadBased) -> None:
+    """It takes its time to fail, and all that come meanwhile would fail with it."""
+    clock = Clock()
+    nodes = Candidates([node("a"), node("b")], Stats(clock=clock))
+    a, b = nodes.stats["a"], nodes.stats["b"]
+    took(a, 0.02)
+    for _ in range(5):
+        clock.now += 0.3
+        fail(a, 0.3)
+    assert a.has_failed
+    clock.now += 20.0
+    for _ in range(30):
+        took(b, 1.0)
+        b.started()
+    assert picks(strategy, nodes) == {"a": 600}
+    a.started()
+    assert picks(strategy, nodes) == {"b": 600}
+    a.ended(clock.now - 0.02)
+    assert picks(strategy, nodes) == {"a": 600}
+
+
+@pytest.mark.parametrize("strategy", BOTH, ids=repr)
+def test_a_burst_at_a_node_that_failed_long_ago_is_shared_as_if_it_were_as_slow_as_the_others(
+    strategy: LoadBased,
+) -> None:
+    clock = Clock()
+    nodes = Candidates([node("a"), node("b")], Stats(clock=clock))
+    for _ in range(100):
+        clock.now += 0.1
+        fail(nodes.stats["a"], 0.0001)
+        took(nodes.stats["b"], 5.0)
+    clock.now += 20.0
+    counts: Counter[str] = Counter()
+    for _ in range(100):
+        chosen = strategy.select(nodes, Ask()).node_id
+        nodes.stats[chosen].started()
+        counts[chosen] += 1
+    assert counts["a"] <= 51
+
+
+def test_a_local_node_that_fails_as_all_do_keeps_its_calls() -> None:
+    nodes = Candidates([node("a"), node("b")], Stats(clock=Clock()), local_id="a")
+    fail(nodes.stats["a"], 0.001)
+    assert picks(LocalFirst(), nodes) == {"b": 600}
+    fail(nodes.stats["b"], 0.001)
+    assert picks(LocalFirst(), nodes) == {"a": 600}
+
+
+def test_a_zone_is_left_while_all_its_nodes_fail_and_others_do_not() -> None:
+    nodes = Candidates([node("a", zone="x"), node("b", zone="x"), node("c", zone="y")], Stats(clock=Clock()))
+    fail(nodes.stats["a"], 0.001)
+    assert set(picks(PreferZone("x"), nodes)) == {"a", "b"}
+    fail(nodes.stats["b"], 0.001)
+    assert set(picks(PreferZone("x"), nodes)) == {"a", "b", "c"}
+    assert not list(PreferZone("x").reasons(nodes))
+    fail(nodes.stats["c"], 0.001)
+    assert set(picks(PreferZone("x"), nodes)) == {"a", "b"}
 
 
 def test_local_first_stays_at_home_until_home_is_overloaded_or_left_out() -> None:

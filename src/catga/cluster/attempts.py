@@ -7,6 +7,7 @@ from typing import Any, cast
 import msgspec
 
 from catga.abc import RoutingStrategy
+from catga.cluster.outliers import NO_TRIAL, Record
 from catga.cluster.table import Pool
 from catga.codec import Codec
 from catga.errors import (
@@ -59,7 +60,7 @@ class Attempt(msgspec.Struct, eq=False):
         call_id: of the call that went over the bus.
         stats: the node's; None for a queue.
         started: as returned by ``stats.started()``.
-        is_trial: it decides whether an outlier comes back.
+        trials: what it decides: whether an outlier comes back.
         is_hedge: it runs beside another, and was paid for.
         taker: gets the id of the node that took the call from a queue.
     """
@@ -70,7 +71,7 @@ class Attempt(msgspec.Struct, eq=False):
     call_id: int = 0
     stats: NodeStats | None = None
     started: float = 0.0
-    is_trial: bool = False
+    trials: tuple[Record, ...] = NO_TRIAL
     is_hedge: bool = False
     taker: list[str] | None = None
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 from catga.cluster.attempts import Attempt, Job, Route
 from catga.cluster.changes import Changes
 from catga.cluster.failover import Pace, RetryBudget, Verdict, judge
-from catga.cluster.outliers import Outliers
+from catga.cluster.outliers import NO_TRIAL, Kind, Outliers
 from catga.codec import Codec, encode
 from catga.errors import (
     CatgaError,
@@ -24,9 +24,11 @@ from catga.errors import (
 )
 from catga.mediator.carried import carried
 from catga.mediator.nested import HEADER, Holder, holding
+from catga.messages import key_of
 from catga.node import NodeInfo, NodeState
 from catga.result import CatgaResult, Failure, ResultMetadata, Success
 from catga.routing import Candidates
+from catga.routing.inner import chooses_by_key
 from catga.rpc.deadlines import clock_of
 from catga.rpc.destinations import Outcome, Silent
 from catga.rpc.peer import Peer
@@ -102,7 +104,7 @@ class Delivery:
         now = clock()
         deadline = now + route.timeout
         self._budget.deposits += 1
-        if not nodes or outliers.ejected or not self._link.is_set():
+        if not nodes or (outliers.ejected and outliers.concern(codec.name)) or not self._link.is_set():
             return await self._carry(Job(message, route, headers, deadline))
         try:
             node = route.strategy.select(nodes, message)
@@ -114,7 +116,7 @@ class Delivery:
                 started = clock()
                 result: CatgaResult[Any] = self._local.call(endpoint, endpoint.direct, message, stats, started)
                 if type(result) is Success:
-                    return outliers.cleared(stats, result) if outliers.suspected else result
+                    return outliers.cleared(stats, result, codec.name) if outliers.suspected else result
                 stats.started()
                 attempt = Attempt(self._known(result), node_id, stats=stats, started=started)
                 return await self._carry(Job(message, route, headers, deadline), attempt)
@@ -130,14 +132,14 @@ class Delivery:
                     if type(outcome) is Reply:
                         outcome = Success(codec.decode_response(outcome.body), to.metadata)
             except BaseException:
-                outliers.ended(stats, started, None, trial=False)
+                outliers.ended(stats, started, None)
                 self._give_up(call)
                 raise
         except CatgaError as error:  # the key function, the encoder, or the decoder of the value
             return Failure(error, ResultMetadata("", 1))
         if type(outcome) is Success:
             stats.ended(started)
-            return outliers.cleared(stats, outcome) if outliers.suspected else outcome
+            return outliers.cleared(stats, outcome, codec.name) if outliers.suspected else outcome
         attempt = Attempt(self._known(outcome), node_id, to, call.id if call else 0, stats, started)
         return await self._carry(Job(message, route, headers, deadline, call=call), attempt)
 
@@ -211,7 +213,7 @@ class Delivery:
 
     def _choose(self, job: Job, nodes: Candidates) -> NodeInfo | None:
         outliers = self._outliers
-        able = outliers.admit(nodes, job.tried) if job.tried or outliers.ejected else nodes
+        able = outliers.admit(nodes, job.tried, job.route.codec.name) if job.tried or outliers.ejected else nodes
         try:
             return job.route.strategy.select(able, job.message) if able else None
         except NoNodeAvailableError:  # in a later attempt: its filters let nobody through that is left
@@ -230,8 +232,8 @@ class Delivery:
                 to, call_id = self._client.destinations[node.node_id, node.incarnation], call.id
                 end = self._client.begin(to, call, now, job.deadline, codec.idempotent)
         stats = self._outliers.stats[node.node_id]
-        is_trial = self._outliers.is_trial(node.node_id) if self._outliers.ejected else False
-        attempt = Attempt(end, node.node_id, to, call_id, stats, stats.started(), is_trial)
+        trials = self._outliers.trials(node.node_id, codec.name) if self._outliers.ejected else NO_TRIAL
+        attempt = Attempt(end, node.node_id, to, call_id, stats, stats.started(), trials)
         job.open.append(attempt)
         return attempt
 
@@ -282,9 +284,9 @@ class Delivery:
         try:
             result = job.ended(attempt, outcome)
         except CatgaError:
-            self._tell(attempt, None)
+            self._tell(job, attempt, None)
             raise
-        self._tell(attempt, result)
+        self._tell(job, attempt, result)
         if isinstance(result, Failure):
             return job.failed(result, at_lost_node=attempt.is_lost)
         return result
@@ -323,12 +325,21 @@ class Delivery:
                 attempt.end.cancel()
             else:
                 self._client.give_up(attempt.call_id)
-            self._tell(attempt, None)
+            self._tell(job, attempt, None)
         job.open.clear()
 
-    def _tell(self, attempt: Attempt, result: CatgaResult[Any] | None) -> None:
+    def _tell(self, job: Job, attempt: Attempt, result: CatgaResult[Any] | None) -> None:
         if attempt.stats is not None:
-            self._outliers.ended(attempt.stats, attempt.started, result, trial=attempt.is_trial)
+            route = job.route
+            by_key = type(result) is Failure and chooses_by_key(route.strategy)
+            key = key_of(job.message) if by_key else None
+            self._outliers.ended(
+                attempt.stats,
+                attempt.started,
+                result,
+                trials=attempt.trials,
+                of=Kind(route.codec.name, route.pool, key),
+            )
 
     # -- between two attempts -------------------------------------------------------------------------
 

@@ -62,9 +62,10 @@ def explain(
     """Explain one choice without making it: a strategy's turns and draws stay as they are."""
     if isinstance(strategy, Queue):
         return Explanation(name, repr(strategy), (), (), None)
-    nodes = outliers.admit(candidates, frozenset())
+    nodes = outliers.admit(candidates, frozenset(), name)
     out = {node.node_id: _why_no_candidate(node, name) for node in members if candidates.by_id(node.node_id) is None}
-    out.update({i: _ejected(left) for i, left in outliers.left_out(candidates).items() if nodes.by_id(i) is None})
+    ejected = outliers.left_out(candidates, name)
+    out.update({i: _ejected(left) for i, left in ejected.items() if nodes.by_id(i) is None})
     scratch = Candidates(nodes, nodes.stats, nodes.local_id)
     for node_id, reason in _filtered(strategy, scratch):
         out.setdefault(node_id, reason)
@@ -111,4 +112,5 @@ def _ejected(seconds: float) -> str:
 def _note(nodes: Candidates, node_id: str) -> str:
     stats = nodes.stats[node_id]
     latency = f"{stats.latency * 1000:.1f} ms" if stats.latency else "unknown"
-    return f"{stats.inflight} in flight, latency {latency}, load {stats.load:.2f}"
+    fails = f", fails {stats.failing:.0%}" if stats.failing >= 0.005 else ""
+    return f"{stats.inflight} in flight, latency {latency}, load {stats.load:.2f}{fails}"

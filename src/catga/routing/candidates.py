@@ -15,21 +15,29 @@ TAU = 2.0
 """Seconds after which a latency counts for 1/e: a slow spell that was a hundred times as long is forgotten in ten."""
 SOON = 0.001
 """Seconds after a sample in which only a worse one counts: a busy node's are close together."""
+STALE = 1.0
+"""Seconds without a success after which the latency of a node that answers with failures is theirs."""
+MUCH = 0.25
+"""How much greater the failing share of a node must be than that of another, so that the other is always preferred."""
 
 
 class NodeStats:
     """What this node has seen of another: live, read it and let it go."""
 
     __slots__ = (
+        "_counted_at",
         "_latency",
         "_load",
         "_quiet_since",
         "_stamp",
         "_usual_at",
         "_usual_load",
+        "_well_at",
         "clock",
+        "has_failed",
         "inflight",
         "node_id",
+        "trouble",
     )
 
     def __init__(
@@ -38,11 +46,17 @@ class NodeStats:
         self.node_id = node_id
         self.inflight = 0
         """This node's own calls to it without an answer."""
+        self.trouble = 0.0
+        """`failing` as of the latest call that counted: 0 as long as there is no failure to tell of."""
+        self.has_failed = False
+        """Whether `latency` tells of failures alone, as there is nothing else: the node may be slower than that."""
+        self._counted_at = 0.0
         self._load = load
         self.clock = clock
         self._latency = 0.0
         self._stamp = 0.0
         self._quiet_since = 0.0
+        self._well_at = 0.0  # when a value came; of those of a busy node one in a millisecond
         self._usual_load = 0.0
         self._usual_at = 0.0  # when that was worked out; 0 for never
 
@@ -65,6 +79,8 @@ class NodeStats:
     def latency(self) -> float:
         """Seconds a call takes: at once as high as the worst, coming down within seconds, 0 while unknown.
 
+        A failure never lowers it: how fast a node fails says nothing of how fast it works.
+
         The peak-sensitive, exponentially weighted average of Finagle's ``PeakEwma``. It sinks while nothing is
         measured, so that a node that was slow is tried again; and it is never less than the time for which a
         node has owed answers and given none, so that a stuck one is avoided before its calls time out.
@@ -74,6 +90,12 @@ class NodeStats:
         now = self.clock()
         average = self._latency * exp((self._stamp - now) / TAU)
         return max(average, now - self._quiet_since) if self.inflight else average
+
+    @property
+    def failing(self) -> float:
+        """The part of the latest calls that failed or were refused, from 0 to 1. It sinks while none ends, so that a
+        node that failed is tried again."""
+        return self.trouble and self.trouble * exp((self._counted_at - self.clock()) / TAU)
 
     def started(self) -> float:
         """A call to the node starts. Returns the time, for `ended`."""
@@ -85,11 +107,11 @@ class NodeStats:
         return now
 
     def ended(self, started: float | None, answered: bool = True) -> None:
-        """A call to the node ended.
+        """A call to the node ended, and did not fail.
 
         Args:
-            started: when it started; None if the time that it took says nothing.
-            answered: by an answer; else it was given up.
+            started: as returned by `started()`; None if the time that it took says nothing.
+            answered: whether a value arrived; else the caller gave up.
         """
         self.inflight -= 1
         clock = self.clock
@@ -98,20 +120,48 @@ class NodeStats:
             self._quiet_since = now
         if started is not None:
             seconds = now - started
-            if seconds >= self._latency or now - self._stamp >= SOON:  # as in `took`, whose call costs more
+            # As in `took`, whose call costs more.
+            if seconds >= self._latency or now - self._stamp >= SOON or self.trouble:
                 self.took(seconds, now, answered)
 
-    def took(self, seconds: float, now: float, answered: bool = True) -> None:
-        """A call to the node took so long, until `now`. If it was not answered, it would have taken longer."""
+    def failed(self, started: float | None, *, answered: bool = True, is_fault: bool = True) -> None:
+        """A call to the node ended by an error.
+
+        Args:
+            started: as in `ended`.
+            answered: whether the error is the node's answer.
+            is_fault: whether the node is to blame. If not, the error is an answer as good as a value, but for the time
+                that it took.
+        """
+        self.inflight -= 1
+        clock = self.clock
+        now = clock()
+        if is_fault or self.trouble:
+            self._count(1.0 if is_fault else 0.0, now)
         if answered:
             self._quiet_since = now
+            if not self.has_failed and now - self._well_at > STALE:
+                self._latency, self.has_failed = 0.0, True
+        if started is not None:
+            self.took(now - started, now, answered=False)
+
+    def took(self, seconds: float, now: float, answered: bool = True) -> None:
+        """A call to the node took so long, until `now`. If no value arrived, it would have taken longer."""
+        if answered:
+            self._quiet_since = self._well_at = now
+            if self.trouble:
+                self._count(0.0, now)
         if seconds < self._latency and now - self._stamp < SOON:
             return
         weight = exp((self._stamp - now) / TAU)
         if seconds >= self._latency * weight:
             self._latency = seconds
+            if answered:
+                self.has_failed = False
         elif not answered:
             return
+        elif self.has_failed:
+            self._latency, self.has_failed = seconds, False
         else:
             # Those of a busy node count for a hundredth at least.
             if weight > 0.99:
@@ -119,12 +169,21 @@ class NodeStats:
             self._latency = self._latency * weight + seconds * (1 - weight)
         self._stamp = now
 
+    def _count(self, failed: float, now: float) -> None:
+        """Mix a call that has `failed` (1) or not (0) into the failing share: it counts for a twentieth at least."""
+        weight = min(exp((max(self._counted_at, self._stamp) - now) / TAU), 0.95)
+        share = self.trouble * weight + failed * (1.0 - weight)
+        self.trouble = share if share > 0.001 else 0.0
+        self._counted_at = now
+
     def forget(self) -> None:
         """What was measured means nothing any more."""
-        self._latency = 0.0
+        self._latency = self.trouble = 0.0
+        self.has_failed = False
 
     def __repr__(self) -> str:
-        return f"NodeStats({self.node_id!r}, inflight={self.inflight}, latency={self.latency:.6f}, load={self.load})"
+        seen = f"latency={self.latency:.6f}, failing={self.failing:.3f}, load={self.load}"
+        return f"NodeStats({self.node_id!r}, inflight={self.inflight}, {seen})"
 
 
 class Stats(dict[str, NodeStats]):
@@ -210,6 +269,11 @@ class Candidates(tuple[NodeInfo, ...]):
             part = Candidates(filter(keep, self.whole), self.stats, self.local_id)
             self.whole.memo["only", name] = part
         return part.without(self.excluded) if self.excluded else part
+
+
+def fails_more(stats: NodeStats, others: Iterable[NodeStats]) -> bool:
+    """Whether a node fails much more of its calls than the best of `others`."""
+    return stats.trouble > MUCH and stats.failing > MUCH + min((other.failing for other in others), default=1.0)
 
 
 def _recorded(nodes: Iterable[NodeInfo]) -> Stats:

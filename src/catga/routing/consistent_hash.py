@@ -7,7 +7,7 @@ from math import ceil
 from catga.keys import check_key, key_bytes
 from catga.messages import key_of
 from catga.node import NodeInfo
-from catga.routing.candidates import Candidates
+from catga.routing.candidates import Candidates, fails_more
 from catga.routing.ring import Ring, hash64
 
 KEPT_RINGS = 8
@@ -28,10 +28,13 @@ class ConsistentHash:
             mean of the keys, but for one set of ids in a hundred.
         max_load: bounded loads: a node that has more than so many times the mean of this sender's calls in
             flight is passed over, and a hot key spills over to the next on the ring. At least 1; 1.25 is a
-            good value. Senders no longer agree on the keys that spill over.
+            good value. Senders no longer agree on the keys that spill over. None spill over to a node that fails more
+            of its calls than others do.
 
     V. Mirrokni, M. Thorup, M. Zadimoghaddam, "Consistent hashing with bounded loads", SODA 2018.
     """
+
+    chooses_by_key = True
 
     def __init__(self, *, virtual_nodes: int = 512, max_load: float | None = None) -> None:
         if virtual_nodes < 1:
@@ -69,9 +72,15 @@ class ConsistentHash:
         if self._max_load is None:
             return next(able)
         stats = candidates.stats
-        mean = (sum(stats[node.node_id].inflight for node in candidates) + 1) / len(candidates)
+        known = [stats[node.node_id] for node in candidates]
+        # One that fails has nothing in flight: nobody's calls spill over to it.
+        bad = {each.node_id for each in known if each.trouble and fails_more(each, known)}
+        mean = (sum(each.inflight for each in known if each.node_id not in bad) + 1) / (len(known) - len(bad))
         limit = ceil(self._max_load * mean)
-        return next(node for node in able if stats[node.node_id].inflight < limit)
+        owner = next(able)
+        if stats[owner.node_id].inflight < limit:
+            return owner
+        return next(node for node in able if stats[node.node_id].inflight < limit and node.node_id not in bad)
 
     def _ring(self, whole: Candidates) -> Ring:
         ids = frozenset(node.node_id for node in whole)

@@ -6,8 +6,8 @@ from itertools import chain
 from catga.abc import RoutingStrategy
 from catga.errors import NoNodeAvailableError
 from catga.node import NodeInfo
-from catga.routing.candidates import Candidates
-from catga.routing.inner import check_inner, reasons_of
+from catga.routing.candidates import Candidates, fails_more
+from catga.routing.inner import check_inner, chooses_by_key, reasons_of
 from catga.routing.round_robin import RoundRobin
 
 
@@ -47,6 +47,11 @@ class Where:
             raise NoNodeAvailableError(f"none of the {len(nodes)} nodes that could take this message fits {self._text}")
         return self._then.select(fitting, message)
 
+    @property
+    def chooses_by_key(self) -> bool:
+        """Whether `then` does."""
+        return chooses_by_key(self._then)
+
     def check(self, message_type: type) -> None:
         """Raise InvalidMessageError if `then` cannot route this type."""
         check_inner(self._then, message_type)
@@ -75,7 +80,8 @@ class Where:
 
 
 class PreferZone:
-    """Nodes of one zone while there are any, and while they are not overloaded; else the others too.
+    """Nodes of one zone while there are any, and while one of them is not overloaded, and does not fail much more of
+    its calls than another node does; else the others too.
 
     Args:
         zone: the preferred one.
@@ -98,10 +104,12 @@ class PreferZone:
         """What `then` chooses, in the zone if it can be."""
         candidates = Candidates.of(nodes)
         near = self._near(candidates)
-        stats = candidates.stats
-        if near and any(stats[node.node_id].load < self._max_load for node in near):
-            return self._then.select(near, message)
-        return self._then.select(nodes, message)
+        return self._then.select(near if self._is_well(near, candidates) else nodes, message)
+
+    @property
+    def chooses_by_key(self) -> bool:
+        """Whether `then` does."""
+        return chooses_by_key(self._then)
 
     def check(self, message_type: type) -> None:
         """Raise InvalidMessageError if `then` cannot route this type."""
@@ -110,10 +118,18 @@ class PreferZone:
     def reasons(self, nodes: Candidates) -> Iterator[tuple[str, str]]:
         """(node_id, why it is not chosen) of those outside the zone, unless calls spill over now."""
         near = self._near(nodes)
-        if not any(nodes.stats[node.node_id].load < self._max_load for node in near):
+        if not self._is_well(near, nodes):
             return reasons_of(self._then, nodes)
         far = ((n.node_id, f"is not in the zone {self._zone!r}") for n in nodes if near.by_id(n.node_id) is None)
         return chain(far, reasons_of(self._then, near))
+
+    def _is_well(self, near: Candidates, nodes: Candidates) -> bool:
+        """Whether one of those `near` is neither overloaded nor fails more than the best of all `nodes`."""
+        stats, max_load = nodes.stats, self._max_load
+        return any(
+            each.load < max_load and not (each.trouble and fails_more(each, (stats[node.node_id] for node in nodes)))
+            for each in (stats[node.node_id] for node in near)
+        )
 
     def _near(self, nodes: Candidates) -> Candidates:
         return nodes.only(self, lambda node: node.metadata.get(self._field) == self._zone)

@@ -1,4 +1,4 @@
-"""What a strategy that contains another asks of it, beyond `select`: both methods are optional."""
+"""What a strategy that contains another asks of it, beyond `select`: all of it is optional."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -17,3 +17,8 @@ def reasons_of(strategy: RoutingStrategy, nodes: Candidates) -> Iterator[tuple[s
     """(node_id, reason) of the nodes that `strategy` filters out, for people to read."""
     reasons: Callable[[Candidates], Iterable[tuple[str, str]]] | None = getattr(strategy, "reasons", None)
     return iter(()) if reasons is None else iter(reasons(nodes))
+
+
+def chooses_by_key(strategy: RoutingStrategy) -> bool:
+    """Whether messages with one key go to one node: then a key that fails everywhere fails there alone."""
+    return getattr(strategy, "chooses_by_key", False) is True

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 
 from catga.node import NodeInfo
-from catga.routing.candidates import Candidates, NodeStats, Stats
+from catga.routing.candidates import MUCH, Candidates, NodeStats, Stats
 
 UNKNOWN = 1.0
 """Seconds that a node is taken to need while a first call to it is unanswered."""
@@ -18,6 +18,10 @@ class LoadBased:
 
     A slow or stuck node gets few calls as soon as its first ones are late, long before anything fails. Two are
     enough, and senders that do not know of each other do not all run to the same node.
+
+    A node that fails is quick to answer and has nothing in flight, so neither counts for it: of two nodes the one
+    that fails a quarter more of its calls is not chosen, and one that fails a little more is dearer by that. Where all
+    fail alike, this changes nothing.
 
     M. Mitzenmacher, "The power of two choices in randomized load balancing", IEEE TPDS 2001; the cost is that
     of Finagle's and linkerd's ``peak EWMA``.
@@ -59,13 +63,16 @@ class LoadBased:
         return "LoadBased(least=True)" if self._least else "LoadBased()"
 
 
-def cost(stats: NodeStats) -> float:
+def cost(stats: NodeStats, other: NodeStats) -> float:
     """About how many seconds until a node would have answered one more call.
 
-    A node that was never measured costs nothing, until a call to it is under way: it gets one, to be measured.
+    A node that was never measured costs nothing, until a call to it is under way: it gets one, to be measured. One
+    that answers, but only with failures, is taken to be as slow as the `other` at least.
     """
     latency = stats.latency
-    if not latency:
+    if stats.has_failed:
+        latency = max(latency, other.latency) or UNKNOWN
+    elif not latency:
         return UNKNOWN * (stats.inflight + UNTRIED) * waiting(stats.usual_load)
     return latency * (stats.inflight + 1) * waiting(stats.usual_load)
 
@@ -76,4 +83,22 @@ def waiting(load: float) -> float:
 
 
 def _cheaper(nodes: Sequence[NodeInfo], a: int, b: int, stats: Stats) -> int:
-    return a if cost(stats[nodes[a].node_id]) <= cost(stats[nodes[b].node_id]) else b
+    one, other = stats[nodes[a].node_id], stats[nodes[b].node_id]
+    if one.trouble or other.trouble:
+        return a if _is_better(one, other) else b
+    return a if cost(one, other) <= cost(other, one) else b
+
+
+def _is_better(one: NodeStats, other: NodeStats) -> bool:
+    """Whether the first of two nodes should have the call, where one of them has failed lately."""
+    if _is_tried(one) is not _is_tried(other):
+        return _is_tried(other)
+    more = (one.failing - other.failing) / MUCH
+    if more > 0:
+        return cost(one, other) <= cost(other, one) * (1.0 - more)
+    return cost(one, other) * (1.0 + more) <= cost(other, one)
+
+
+def _is_tried(stats: NodeStats) -> bool:
+    """Whether a call to a node that only failed is to show if it works again: it gets no second one meanwhile."""
+    return stats.has_failed and stats.trouble > 0 and stats.inflight > 0

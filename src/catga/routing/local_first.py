@@ -4,13 +4,14 @@ from collections.abc import Iterator, Sequence
 
 from catga.abc import RoutingStrategy
 from catga.node import NodeInfo
-from catga.routing.candidates import Candidates
-from catga.routing.inner import check_inner, reasons_of
+from catga.routing.candidates import Candidates, fails_more
+from catga.routing.inner import check_inner, chooses_by_key, reasons_of
 from catga.routing.round_robin import RoundRobin
 
 
 class LocalFirst:
-    """This node, if it handles the message and is not overloaded; else as `then` says, among the others.
+    """This node, if it handles the message, is not overloaded, and does not fail much more of its calls than another
+    does; else as `then` says, among the others.
 
     A local call is not serialized and does not touch the bus.
 
@@ -31,10 +32,21 @@ class LocalFirst:
         local = candidates.by_id(candidates.local_id)
         if local is None:
             return self._then.select(nodes, message)
-        if len(candidates) == 1 or candidates.stats[local.node_id].load < self._max_load:
+        if len(candidates) == 1:
+            return local
+        stats = candidates.stats
+        mine = stats[local.node_id]
+        if mine.load < self._max_load and not mine.trouble:
             return local
         others = candidates.only(("not", local.node_id), lambda node: node.node_id != local.node_id)
+        if mine.load < self._max_load and not fails_more(mine, (stats[node.node_id] for node in others)):
+            return local
         return self._then.select(others, message)
+
+    @property
+    def chooses_by_key(self) -> bool:
+        """Whether `then` does."""
+        return chooses_by_key(self._then)
 
     def check(self, message_type: type) -> None:
         """Raise InvalidMessageError if `then` cannot route this type."""

@@ -1,5 +1,6 @@
 """`RoundRobin`: each candidate in turn."""
 
+import random
 from collections.abc import Sequence
 
 from catga.node import NodeInfo
@@ -7,9 +8,14 @@ from catga.node import NodeInfo
 
 class RoundRobin:
     """Each candidate in turn, counted per message type and service: an event that goes to several services
-    goes round in each of them."""
+    goes round in each of them. The first is drawn at random, so that many senders of few calls reach all nodes.
 
-    def __init__(self) -> None:
+    Args:
+        seed: makes the first ones repeatable.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self._random = random.Random(seed)
         self._turns: dict[tuple[type, str], int] = {}
 
     def select(self, nodes: Sequence[NodeInfo], message: object) -> NodeInfo:
@@ -18,7 +24,8 @@ class RoundRobin:
         if count == 1:
             return nodes[0]
         key = (type(message), nodes[0].service)
-        turn = self._turns[key] = self._turns.get(key, -1) + 1
+        turn = self._turns.get(key, -1) + 1 or int(self._random.random() * count)
+        self._turns[key] = turn
         return nodes[turn % count]
 
     def __repr__(self) -> str:
