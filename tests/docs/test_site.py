@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from documents import DOCUMENTS, ROOT, text_of
 
+COLUMNS = 90
 PAGES = [document for document in DOCUMENTS if document.startswith("docs/")]
 
 # Pages of others that a reader may follow, against what a browser would load by itself.
@@ -37,6 +38,12 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tm
         shown = re.search(r"<title>(.*?)( - catga)?</title>", page)
         assert shown is not None
         assert html.unescape(shown[1]) == heading, document
+
+
+@pytest.mark.parametrize("document", PAGES)
+def test_code_is_not_wider_than_the_column(document: str) -> None:
+    code = re.findall(r"^```(?!acl)\w+\n(.*?)^```$", text_of(document), re.MULTILINE | re.DOTALL)
+    assert [line for block in code for line in block.splitlines() if len(line) > COLUMNS] == []
 
 
 def test_every_public_name_of_the_package_is_in_the_reference() -> None:
