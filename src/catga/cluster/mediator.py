@@ -121,7 +121,8 @@ class DistributedMediator(Mediator):
         return await self._forward(request, forward)
 
     async def publish(self, event: Event, timeout: float | None = None) -> CatgaResult[None]:
-        """Deliver the event once to each *service* that has a handler for it: to one of its nodes.
+        """Deliver the event to one node of each *service* that has a handler for it: at most once, if it is not marked
+        idempotent.
 
         Returns when all handlers have run. With no subscriber, nothing happens; a service that handled the event a
         moment ago and has no node now is waited for until the deadline. With several services one ``Failure`` stands
@@ -138,7 +139,7 @@ class DistributedMediator(Mediator):
         return result
 
     async def broadcast(self, event: Event, *, timeout: float | None = None) -> Broadcast:
-        """Deliver the event to every node, this one included, exactly once each.
+        """Deliver the event to every node, this one included: at most once each, if it is not marked idempotent.
 
         Args:
             timeout: seconds for each node, as in `send`.

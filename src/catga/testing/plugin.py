@@ -1,7 +1,7 @@
 """The pytest plugin: brokers as fixtures, started when the first test asks for one, once a session.
 
-    nats_server, redis_server   `catga.testing.servers.NatsServer` (with JetStream) and `RedisServer`
-    nats_url, redis_url         their URLs
+- ``nats_server`` and ``redis_server`` are a `catga.testing.servers.NatsServer` (with JetStream) and a `RedisServer`.
+- ``nats_url`` and ``redis_url`` are their URLs.
 
 Tests share them, so give each test's cluster a ``prefix`` of its own. A test that kills, freezes or
 restarts a broker starts one for itself.
