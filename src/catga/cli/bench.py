@@ -112,7 +112,9 @@ def _count(measured: Measured, result: CatgaResult[Any], seconds: float) -> None
 async def _show_progress(measured: Measured, calls: int, *, quiet: bool) -> None:
     columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
     screen = console(stderr=True)
-    with Progress(*columns, console=screen, disable=quiet or not screen.is_terminal, transient=True) as progress:
+    if quiet or not screen.is_terminal:  # rich before 14.3 writes an empty line for a bar that is disabled
+        return
+    with Progress(*columns, console=screen, transient=True) as progress:
         task = progress.add_task("", total=calls)
         done = 0
         while done < calls:
