@@ -408,5 +408,14 @@ def test_a_model_of_pydantic_1_is_refused_and_told_which_version_is_needed() -> 
         old: Old
 
     for cls in (Old, Holding):
-        with pytest.raises(InvalidMessageError, match="Old is a model of pydantic 1: use pydantic 2.11 or later"):
+        with pytest.raises(InvalidMessageError, match=r"Old is a model of pydantic 1: use pydantic 2\.12"):
             Codec(cls)
+
+
+def test_a_model_of_a_release_of_pydantic_2_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Recent(pydantic.BaseModel, Request[None]):
+        number: int
+
+    monkeypatch.setattr(pydantic, "VERSION", "2.11.10")
+    with pytest.raises(InvalidMessageError, match=r"Recent is a model of pydantic 2\.11\.10: use pydantic 2\.12"):
+        Codec(Recent)

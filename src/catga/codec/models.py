@@ -24,9 +24,17 @@ def is_model(cls: Any) -> bool:
     return hasattr(cls, "model_validate")
 
 
-def is_old_model(cls: Any) -> bool:
-    """Whether `cls` is a model of pydantic 1, or of ``pydantic.v1``."""
-    return hasattr(cls, "__fields__") and hasattr(cls, "parse_obj") and not is_model(cls)
+NEEDED = "use pydantic 2.12 or later"
+
+
+def too_old(cls: Any) -> str:
+    """Return why `cls` is a model of a pydantic whose models do not come through, or "" if it is none."""
+    if hasattr(cls, "__fields__") and hasattr(cls, "parse_obj") and not is_model(cls):
+        return f"{cls.__qualname__} is a model of pydantic 1: {NEEDED}"
+    version: str = getattr(sys.modules.get("pydantic"), "VERSION", "")
+    if is_model(cls) and version.startswith(tuple(f"2.{minor}." for minor in range(12))):
+        return f"{cls.__qualname__} is a model of pydantic {version}: {NEEDED}"
+    return ""
 
 
 def encode_model(value: Any) -> msgspec.Raw:
