@@ -29,10 +29,11 @@ NEEDED = "use pydantic 2.12 or later"
 
 def too_old(cls: Any) -> str:
     """Return why `cls` is a model of a pydantic whose models do not come through, or "" if it is none."""
-    if hasattr(cls, "__fields__") and hasattr(cls, "parse_obj") and not is_model(cls):
-        return f"{cls.__qualname__} is a model of pydantic 1: {NEEDED}"
+    if not is_model(cls):
+        is_model_of_1 = hasattr(cls, "__fields__") and hasattr(cls, "parse_obj")
+        return f"{cls.__qualname__} is a model of pydantic 1: {NEEDED}" if is_model_of_1 else ""
     version: str = getattr(sys.modules.get("pydantic"), "VERSION", "")
-    if is_model(cls) and version.startswith(tuple(f"2.{minor}." for minor in range(12))):
+    if version.startswith(tuple(f"2.{minor}." for minor in range(12))):
         return f"{cls.__qualname__} is a model of pydantic {version}: {NEEDED}"
     return ""
 
