@@ -5,6 +5,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
+from hypothesis import settings
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
@@ -32,3 +35,8 @@ def test_every_extra_is_in_the_table_of_the_docs_with_what_it_installs() -> None
         name: [] if name == "all" else [found[1] for each in extra if (found := _BOUND.match(each))]
         for name, extra in EXTRAS.items()
     }
+
+
+@pytest.mark.parametrize("profile", ["default", "ci", "few", "many"])
+def test_no_property_has_a_deadline_whatever_the_profile(profile: str) -> None:
+    assert settings.get_profile(profile).deadline is None
