@@ -10,10 +10,10 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python3.1
 	$$name -c '$(OLD_ENOUGH)' >/dev/null 2>&1 && echo $$name && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check bench docs dist clean
+.PHONY: help setup demo test test-long test-minima test-newest check bench docs dist clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with all that follows needs
 
@@ -25,6 +25,21 @@ test: $(READY) ## the tests, without the long ones; ARGS="-k name" is passed on
 
 test-long: $(READY) ## the long tests: splits, failovers, mass deaths, refusals, histories; the properties with many examples
 	$(BIN)/python -m pytest -n 2 -m "long or hypothesis" --hypothesis-profile=many $(ARGS)
+
+# With other releases than the pinned ones, in a virtual environment that is made anew.
+BOUNDS_TESTS := tests/unit tests/contract tests/e2e
+
+test-minima: ## the tests with the lowest releases that pyproject.toml takes, in .venv-minima
+	$(PYTHON) -m venv --clear .venv-minima
+	.venv-minima/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/minima.txt -r requirements/suite.txt
+	.venv-minima/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	.venv-minima/bin/python -m pytest -n 2 --dist worksteal $(BOUNDS_TESTS) $(ARGS)
+
+test-newest: ## the tests with the newest releases of everything, in .venv-newest
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/suite.txt
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[all]'
+	.venv-newest/bin/python -m pytest -n 2 --dist worksteal $(BOUNDS_TESTS) $(ARGS)
 
 check: $(READY) ## lint, format, types, layers
 	$(BIN)/ruff check .

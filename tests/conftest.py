@@ -10,6 +10,9 @@ from catga.membership import MembershipSettings
 
 pytest_plugins = ["catga.testing.plugin"]
 
+# Whatever profile is named: a deadline would make a slow machine's test fail.
+for name in ("default", "ci"):
+    settings.register_profile(name, settings.get_profile(name), deadline=None)
 settings.register_profile("few", deadline=None, max_examples=25)
 settings.register_profile("many", deadline=None, max_examples=400)
 settings.load_profile("few")  # `make test-long` has --hypothesis-profile=many

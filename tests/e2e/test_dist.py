@@ -1,9 +1,11 @@
 """The wheel is all that a user needs: it is built, put into an empty folder, and used without the source tree."""
 
+import os
 import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,3 +91,51 @@ def test_the_wheel_holds_the_typed_package_its_licence_and_nothing_else(wheel: P
     assert [name for name in names if "__pycache__" in name or "/tests/" in name or "/bench/" in name] == []
     sources = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
     assert sources <= set(names)
+
+
+def test_the_long_description_has_no_link_that_a_package_page_cannot_follow(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        description = archive.read(name).decode().partition("\n\n")[2]
+    links = re.findall(r"\]\(([^)\s]+)\)", description)
+    assert "Seven concepts" in description
+    assert [link for link in links if not link.startswith("https://")] == []
+
+
+def test_links_are_absolute_once_the_repository_is_known() -> None:
+    script = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from hatch_build import standalone, urls
+print(standalone("[a](docs/a.md#b) ![c](docs/c.svg) [d](https://d) [e](#e)", "https://x.test/r"), urls("https://x.test/r")["Issues"])
+print(standalone("[a](docs/a.md) ![c](docs/c.svg)", ""), urls(""))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(ROOT)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.splitlines() == [
+        "[a](https://x.test/r/blob/HEAD/docs/a.md#b) ![c](https://x.test/r/raw/HEAD/docs/c.svg) [d](https://d) [e](#e) "
+        "https://x.test/r/issues",
+        "a *c* {}",
+    ]
+
+
+def test_the_source_archive_has_what_its_tests_need(tmp_path: Path) -> None:
+    build = "from hatchling.build import build_sdist; import sys; print(build_sdist(sys.argv[1]))"
+    command = [sys.executable, "-c", build, str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60, check=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        opened.extractall(tmp_path, filter="data")
+    (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    tests = ["tests/docs/test_links.py", "tests/unit/test_bounds.py", "tests/unit/test_messages.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
+        cwd=unpacked,
+        env={**os.environ, "PYTHONPATH": str(unpacked / "src")},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout

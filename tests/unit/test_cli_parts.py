@@ -102,3 +102,21 @@ def test_without_click_the_message_says_how_to_install_it() -> None:
     program = "import sys; sys.modules['click'] = None; from catga.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "catga: the command line needs click: pip install 'catga[cli]'\n")
+
+
+def test_help_has_its_texts_where_docstrings_are_stripped() -> None:
+    script = """
+import click
+from catga.cli.app import cli
+context = click.Context(cli, info_name="catga")
+for name in ["", *cli.list_commands(context)]:
+    command = cli.get_command(context, name) if name else cli
+    print(name or "catga", len(command.help or ""))
+from catga.cli.demo.steps import STEPS
+print(all(title for title, _ in STEPS))
+"""
+    done = subprocess.run([sys.executable, "-OO", "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    *helps, titles = done.stdout.splitlines()
+    assert titles == "True"
+    assert len(helps) > 10
+    assert [line for line in helps if int(line.rpartition(" ")[2]) < 20] == []

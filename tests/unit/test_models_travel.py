@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import ipaddress
 import re
+import sys
 import uuid
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -394,3 +395,27 @@ class PrivateStruct(msgspec.Struct, Request[int]):
 @pytest.mark.parametrize("cls", [PrivateData, PrivateStruct])
 def test_a_private_attribute_of_another_class_travels(cls: Any) -> None:
     assert Codec(cls).decode(encode(cls(3))) == cls(3)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="pydantic 1 is not for Python 3.14")
+def test_a_model_of_pydantic_1_is_refused_and_told_which_version_is_needed() -> None:
+    from pydantic import v1
+
+    class Old(v1.BaseModel, Request[None]):
+        number: int
+
+    class Holding(msgspec.Struct, Request[None]):
+        old: Old
+
+    for cls in (Old, Holding):
+        with pytest.raises(InvalidMessageError, match=r"Old is a model of pydantic 1: use pydantic 2\.12"):
+            Codec(cls)
+
+
+def test_a_model_of_a_release_of_pydantic_2_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Recent(pydantic.BaseModel, Request[None]):
+        number: int
+
+    monkeypatch.setattr(pydantic, "VERSION", "2.11.10")
+    with pytest.raises(InvalidMessageError, match=r"Recent is a model of pydantic 2\.11\.10: use pydantic 2\.12"):
+        Codec(Recent)

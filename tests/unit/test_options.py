@@ -2,9 +2,11 @@
 
 import inspect
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio.connection import SSLConnection
 
 from catga import ConsistentHash, Failure, Mediator, Request, RoundRobin, add_cluster
 from catga.backends.nats import OPTIONS as NATS_OPTIONS
@@ -62,7 +64,7 @@ def test_a_value_that_cannot_work_says_the_fix(options: dict[str, Any], text: st
         ("request_time_out", "did you mean 'request_timeout'"),
         ("timeout", "did you mean 'request_timeout'"),
         ("outlierz", "no option 'outlierz': did you mean 'outliers'"),
-        ("colour", "has no option 'colour'$"),
+        ("colour", "has no option 'colour': beside those of add_cluster it has "),
         ("closed_cb", "has no option 'closed_cb'"),
     ],
 )
@@ -81,8 +83,84 @@ def test_an_option_of_the_backend_that_is_misspelt_is_named(url: str, option: st
 
 
 @pytest.mark.parametrize(("options", "known"), [(NatsOptions, NATS_OPTIONS), (RedisOptions, REDIS_OPTIONS)])
-def test_every_option_of_a_backend_that_is_documented_is_known_to_it(options: type, known: set[str]) -> None:
-    assert set(options.__annotations__) - set(CommonOptions.__annotations__) <= known
+def test_every_option_of_a_backend_that_is_documented_is_known_to_it(options: type, known: dict[str, Any]) -> None:
+    documented = set(options.__annotations__) - set(CommonOptions.__annotations__)
+    if "ssl_password" not in inspect.signature(SSLConnection).parameters:  # before redis-py 7.2
+        documented.discard("ssl_password")
+    assert documented <= known.keys()
+
+
+@pytest.mark.parametrize(
+    ("url", "listed"),
+    [
+        ("nats://localhost", "it has allow_reconnect, client, discovered_server_cb, discovery, .*user_credentials"),
+        ("redis://localhost", "it has client, .*credential_provider, db, .*ssl_ca_certs.* username"),
+        ("memory://options", "it has none"),
+    ],
+)
+def test_who_gives_an_option_that_there_is_not_is_told_which_there_are(url: str, listed: str) -> None:
+    with pytest.raises(TypeError, match=listed):
+        add_cluster(Mediator(), url, foo=1)
+
+
+@pytest.mark.parametrize(
+    ("url", "option", "text"),
+    [
+        ("nats://localhost", {"password": 5}, "'password' must be text or .*None, got int"),
+        ("nats://localhost", {"tls": True}, "'tls' must be SSLContext or None, got bool"),
+        ("nats://localhost", {"ping_interval": "2"}, "'ping_interval' must be a number, got str"),
+        ("nats://localhost", {"inbox_prefix": 5}, "'inbox_prefix' must be text or bytes, got int"),
+        ("nats://localhost", {"client": "shop"}, "'client' must be Client, got str"),
+        ("nats://localhost", {"lame_duck_mode_cb": "shop"}, "'lame_duck_mode_cb' must be a function or None"),
+        ("nats://localhost", {"no_echo": True}, "no option 'no_echo'"),
+        ("redis://localhost", {"username": 5}, "'username' must be text or bytes or None, got int"),
+        ("redis://localhost", {"credential_provider": "x"}, "'credential_provider' must be CredentialProvider or None"),
+        ("redis://localhost", {"retry": 3}, "'retry' must be Retry or None, got int"),
+        ("rediss://localhost", {"ssl_ca_certs": 5}, "'ssl_ca_certs' must be text or None, got int"),
+        ("rediss://localhost", {"ssl_check_hostname": "no"}, "'ssl_check_hostname' must be True or False, got str"),
+    ],
+)
+def test_an_option_of_the_backend_of_another_type_is_refused_at_the_call(
+    url: str, option: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(TypeError, match=text):
+        add_cluster(Mediator(), url, **option)
+
+
+def test_the_value_of_an_option_is_not_told_as_it_may_be_a_secret() -> None:
+    with pytest.raises(TypeError, match="got bytes") as caught:
+        add_cluster(Mediator(), "nats://localhost", password=b"s3cret")
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ca", ["ca.pem", Path("ca.pem")])
+def test_a_path_may_be_a_path(ca: Any) -> None:
+    assert add_cluster(Mediator(), "rediss://localhost", ssl_ca_certs=ca).node_id
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"max_concurrency": "x"}, "max_concurrency must be a whole number, got 'x'"),
+        ({"max_concurrency": 1.5}, "max_concurrency must be a whole number, got 1.5"),
+        ({"max_concurrency": True}, "max_concurrency must be a whole number, got True"),
+        ({"max_concurrency": None}, "max_concurrency must be a whole number, got None"),
+        ({"max_queue": "x"}, "max_queue must be a whole number, got 'x'"),
+        ({"endpoint": 5}, "endpoint must be text, got 5"),
+        ({"prefix": 5}, "prefix must be text, got 5"),
+        ({"prefix": None}, "prefix must be text, got None"),
+        ({"observe_only": "0"}, "observe_only must be True or False, got '0'"),
+        ({"queues": "no"}, "queues must be True or False, got 'no'"),
+        ({"outliers": 0}, "outliers must be an OutlierEjection"),
+        ({"load": 0.5}, "load must be a function that returns a number from 0 to 1, got 0.5"),
+        ({"signing_keys": 5}, "signing_keys must be a list of bytes"),
+        ({"metadata": ""}, "metadata must be a dictionary"),
+        ({"routing": 5}, "routing must be a strategy object"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_at_the_call(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        add_cluster(Mediator(), "memory://options", **options)
 
 
 def test_every_option_of_a_cluster_has_its_type_for_each_backend() -> None:
@@ -121,6 +199,16 @@ def test_a_cluster_is_made_of_a_mediator(mediator: Any) -> None:
         ("nats:/localhost", "must begin with one of .*nats://"),
         ("localhost:4222", "must begin with one of .*nats://"),
         ("nats://u:p/w@localhost", "write special characters"),
+        ("nats://localhost?user=ann", "more than hosts and credentials: give options to add_cluster"),
+        ("nats://a:4222,b:4222/x", "more than hosts and credentials"),
+        ("nats://localhost#x", "more than hosts and credentials"),
+        ("redis://localhost?foo=1", r"has an option 'foo', but redis:// has .*client_name"),
+        ("redis://localhost?socket_type=1", "'socket_type' is a number: give it to add_cluster"),
+        ("redis://localhost?db=x", "db"),
+        ("redis://localhost?db=-1", "db must be the number of a database, got -1"),
+        ("redis://localhost/x", "must be the number of a database, such as /0"),
+        ("redis://localhost/1/2", "must be the number of a database, such as /0"),
+        ("memory://options?foo=1", "memory:// takes no options in its URL"),
     ],
 )
 def test_what_is_no_url_is_told_why(url: str, text: str) -> None:

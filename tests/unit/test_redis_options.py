@@ -1,6 +1,7 @@
 """What is known about a Redis backend before anything is connected."""
 
 import pytest
+import redis
 from redis.asyncio.connection import Connection
 
 from catga import Mediator, add_redis_cluster
@@ -28,9 +29,10 @@ def test_an_unknown_option_fails_at_the_call_without_showing_the_password() -> N
     assert "secret" not in str(caught.value)
 
 
-def test_a_client_of_another_kind_is_refused() -> None:
+@pytest.mark.parametrize("client", [object(), redis.Redis()])
+def test_a_client_of_another_kind_is_refused(client: object) -> None:
     with pytest.raises(ValueError, match=r"client must be a redis\.asyncio\.Redis"):
-        add_redis_cluster(Mediator(), client=object())  # type: ignore[typeddict-item]
+        add_redis_cluster(Mediator(), client=client)  # type: ignore[typeddict-item]
 
 
 def test_a_prefix_whose_keys_could_be_another_clusters_is_refused() -> None:

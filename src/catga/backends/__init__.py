@@ -1,8 +1,7 @@
 """One module a broker, opened by URL scheme."""
 
 import re
-from collections.abc import Collection, Iterable
-from difflib import get_close_matches
+from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -50,19 +49,6 @@ def schemes() -> set[str]:
 
 def _schemes() -> str:
     return ", ".join(f"{name}://" for name in sorted(schemes()))
-
-
-_MEANT = {"timeout": "request_timeout"}
-"""Options that are called otherwise, and do not look like it."""
-
-
-def check_options(given: Iterable[str], known: Collection[str], scheme: str) -> None:
-    """Raise TypeError for an option that is not among the `known` ones of a backend."""
-    for name in given:
-        if name not in known:
-            near = [_MEANT[name]] if name in _MEANT else get_close_matches(name, known, n=1)
-            hint = f": did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"{scheme}:// has no option {name!r}{hint}")
 
 
 def redact(url: str) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from urllib.parse import urlsplit
 
 from catga.abc import Backend, BackendSettings, Departure, Observation, Outgoing, Sighting, TransportListener
-from catga.backends import check_options
+from catga.backends import redact
+from catga.backends.options import check_options
 from catga.errors import ClusterError
 from catga.membership.records import decode_record, encode_record
 from catga.node import NodeInfo
@@ -60,9 +61,16 @@ def hub(name: str) -> Hub:
 
 
 def open_backend(settings: BackendSettings) -> Backend:
-    """The backend of a ``memory://name`` URL, which has no options."""
-    check_options(settings.options, (), "memory")
+    """The backend of a ``memory://name`` URL, which has no options.
+
+    Raises:
+        TypeError: an option is given.
+        ValueError: the URL has one.
+    """
+    check_options(settings.options, {}, "memory")
     parts = urlsplit(settings.url)
+    if parts.query or parts.fragment:
+        raise ValueError(f"memory:// takes no options in its URL, got {redact(settings.url)!r}")
     name = f"{settings.prefix}/{parts.netloc}{parts.path}"
     return Backend(MemoryNodeDiscovery(name, settings.ttl), MemoryTransport(name))
 

@@ -47,17 +47,21 @@ class LazyGroup(click.Group):
             raise CommandError("interrupted", exit_code=130) from None
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+HELP = """Run nodes of a catga cluster, look at them, and talk to them.
+
+Where the nodes sign, CATGA_SIGNING_KEYS has their keys, separated by commas: text, or hex:…
+
+\b
+Exit status: 0 done · 1 a request failed, or a check found a problem · 2 wrong usage ·
+3 the cluster cannot be reached · 4 the workers kept dying · 130 interrupted
+"""
+
+
+@click.group(
+    cls=LazyGroup, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, message="catga %(version)s")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Run nodes of a catga cluster, look at them, and talk to them.
-
-    Where the nodes sign, CATGA_SIGNING_KEYS has their keys, separated by commas: text, or hex:…
-
-    \b
-    Exit status: 0 done · 1 a request failed, or a check found a problem · 2 wrong usage ·
-    3 the cluster cannot be reached · 4 the workers kept dying · 130 interrupted
-    """
     if os.environ.get("NO_COLOR"):  # rich sees to it by itself
         context.color = False

@@ -38,7 +38,14 @@ class Measured(msgspec.Struct):
     failovers: int = 0
 
 
-@click.command("bench")
+HELP = """Send a request many times, and measure.
+
+Without a request, each node in turn answers one that is built in and does nothing: the cost of the way
+there and back. Exit status 1: a call failed.
+"""
+
+
+@click.command("bench", help=HELP)
 @click.argument("target", metavar="[MODULE:REQUEST]", required=False)
 @click.argument("body", metavar="[JSON]", default="{}")
 @click.option("--calls", "-n", type=click.IntRange(1), default=10_000, show_default=True, help="How many, in total.")
@@ -49,11 +56,6 @@ class Measured(msgspec.Struct):
 @app_dir_option
 @cluster_options
 def command(target: str | None, body: str, **options: Any) -> None:
-    """Send a request many times, and measure.
-
-    Without a request, each node in turn answers one that is built in and does nothing: the cost of the way
-    there and back. Exit status 1: a call failed.
-    """
     cluster, timeout = where(options), options.pop("timeout")
     app_dir, as_json = options.pop("app_dir"), options.pop("as_json")
     request = None if target is None else message_of(target, body, app_dir)
@@ -112,7 +114,9 @@ def _count(measured: Measured, result: CatgaResult[Any], seconds: float) -> None
 async def _show_progress(measured: Measured, calls: int, *, quiet: bool) -> None:
     columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
     screen = console(stderr=True)
-    with Progress(*columns, console=screen, disable=quiet or not screen.is_terminal, transient=True) as progress:
+    if quiet or not screen.is_terminal:  # rich before 14.3 writes an empty line for a bar that is disabled
+        return
+    with Progress(*columns, console=screen, transient=True) as progress:
         task = progress.add_task("", total=calls)
         done = 0
         while done < calls:

@@ -14,18 +14,19 @@ from catga.cli.output import note, to_json
 from catga.cli.text import one_line
 from catga.errors import CatgaError
 
+HELP = """Deliver an event to every node, and print who acknowledged it.
 
-@click.command("broadcast")
+JSON has the fields of the event: '{"sku": "a-1"}', @file, or - for stdin. Exit status 1: a node did not.
+"""
+
+
+@click.command("broadcast", help=HELP)
 @click.argument("target", metavar="MODULE:EVENT")
 @click.argument("body", metavar="JSON", default="{}")
 @json_option
 @app_dir_option
 @cluster_options
 def command(target: str, body: str, as_json: bool, **options: Any) -> None:
-    """Deliver an event to every node, and print who acknowledged it.
-
-    JSON has the fields of the event: '{"sku": "a-1"}', @file, or - for stdin. Exit status 1: a node did not.
-    """
     cluster = where(options)
     event = message_of(target, body, event=True, **options)
 

@@ -23,14 +23,16 @@ SIGNS = {
 }
 
 
-@click.command("doctor")
+HELP = """Check the broker and the nodes: what is wrong, and the fix.
+
+Exit status 0: no problem (there may be warnings), 1: a problem, 3: the cluster cannot be reached.
+"""
+
+
+@click.command("doctor", help=HELP)
 @json_option
 @cluster_options
 def command(as_json: bool, **options: Any) -> None:
-    """Check the broker and the nodes: what is wrong, and the fix.
-
-    Exit status 0: no problem (there may be warnings), 1: a problem, 3: the cluster cannot be reached.
-    """
     place = where(options)
     if place.url.startswith("memory:"):
         raise click.UsageError("a memory:// cluster lives inside one process: nobody else can see it")

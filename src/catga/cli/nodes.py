@@ -25,16 +25,18 @@ REMEMBERED = 15.0
 BAR = 6
 
 
-@click.command("nodes")
+HELP = """List the nodes of a cluster: state, load, calls in flight, round trip, and what each handles.
+
+With --watch --json, a line of JSON an interval.
+"""
+
+
+@click.command("nodes", help=HELP)
 @click.option("--watch", "-w", is_flag=True, help="Keep looking, until Ctrl-C.")
 @click.option("--interval", "-i", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Seconds.")
 @json_option
 @cluster_options
 def command(watch: bool, interval: float, as_json: bool, **options: Any) -> None:
-    """List the nodes of a cluster: state, load, calls in flight, round trip, and what each handles.
-
-    With --watch --json, a line of JSON an interval.
-    """
     run(_nodes(where(options), watch=watch, interval=interval, as_json=as_json))
 
 

@@ -14,8 +14,10 @@ from catga.cli.output import console, milliseconds, percentile, to_json
 from catga.cli.tables import Fitted
 from catga.node import NodeInfo
 
+HELP = "Measure round trips to nodes, by default to all. Exit status 1: an answer is missing."
 
-@click.command("ping")
+
+@click.command("ping", help=HELP)
 @click.argument("node_ids", metavar="[NODE]...", nargs=-1)
 @click.option("--count", "-c", type=click.IntRange(1), default=4, show_default=True, help="Round trips to each node.")
 @click.option("--interval", "-i", type=click.FloatRange(0), default=0.2, show_default=True, help="Seconds.")
@@ -23,7 +25,6 @@ from catga.node import NodeInfo
 @json_option
 @cluster_options
 def command(node_ids: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Measure round trips to nodes, by default to all. Exit status 1: an answer is missing."""
     lost = run(_ping(where(options), node_ids, as_json=as_json, **options))
     if lost:
         raise click.exceptions.Exit(FAILED)

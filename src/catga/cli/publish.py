@@ -14,18 +14,19 @@ from catga.cli.send import error_dict
 from catga.messages import Event, wire_name
 from catga.result import Failure
 
+HELP = """Deliver an event once to each service that has a handler for it.
 
-@click.command("publish")
+JSON has the fields of the event: '{"sku": "a-1"}', @file, or - for stdin. Exit status 1: a handler failed.
+"""
+
+
+@click.command("publish", help=HELP)
 @click.argument("target", metavar="MODULE:EVENT")
 @click.argument("body", metavar="JSON", default="{}")
 @json_option
 @app_dir_option
 @cluster_options
 def command(target: str, body: str, as_json: bool, **options: Any) -> None:
-    """Deliver an event once to each service that has a handler for it.
-
-    JSON has the fields of the event: '{"sku": "a-1"}', @file, or - for stdin. Exit status 1: a handler failed.
-    """
     cluster = where(options)
     event: Event = message_of(target, body, event=True, **options)
 

@@ -23,7 +23,14 @@ from catga.cluster.options import default_node_id
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
-@click.command("run")
+HELP = """Run the handlers of a Mediator as a node of a cluster.
+
+SIGTERM and SIGINT (Ctrl-C) make it drain: it takes no more requests, finishes those it accepted, and leaves.
+A second signal stops it at once.
+"""
+
+
+@click.command("run", help=HELP)
 @click.argument("target", metavar="MODULE:MEDIATOR")
 @env_option("--url", help=f"The broker: nats://…, tls://…, redis://…  [default: {DEFAULT_URL}]")
 @env_option("--prefix", help="Of the cluster's subjects, channels and keys.  [default: catga]")
@@ -42,11 +49,6 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 @env_option("--factory", is_flag=True, help="The target is a function that returns the mediator.")
 @app_dir_option
 def command(workers: int, reload: bool, metadata: tuple[str, ...], **options: Any) -> None:
-    """Run the handlers of a Mediator as a node of a cluster.
-
-    SIGTERM and SIGINT (Ctrl-C) make it drain: it takes no more requests, finishes those it accepted, and leaves.
-    A second signal stops it at once.
-    """
     settings = WorkerSettings(metadata=dict(map(_pair, metadata)), ambient=_ambient(), **options)
     if workers == 1 and not reload:
         sys.exit(serve(settings))

@@ -40,7 +40,13 @@ class ByKey:
         return self._ring.select(nodes, self._keyed)
 
 
-@click.command("send")
+HELP = """Send a request, and print the handler's value as JSON.
+
+JSON has the fields of the request: '{"sku": "a-1"}', @file, or - for stdin. Exit status 1: it failed.
+"""
+
+
+@click.command("send", help=HELP)
 @click.argument("target", metavar="MODULE:REQUEST")
 @click.argument("body", metavar="JSON", default="{}")
 @click.option("--node", "node_id", metavar="ID", help="To this node.")
@@ -53,10 +59,6 @@ class ByKey:
 def command(
     target: str, body: str, node_id: str | None, key: str | None, explain: bool, as_json: bool, **options: Any
 ) -> None:
-    """Send a request, and print the handler's value as JSON.
-
-    JSON has the fields of the request: '{"sku": "a-1"}', @file, or - for stdin. Exit status 1: it failed.
-    """
     if node_id is not None and key is not None:
         raise click.UsageError("--node and --key exclude each other")
     if node_id is not None and explain:

@@ -32,18 +32,20 @@ class Row(NamedTuple):
     figures: Figures
 
 
-@click.command("top")
+HELP = """Show requests a second, latency, errors and failovers by message type and node, until Ctrl-C.
+
+A failover is counted at the node that sent the request: an attempt it made again elsewhere. With --json, a
+line of JSON an interval.
+"""
+
+
+@click.command("top", help=HELP)
 @click.option("--by", type=click.Choice(GROUPS), default="both", show_default=True, help="A row for each of these.")
 @click.option("--interval", "-i", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds.")
 @click.option("--count", "-n", type=click.IntRange(1), help="End after so many intervals.")
 @json_option
 @cluster_options
 def command(by: str, interval: float, count: int | None, as_json: bool, **options: Any) -> None:
-    """Show requests a second, latency, errors and failovers by message type and node, until Ctrl-C.
-
-    A failover is counted at the node that sent the request: an attempt it made again elsewhere. With --json, a
-    line of JSON an interval.
-    """
     run(_top(where(options), by, interval, count, as_json=as_json))
 
 

@@ -18,14 +18,16 @@ from catga.node import NodeChangeEvent, NodeChangeType
 COLORS = {NodeChangeType.JOINED: "green", NodeChangeType.UPDATED: "cyan", NodeChangeType.LEFT: "red"}
 
 
-@click.command("watch")
+HELP = """Print each change of the membership, first every member as joined, until Ctrl-C.
+
+With --json, a line of JSON a change.
+"""
+
+
+@click.command("watch", help=HELP)
 @json_option
 @cluster_options
 def command(as_json: bool, **options: Any) -> None:
-    """Print each change of the membership, first every member as joined, until Ctrl-C.
-
-    With --json, a line of JSON a change.
-    """
     run(_watch(where(options), as_json=as_json))
 
 

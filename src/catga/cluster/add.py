@@ -87,7 +87,7 @@ def add_cluster(
 
     Raises:
         ValueError: a value that cannot work; the message says the fix.
-        TypeError: `mediator`, `routing`, `url` or `metadata` is something else, or there is no such option.
+        TypeError: an argument is something else, or there is no such option.
         ClusterError: no backend has the URL's scheme.
         MissingExtraError: the backend's client library is not installed.
     """
@@ -102,7 +102,7 @@ def add_cluster(
         service=service,
         endpoint=endpoint,
         routing=default_routing(routing),
-        outliers=outliers or OutlierEjection(),
+        outliers=OutlierEjection() if outliers is None else outliers,
         ttl=ttl,
         heartbeat_interval=heartbeat_interval,
         probe_interval=probe_interval,
@@ -112,11 +112,11 @@ def add_cluster(
         max_concurrency=max_concurrency,
         max_queue=max_queue,
         load=load,
-        metadata=metadata or {},
+        metadata={} if metadata is None else metadata,
         prefix=prefix,
         signer=Signer(signing_keys) if signing_keys else None,
         observe_only=observe_only,
-        queues=queues or (isinstance(routing, Queue) and not observe_only),
+        queues=queues or (isinstance(routing, Queue) and observe_only is False),
     )
     settings = BackendSettings(
         url=url,
@@ -193,7 +193,8 @@ class RedisOptions(CommonOptions, total=False):
         credential_provider: gives them at each connect, instead.
         db: number of the database, over the URL's.
         ssl_ca_certs: path of the authorities that the server's certificate is verified by (``rediss://``).
-        ssl_certfile, ssl_keyfile, ssl_password: this node's own certificate.
+        ssl_certfile, ssl_keyfile, ssl_password: this node's own certificate. ``ssl_password`` needs redis-py 7.2 or
+            later.
         ssl_cert_reqs: ``"required"`` (default), ``"optional"`` or ``"none"``.
         ssl_check_hostname: whether the certificate must be the host's; yes by default.
     """

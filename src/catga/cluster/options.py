@@ -14,10 +14,25 @@ from catga.routing import RoundRobin
 from catga.rpc.signing import Signer
 from catga.seconds import check_positive, is_number
 
+_KINDS: tuple[tuple[str, type, str], ...] = (
+    ("endpoint", str, "text"),
+    ("prefix", str, "text"),
+    ("outliers", OutlierEjection, "an OutlierEjection(...)"),
+    ("max_concurrency", int, "a whole number"),
+    ("max_queue", int, "a whole number"),
+    ("observe_only", bool, "True or False"),
+    ("queues", bool, "True or False"),
+)
+"""Options of which nothing else checks the type, with what to say."""
+
 
 class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """See `add_cluster` for what each means; ``url`` is without its password. Raises ValueError for a value that cannot
-    work."""
+    """See `add_cluster` for what each means; ``url`` is without its password.
+
+    Raises:
+        ValueError: a value that cannot work.
+        TypeError: a value of another type.
+    """
 
     url: str
     node_id: str
@@ -41,21 +56,12 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     queues: bool
 
     def __post_init__(self) -> None:
+        self._check_types()
         check_name("node_id", self.node_id)
         check_name("service", self.service)
         check_metadata(self.metadata)
         check_prefix(self.prefix)
-        for name in ("ttl", "heartbeat_interval", "probe_interval", "request_timeout", "connect_timeout"):
-            check_positive(name, getattr(self, name))
-        if not is_number(self.drain_timeout) or not self.drain_timeout >= 0:
-            raise ValueError(f"drain_timeout must be 0 or more seconds, got {self.drain_timeout!r}")
-        if self.ttl <= self.heartbeat_interval:
-            raise ValueError(
-                f"ttl ({self.ttl:g} s) must be longer than heartbeat_interval ({self.heartbeat_interval:g} s), "
-                "or every node expires between two heartbeats: use at least three times as long"
-            )
-        if self.ttl <= self.probe_interval:
-            raise ValueError(f"ttl ({self.ttl:g} s) must be longer than probe_interval ({self.probe_interval:g} s)")
+        self._check_times()
         if self.max_concurrency < 1:
             raise ValueError(f"max_concurrency must be at least 1, got {self.max_concurrency}")
         if self.max_queue < 0:
@@ -67,6 +73,27 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
                 "queues cannot be signed: a signature holds for one node's inbox, and a queue is shared, so that a "
                 "recorded call could be run again by another node: use another strategy, or no signing_keys"
             )
+
+    def _check_types(self) -> None:
+        for name, kind, words in _KINDS:
+            value = getattr(self, name)
+            if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+                raise TypeError(f"{name} must be {words}, got {value!r}")
+        if self.load is not None and not callable(self.load):
+            raise TypeError(f"load must be a function that returns a number from 0 to 1, got {self.load!r}")
+
+    def _check_times(self) -> None:
+        for name in ("ttl", "heartbeat_interval", "probe_interval", "request_timeout", "connect_timeout"):
+            check_positive(name, getattr(self, name))
+        if not is_number(self.drain_timeout) or not self.drain_timeout >= 0:
+            raise ValueError(f"drain_timeout must be 0 or more seconds, got {self.drain_timeout!r}")
+        if self.ttl <= self.heartbeat_interval:
+            raise ValueError(
+                f"ttl ({self.ttl:g} s) must be longer than heartbeat_interval ({self.heartbeat_interval:g} s), "
+                "or every node expires between two heartbeats: use at least three times as long"
+            )
+        if self.ttl <= self.probe_interval:
+            raise ValueError(f"ttl ({self.ttl:g} s) must be longer than probe_interval ({self.probe_interval:g} s)")
 
     @property
     def membership(self) -> MembershipSettings:

@@ -6,7 +6,7 @@ from typing import Any
 from msgspec import inspect
 
 from catga.codec.model_schema import fields_for_msgspec, model_obstacles
-from catga.codec.models import is_model, takes_names
+from catga.codec.models import is_model, takes_names, too_old
 from catga.codec.variables import open_variables
 
 
@@ -35,7 +35,9 @@ def obstacles(kind: Any) -> Iterator[str]:
 
 def _obstacles(info: inspect.Type | inspect.Field) -> Iterator[str]:
     if isinstance(info, inspect.CustomType):
-        if is_model(info.cls):
+        if text := too_old(info.cls):
+            yield text
+        elif is_model(info.cls):
             yield from model_obstacles(info.cls, takes_names=takes_names(info.cls))
         else:
             yield f"it holds a {info.cls!r}, which has no encoding"

@@ -24,6 +24,20 @@ def is_model(cls: Any) -> bool:
     return hasattr(cls, "model_validate")
 
 
+NEEDED = "use pydantic 2.12 or later"
+
+
+def too_old(cls: Any) -> str:
+    """Return why `cls` is a model of a pydantic whose models do not come through, or "" if it is none."""
+    if not is_model(cls):
+        is_model_of_1 = hasattr(cls, "__fields__") and hasattr(cls, "parse_obj")
+        return f"{cls.__qualname__} is a model of pydantic 1: {NEEDED}" if is_model_of_1 else ""
+    version: str = getattr(sys.modules.get("pydantic"), "VERSION", "")
+    if version.startswith(tuple(f"2.{minor}." for minor in range(12))):
+        return f"{cls.__qualname__} is a model of pydantic {version}: {NEEDED}"
+    return ""
+
+
 def encode_model(value: Any) -> msgspec.Raw:
     """The hook of an encoder for what msgspec does not know.
 
@@ -49,15 +63,19 @@ def _encode_part(value: Any) -> Any:
         return value.get_secret_value()
     if isinstance(value, deque):
         return [*value]
-    if isinstance(value, (PurePath, *_loaded("zoneinfo", "ZoneInfo"))):
+    if isinstance(value, (PurePath, *_loaded("zoneinfo", "ZoneInfo"), *_loaded("ipaddress", *_ADDRESSES))):
         return str(value)
     core: Any = sys.modules["pydantic_core"]
     return core.to_jsonable_python(value)
 
 
-def _loaded(module: str, name: str) -> tuple[type, ...]:
-    """The class of that name, if its module is there: else nobody has an object of it."""
-    return (getattr(sys.modules[module], name),) if module in sys.modules else ()
+_ADDRESSES = ("IPv4Address", "IPv4Interface", "IPv4Network", "IPv6Address", "IPv6Interface", "IPv6Network")
+"""pydantic before 2.12.3 makes texts of these in its own fields alone."""
+
+
+def _loaded(module: str, *names: str) -> tuple[type, ...]:
+    """The classes of these names, if their module is there: else nobody has an object of them."""
+    return tuple(getattr(sys.modules[module], name) for name in names) if module in sys.modules else ()
 
 
 encode_part = msgspec.msgpack.Encoder(enc_hook=_encode_part).encode

@@ -30,6 +30,12 @@ RECORD_MAC = b',"mac":"'
 RECORD_TAIL = len(RECORD_MAC) + 64 + 2
 
 
+def _are_keys(keys: object) -> bool:
+    if isinstance(keys, bytes | str) or not isinstance(keys, Sequence):
+        return False
+    return all(isinstance(key, bytes) for key in keys)  # pyright: ignore[reportUnknownVariableType]
+
+
 class Signer:
     """Seals what this node sends and opens what others sealed with one of the keys.
 
@@ -43,7 +49,7 @@ class Signer:
     """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
-        if isinstance(keys, bytes | str) or not all(isinstance(key, bytes) for key in keys):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not _are_keys(keys):
             raise TypeError("signing_keys must be a list of bytes: [secret.encode()]")
         if not keys or any(len(key) < MIN_KEY for key in keys):
             raise ValueError(f"signing_keys must be one or more secrets of at least {MIN_KEY} bytes")

@@ -37,6 +37,9 @@ def address(url: str) -> tuple[list[str], dict[str, Any]]:
     parts = [urlsplit(each if "://" in each else f"{scheme}://{each}") for each in url.split(",")]
     if not all(part.hostname for part in parts):
         raise ValueError(f"{redact(url)!r} names a server without a host")
+    if any(part.path.strip("/") or part.query or part.fragment for part in parts):
+        text = "has more than hosts and credentials: give options to add_cluster, such as add_cluster(..., user=...)"
+        raise ValueError(f"{redact(url)!r} {text}")
     bare = [part._replace(netloc=part.netloc.rpartition("@")[2]).geturl() for part in parts]
     user, password = parts[0].username, parts[0].password
     if user is None:

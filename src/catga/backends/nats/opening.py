@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-import nats.errors
 from nats.aio.client import Server
 
 from catga.backends import redact
@@ -35,7 +34,7 @@ class Target(NamedTuple):
 
 
 def target(url: str, options: Mapping[str, Any]) -> Target:
-    """Return what a URL and options say. Raises ValueError for a URL that names no host."""
+    """Return what a URL and options say. Raises ValueError for a URL that names no host, or more than hosts."""
     servers, credentials = address(url)
     if options.keys() & {"user", "token"}:
         credentials = {}
@@ -80,8 +79,8 @@ async def connect(
             raise ClusterError(f"{to.url} could not be reached within {timeout:g} s{why}")
         try:
             connecting.result()
-        except (nats.errors.Error, OSError, ValueError) as error:
-            raise ClusterError(f"{to.url}: {error}") from error
+        except Exception as error:  # of nats-py, of nkeys, of callbacks among the options
+            raise ClusterError(f"{to.url}: {error or repr(error)}") from error
     except BaseException:
         await end(connecting)
         raise

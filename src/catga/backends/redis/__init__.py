@@ -27,7 +27,7 @@ A Redis Cluster is not supported (a Sentinel-managed primary is, by ``client=``)
 import secrets
 
 from catga.abc import Backend, BackendSettings
-from catga.backends import check_options
+from catga.backends.options import check_options
 from catga.backends.redis.connect import OPTIONS, Connector
 from catga.backends.redis.discovery import RedisNodeDiscovery
 from catga.backends.redis.link import RedisLink
@@ -40,7 +40,7 @@ def open_backend(settings: BackendSettings) -> Backend:
     """The backend of a ``redis://`` or ``rediss://`` URL. Options: those of `add_redis_cluster`.
 
     Raises:
-        TypeError: there is no such option.
+        TypeError: there is no such option, or it has another type.
         ValueError: a part of the URL that redis-py does not know; a prefix with ``:nodes`` in it.
     """
     check_options(settings.options, OPTIONS, "redis")

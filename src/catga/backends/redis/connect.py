@@ -8,14 +8,15 @@ import asyncio
 import ssl
 from contextlib import suppress
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from catga.backends import redact
+from catga.backends.options import fits, options_of, words
 from catga.errors import ClusterError
-from catga.hints import signature_of
 
 CONNECT_TIMEOUT = 2.0
 """Seconds until one attempt to connect has failed."""
@@ -34,11 +35,16 @@ _FORCED: dict[str, Any] = {
 }
 # What belongs to redis-py's pool, or to features that need its client.
 _DROPPED = ("max_connections", "timeout", "retry", "retry_on_timeout", "retry_on_error", "himport_registry")
-OPTIONS = {
-    *(name for cls in SSLConnection.__mro__ for name in signature_of(getattr(cls, "__init__")).parameters),  # noqa: B009
-    "client",
-} - {"self", "args", "kwargs"}
-"""What may be given: redis-py hands on whatever one class does not know to the next."""
+_INTERNAL = ("maint", "orig_", "oss_", "himport_", "event_", "parser")
+"""How arguments of redis-py's connections begin that are for its own use."""
+_INITS = [getattr(cls, "__init__") for cls in SSLConnection.__mro__[:-1]]  # noqa: B009
+OPTIONS: dict[str, Any] = {
+    **{name: kind for name, kind in options_of(*_INITS).items() if not name.startswith(_INTERNAL)},
+    "client": Any,
+    "username": str | bytes | None,
+    "password": str | bytes | None,
+}
+"""What may be given, each with its type: redis-py hands on whatever one class does not know to the next."""
 
 
 class RefusedError(ClusterError):
@@ -53,7 +59,7 @@ def tells_replica(reply: Any) -> bool:
     """Whether a reply to HELLO, or an error, is that of a replica."""
     if isinstance(reply, Exception):
         return "READONLY" in str(reply)
-    return isinstance(reply, list) and b"replica" in reply
+    return isinstance(reply, list) and any(isinstance(part, bytes) and part == b"replica" for part in reply)
 
 
 def tells_unwell(error: Exception) -> bool:
@@ -129,12 +135,12 @@ class Connector:
         found = self._of_url(url) if client is None else self._of_client(client)
         self._class: type[AbstractConnection] = found.pop("connection_class", Connection)
         self._kwargs = _clean(found) | options | _FORCED
-        self.db = int(self._kwargs.get("db") or 0)
+        self.db = _database(self._kwargs.get("db") or 0)
         if any(name.startswith("ssl_") for name in self._kwargs) and not issubclass(self._class, SSLConnection):
             raise ValueError(f"TLS options need a rediss:// URL, got {self.url!r}")
         try:
             self._class(**self._kwargs)
-        except (TypeError, ValueError, RedisError) as error:
+        except (TypeError, ValueError, AttributeError, RedisError) as error:
             raise ValueError(f"bad options for {self.url}: {error}") from error
 
     async def connect(self) -> Wire:
@@ -153,12 +159,14 @@ class Connector:
             return _take(connection)
         except (AuthenticationError, NoPermissionError) as error:
             raise RefusedError(f"{self.url} refused the credentials: {error}") from error
-        except (RedisError, OSError, TimeoutError) as error:
+        except ClusterError:
+            raise
+        except Exception as error:  # also of a credential provider, or of an option that fails in use
             bad = error.__cause__ or error.__context__ or error
             if isinstance(bad, ssl.SSLCertVerificationError):
                 why = f"{bad.verify_message} (CERTIFICATE_VERIFY_FAILED)"
                 raise RefusedError(f"{self.url} has a certificate that cannot be verified: {why}") from error
-            raise ClusterError(f"{self.url} could not be reached: {str(error) or 'no answer'}") from error
+            raise ClusterError(f"{self.url} could not be reached: {_told(error)}") from error
         finally:
             if connection.is_connected:
                 _take(connection).abort()
@@ -176,13 +184,34 @@ class Connector:
                 raise ReplicaError(f"{self.url} is a replica")
 
     def _of_url(self, url: str) -> dict[str, Any]:
-        return cast("dict[str, Any]", parse_url(url))
+        if urlsplit(url).path.strip("/") and not urlsplit(url).path[1:].isdecimal():
+            raise ValueError(f"the path of {self.url!r} must be the number of a database, such as /0")
+        found = cast("dict[str, Any]", parse_url(url))
+        known = OPTIONS | dict.fromkeys((*_DROPPED, "connection_class"), Any)
+        for name, value in found.items():
+            if name not in known:
+                raise ValueError(f"{self.url!r} has an option {name!r}, but redis:// has {', '.join(sorted(OPTIONS))}")
+            if not fits(value, known[name]):
+                raise ValueError(f"{name!r} is {words(known[name])}: give it to add_cluster, not in {self.url!r}")
+        return found
 
     def _of_client(self, client: Any) -> dict[str, Any]:
         pool = getattr(client, "connection_pool", None)
-        if pool is None:
+        if pool is None or not issubclass(pool.connection_class, AbstractConnection):  # that of a plain Redis is none
             raise ValueError(f"client must be a redis.asyncio.Redis, got {client!r}")
         return {**pool.connection_kwargs, "connection_class": pool.connection_class}
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, RedisError | OSError):
+        return str(error) or "no answer"
+    return repr(error)
+
+
+def _database(number: Any) -> int:
+    if isinstance(number, float) or not str(number).isdecimal():
+        raise ValueError(f"db must be the number of a database, got {number!r}")
+    return int(number)
 
 
 def _take(connection: Any) -> Wire:

@@ -140,7 +140,7 @@ class Session:
     async def _read_messages(self) -> None:
         while True:
             for reply in await self._subscriber.read():
-                if not isinstance(reply, ReplyError) and reply[0] == b"message":
+                if not isinstance(reply, ReplyError | bytes) and reply[0] == b"message":
                     self._on_message(reply[1].decode(), reply[2])
                 elif isinstance(reply, ReplyError) or reply == b"PONG" or reply[0] in ANSWERS:
                     self._confirm(self._confirmations.popleft(), reply)

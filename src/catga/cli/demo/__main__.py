@@ -17,8 +17,8 @@ async def main() -> int:
         print(f"nats-server, a caller and three nodes, a process each, on {server.url}\n")
         stage = Stage(caller, server.url)
         try:
-            for number, step in enumerate(STEPS, 1):
-                print(f"{number}. {step.__doc__}:", flush=True)
+            for number, (title, step) in enumerate(STEPS, 1):
+                print(f"{number}. {title}:", flush=True)
                 print(f"   {await step(stage)}\n", flush=True)
         except (StepFailedError, CatgaError, TimeoutError) as error:
             print(f"   DID NOT HOLD: {error!r}")
