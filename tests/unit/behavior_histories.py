@@ -335,7 +335,7 @@ def run_history(body: Body, seeds: list[int], noise: int) -> None:
         loop.close()
 
 
-def histories(body: Body, times: int = 2) -> Callable[[], None]:
+def histories(body: Body, times: int = 3) -> Callable[[], None]:
     """Make a test of `body`, which plays a history and checks it. Hypothesis leaves out calls of one that fails.
 
     Args:
