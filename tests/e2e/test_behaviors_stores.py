@@ -268,7 +268,9 @@ async def test_a_full_memory_store_keeps_what_was_added_until_its_time_is_over()
     with pytest.raises(StoreError):
         await store.put("one more", b"v", 60.0)
     await store.put("claim", b"value", 60.0)
-    assert await store.add("next", b"mine", 60.0)
+    with pytest.raises(StoreError):
+        await store.add("next", b"mine", 60.0)
+    assert await store.get("claim") == b"value"
     now = 61.0
     assert await store.add("late", b"mine", 60.0)
 

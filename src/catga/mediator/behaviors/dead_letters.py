@@ -305,7 +305,7 @@ async def _release(store: ClaimingStore, letter_id: str, owner: str, beat: "asyn
     try:
         await store.release(letter_id, owner)
     except CatgaError as error:
-        text = f"the claim of a dead letter could not be released: it ends within {CLAIM:g} s"
+        text = "the claim of a letter could not be ended: it ends by itself"
         logger.warning(text, extra={"catga_letter": letter_id, "catga_error": str(error)})
 
 
