@@ -335,10 +335,14 @@ def run_history(body: Body, seeds: list[int], noise: int) -> None:
         loop.close()
 
 
-def histories(body: Body) -> Callable[[], None]:
-    """Make a test of `body`, which plays a history and checks it. Hypothesis leaves out calls of one that fails."""
+def histories(body: Body, times: int = 3) -> Callable[[], None]:
+    """Make a test of `body`, which plays a history and checks it. Hypothesis leaves out calls of one that fails.
 
-    @settings(deadline=None, max_examples=3 * settings.default.max_examples)
+    Args:
+        times: so many times the usual number of examples.
+    """
+
+    @settings(deadline=None, max_examples=times * settings.default.max_examples)
     @given(st.lists(st.integers(0, 2**31), min_size=4, max_size=16), st.integers(0, 2**31))
     def test(seeds: list[int], noise: int) -> None:
         run_history(body, seeds, noise)
@@ -346,3 +350,8 @@ def histories(body: Body) -> Callable[[], None]:
     test.__name__ = test.__qualname__ = body.__name__
     test.__doc__ = body.__doc__
     return test
+
+
+def many_histories(body: Body) -> Callable[[], None]:
+    """As `histories`, for what has to meet rare cases."""
+    return histories(body, times=5)

@@ -83,7 +83,7 @@ class How:
 
 def _how(rng: random.Random) -> How:
     return How(
-        wait=rng.choice((0.0, 0.0, 0.01, 0.02, 0.05, 0.3, 0.8, 1.5)),
+        wait=rng.choice((0.0, 0.0, 0.01, 0.02, 0.05, 0.3, 0.8, 1.5, 1.5)),
         turns=rng.randrange(4),
         ends=rng.choices((VALUE, PASSING, BUG, DOUBT, LOST, OWN_CANCEL, GROUP), (10, 5, 3, 1, 1, 1, 1))[0],
         on_cancel=rng.choices(("raise", "value", "error", "slow"), (12, 1, 1, 3))[0],

@@ -28,7 +28,7 @@ class Faults:
 
     def __init__(self, rng: random.Random, *, loss: bool = False) -> None:
         self._rng = rng
-        self._kinds = (BEFORE, AFTER, LATE, LATE_REPLY, NEVER, GHOST, TWICE, *((LOSS,) if loss else ()))
+        self._kinds = (BEFORE, AFTER, LATE, LATE_REPLY, NEVER, GHOST, TWICE, TWICE, TWICE, *((LOSS,) if loss else ()))
         self.rate = rng.choice((0.0, 0.0, 0.1, 0.3))
         self.seen: list[tuple[str, str]] = []
         """Operation and key of each fault."""

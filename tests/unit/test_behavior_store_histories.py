@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-from behavior_histories import World, histories
+from behavior_histories import World, histories, many_histories
 from history_plan import (
     CANCELLED,
     DAY,
@@ -55,7 +55,7 @@ PAUSE = 0.5
 """Seconds after which a duplicate looks again, at most."""
 
 
-@histories
+@many_histories
 async def test_idempotency(world: World, seeds: list[int]) -> None:
     store, lease = FaultyStore(Faults(world.rng)), world.rng.choice((LEASE, 30.0))
     ways = [Idempotency(store, key=lambda m: m.key, ttl=DAY, lease=lease, wait=WAIT) for _ in range(2)]

@@ -59,7 +59,8 @@ def tells_replica(reply: Any) -> bool:
     """Whether a reply to HELLO, or an error, is that of a replica."""
     if isinstance(reply, Exception):
         return "READONLY" in str(reply)
-    return isinstance(reply, list) and any(isinstance(part, bytes) and part == b"replica" for part in reply)
+    parts: list[Any] = cast(Any, reply) if isinstance(reply, list) else []
+    return any(isinstance(part, bytes) and part == b"replica" for part in parts)
 
 
 def tells_unwell(error: Exception) -> bool:

@@ -14,6 +14,7 @@ from catga.node import LeftReason
 
 
 async def joining(stage: Stage) -> str:
+    """Three processes start, and the caller sees them join."""
     start = time.monotonic()
     await asyncio.gather(*map(stage.start_node, ("alpha", "beta", "gamma")))
     joined = [await stage.saw(NodeChangeType.JOINED, node_id) for node_id in stage.nodes]
@@ -24,6 +25,7 @@ async def joining(stage: Stage) -> str:
 
 
 async def round_robin(stage: Stage) -> str:
+    """Requests go to each node in turn."""
     start = time.monotonic()
     results = await stage.caller.send_batch(Resize(f"image-{number}") for number in range(600))
     rate = len(results) / (time.monotonic() - start)
@@ -33,6 +35,7 @@ async def round_robin(stage: Stage) -> str:
 
 
 async def by_key(stage: Stage) -> str:
+    """Requests with one key go to one node, whoever sends them."""
     orders = [Reserve(f"sku-{number}") for number in range(300)]
     choices: list[str] = []
     for sender in ("shop", "office"):
@@ -43,6 +46,7 @@ async def by_key(stage: Stage) -> str:
 
 
 async def to_one_node(stage: Stage) -> str:
+    """send_to_node reaches the node that it names."""
     for node_id in stage.nodes:
         ran = (await stage.caller.send_to_node(Resize("image"), node_id)).unwrap()
         require(ran == node_id, f"what was sent to {node_id} ran on {ran}")
@@ -52,6 +56,7 @@ async def to_one_node(stage: Stage) -> str:
 
 
 async def news(stage: Stage) -> str:
+    """publish reaches one node of the service, broadcast reaches every node."""
 
     async def heard() -> list[int]:
         return [(await stage.caller.send_to_node(CountNews(), node_id)).unwrap() for node_id in stage.nodes]
@@ -66,6 +71,7 @@ async def news(stage: Stage) -> str:
 
 
 async def leaving(stage: Stage) -> str:
+    """A node leaves while requests flow, and no request fails."""
     async with flow(stage.caller) as calls:
         asked = time.monotonic()
         status = await stage.end_node("gamma")
@@ -75,6 +81,7 @@ async def leaving(stage: Stage) -> str:
 
 
 async def crashing(stage: Stage) -> str:
+    """A node is killed with SIGKILL while requests flow, and no request fails."""
     async with flow(stage.caller) as calls:
         stage.nodes["beta"].kill()
         killed = time.monotonic()

@@ -294,7 +294,7 @@ async def _release(claims: KeyValueStore, letter_id: str, owner: bytes, beat: "a
     try:
         await claims.discard(letter_id, owner)
     except CatgaError as error:
-        text = f"the claim of a dead letter could not be released: it ends within {CLAIM:g} s"
+        text = "the claim of a letter could not be ended: it ends by itself"
         logger.warning(text, extra={"catga_letter": letter_id, "catga_error": str(error)})
 
 
