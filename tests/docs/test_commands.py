@@ -31,6 +31,7 @@ _VARYING = (
     (re.compile(r'"seconds":[\d.]+'), "<seconds>"),
     (re.compile(r"load \d\.\d\d"), "<load>"),
     (re.compile(r", \d attempts"), ""),
+    (re.compile(r"^by \w+ in"), "by <node> in"),  # each in turn, from any on
     (re.compile(r"\s+"), " "),
 )
 

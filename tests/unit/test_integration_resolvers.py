@@ -222,21 +222,3 @@ async def test_a_handler_that_is_missing_is_named(made_of: Any) -> None:
     result = await app.send(CreateOrder("tea"))
     assert isinstance(result, Failure)
     assert "CreateOrderHandler" in result.error.message
-
-
-async def test_a_mediator_that_is_in_the_registry_stays_there() -> None:
-    class Asks:
-        def __init__(self, mediator: Mediator) -> None:
-            self.mediator = mediator
-
-        async def handle(self, request: Work) -> int:
-            return id(self.mediator)
-
-    mine, registry = Mediator(), svcs.Registry()
-    registry.register_value(Mediator, mine)
-    untyped: Any = registry
-    untyped.register_factory(Asks, lambda svcs_container: Asks(svcs_container.get(Mediator)))
-    for _ in range(2):
-        app = Mediator(resolver=SvcsResolver(registry))
-        app.add_handler(Work, Asks)
-        assert (await app.send(Work())).unwrap() == id(mine)

@@ -15,7 +15,7 @@ class SvcsResolver:
     """A `Resolver`: a container a message, closed when the message is handled.
 
     Handler classes must be registered, like every other service, but for `Mediator`: this registers it, as what
-    `catga.current` gives, unless it is registered already.
+    `catga.current` gives.
 
     Raises:
         TypeError: `registry` is none.
@@ -26,8 +26,7 @@ class SvcsResolver:
             raise TypeError(f"SvcsResolver takes a svcs.Registry, got {registry!r}")
         self._registry = registry
         untyped: Any = registry  # in part
-        if Mediator not in untyped:
-            untyped.register_factory(Mediator, current, enter=False)  # to enter a node is to start it
+        untyped.register_factory(Mediator, current, enter=False)  # to enter a node is to start it
 
     @asynccontextmanager
     async def resolve(self, cls: type[T], /) -> AsyncGenerator[T]:
