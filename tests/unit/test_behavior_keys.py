@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -253,6 +254,45 @@ def test_tags_models_and_what_is_in_them_count() -> None:
     assert digest(At(Point(1))) != digest(At(Spot(1)))
     assert digest(Shelf(tags={"a", "b"})) == digest(Shelf(tags={"b", "a"}))
     assert digest(Shelf(tags=set())) != digest(Shelf(tags=set(), root=Path("/x")))
+
+
+class Search(msgspec.Struct, Request[str]):
+    text: str
+    limit: int | msgspec.UnsetType = msgspec.UNSET
+
+
+async def test_a_field_that_is_not_set_makes_another_message_than_one_that_is() -> None:
+    app, ran = counting(Caching(ttl=60.0), Search)
+    assert (await app.send(Search("a"))).unwrap() == (await app.send(Search("a"))).unwrap()
+    assert len(ran) == 1
+    assert digest(Search("a")) != digest(Search("a", 0))
+
+
+def test_one_content_has_one_digest_whatever_the_kind_of_its_parts() -> None:
+    class Name(str):
+        __slots__ = ()
+
+    for length in (1, 15, 16, 70_000):  # their headers differ in MessagePack
+        items: list[Any] = [*map(str, range(length))]
+        one = digest(Pay(items))
+        assert one == digest(Pay(tuple(items))) == digest(Pay(deque(items)))
+        assert one == digest(Pay([*items[:-1], Name(items[-1])]))
+        assert one != digest(Pay([*items[:-1], "x"]))
+
+
+WITHOUT_PYDANTIC = """
+from catga.codec import digest
+try:
+    digest(object())
+except Exception as error:
+    print(error)
+"""
+
+
+def test_what_cannot_be_encoded_is_told_without_pydantic_as_well() -> None:
+    command = [sys.executable, "-c", WITHOUT_PYDANTIC]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told == "object cannot be encoded: objects of <class 'object'> cannot be encoded\n"
 
 
 async def test_what_cannot_be_encoded_is_refused_before_it_runs() -> None:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 
 import nats
@@ -59,6 +60,24 @@ def test_a_server_that_runs_is_not_started_again() -> None:
         assert server.start().pid == first
         server.kill()
         assert server.start().pid not in (None, first)
+
+
+def test_a_server_that_two_threads_start_at_once_is_started_once() -> None:
+    server, together, pids = RedisServer(), threading.Barrier(2), list[int | None]()
+
+    def start() -> None:
+        together.wait()
+        pids.append(server.start().pid)
+
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert pids == [server.pid, server.pid]
+    finally:
+        server.stop()
 
 
 def test_a_server_may_be_frozen_twice_and_thawed_twice() -> None:

@@ -12,6 +12,7 @@ from threading import get_ident
 from typing import Any
 
 from catga.abc import Backend, Diagnosing, ForgeableBounces
+from catga.backends.joining import to_the_end
 from catga.cluster.changes import Changes
 from catga.cluster.delivery import Delivery
 from catga.cluster.dispatch import Dispatch, Routing
@@ -70,7 +71,6 @@ class Node:
         self._link = asyncio.Event()
         self._changed, self._link_changed = Changes(CHANGES_TOGETHER), Changes()
         self._alive = False
-        self._ending: asyncio.Task[None] | None = None
         self._updates: set[asyncio.Future[None]] = set()
         codecs = Codecs()
         self._recorder = Recorder()
@@ -175,11 +175,11 @@ class Node:
                 await self._join(on_synced)
         except TimeoutError as error:
             url, problem = self._options.url, self._problem()
-            await self._end()
+            await to_the_end(self._abandon())
             text = f"could not join {url} within {self._options.connect_timeout:g} s"
             raise ClusterError(f"{text}: {problem.removeprefix(url).lstrip(': ')}" if problem else text) from error
         except BaseException:
-            await self._end()
+            await to_the_end(self._abandon())
             raise
 
     async def _join(self, on_synced: Callable[[], None]) -> None:
@@ -237,19 +237,14 @@ class Node:
             logger.warning("the broker did not take the last messages in time")
             lost.append("the broker did not take the last messages in time")
         finally:
-            await self._end()
+            await to_the_end(self._abandon())
         if not await settled():
             logger.warning("a store did not take the last letters or claims in time")
             lost.append("a store did not take the last letters or claims in time")
         return tuple(lost)
 
-    async def _end(self) -> None:
-        """Free everything. Once begun it goes to its end, whoever gives up waiting."""
-        self._ending = asyncio.create_task(self._abandon())
-        await asyncio.shield(self._ending)
-
     async def _abandon(self) -> None:
-        """Free everything, whatever state it is in."""
+        """Free everything, whatever state it is in. Once begun it goes to its end, whoever gives up waiting."""
         self._meter.close()
         try:
             await self._quietly(self.membership.leave())

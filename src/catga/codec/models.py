@@ -65,7 +65,9 @@ def _encode_part(value: Any) -> Any:
         return [*value]
     if isinstance(value, (PurePath, *_loaded("zoneinfo", "ZoneInfo"), *_loaded("ipaddress", *_ADDRESSES))):
         return str(value)
-    core: Any = sys.modules["pydantic_core"]
+    core: Any = sys.modules.get("pydantic_core")
+    if core is None:  # it is within no model
+        raise NotImplementedError(f"objects of {type(value)!r} cannot be encoded")
     return core.to_jsonable_python(value)
 
 

@@ -29,7 +29,7 @@ class DishkaResolver:
     Handler classes must be provided, like every other dependency; `CatgaProvider` provides the `Mediator`.
 
     Raises:
-        TypeError: `container` is no `AsyncContainer`.
+        TypeError: `container` is not an `AsyncContainer`.
     """
 
     def __init__(self, container: AsyncContainer) -> None:

@@ -18,7 +18,7 @@ class SvcsResolver:
     `catga.current` gives.
 
     Raises:
-        TypeError: `registry` is none.
+        TypeError: `registry` is not a `svcs.Registry`.
     """
 
     def __init__(self, registry: svcs.Registry) -> None:

@@ -33,7 +33,7 @@ def _ended(task: "asyncio.Task[None]") -> None:
 async def settled() -> bool:
     """Wait for all such work in this event loop, for `SETTLE_TIMEOUT` at most. Returns whether it has ended."""
     loop = asyncio.get_running_loop()
-    tasks = [task for task in _running if task.get_loop() is loop]
+    tasks = [task for task in list(_running) if task.get_loop() is loop]  # a copy: other threads have loops, too
     if not tasks:
         return True
     _, pending = await asyncio.wait(tasks, timeout=SETTLE_TIMEOUT)

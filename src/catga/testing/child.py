@@ -118,6 +118,8 @@ class Server:
         self._must_be_own()
         with self._lock:
             has_data = self._folder is not None
+            if self._runs():  # another thread has started it meanwhile
+                return self
             try:
                 self._start()
             except BaseException:
