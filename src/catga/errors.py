@@ -23,9 +23,11 @@ the caller. A subclass of `CatgaError` that names a ``code`` of its own, defined
 crosses the same way. Two classes with one code are refused.
 """
 
+from collections.abc import Iterable
 from contextlib import suppress
 from enum import Enum
-from typing import Any, ClassVar, TypeVar
+from itertools import chain
+from typing import Any, ClassVar, TypeVar, cast
 
 
 class Execution(Enum):
@@ -144,8 +146,49 @@ def is_in_doubt(error: CatgaError) -> bool:
         return False
     # An answer does not tell the execution of what its handler sent. But it is of a class that is retryable otherwise.
     was_lowered = type(error).is_retryable is True
-    return was_lowered or error.execution is Execution.MAYBE or isinstance(error, MaybeExecutedError)
+    if was_lowered or error.execution is Execution.MAYBE or isinstance(error, MaybeExecutedError):
+        return True
+    details: Any = error.details
+    return isinstance(details, dict) and IN_DOUBT in details
 
+
+E = TypeVar("E", bound=BaseException)
+
+
+def leaves(error: E) -> list[E]:
+    """Return what an exception consists of: itself, or all that a group of them holds."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    parts: tuple[Any, ...] = cast("BaseExceptionGroup[Any]", error).exceptions
+    return [leaf for part in parts for leaf in leaves(part)]
+
+
+def with_doubt(error: C, parts: Iterable[BaseException]) -> C:
+    """Return `error`, which stands for `parts`. It says so in its details if one of them is in doubt, and neither its
+    class nor its execution tells."""
+    if any(map(_is_doubted, chain.from_iterable(map(leaves, parts)))) and not _is_doubted(error):
+        error.details = {IN_DOUBT: True, **error.details}
+    return error
+
+
+def as_answer(error: C) -> C:
+    """Return `error`, which a handler raised: its own call was answered. That what it sent is in doubt stays known."""
+    was_doubted = _is_doubted(error)
+    error.execution = Execution.ANSWERED
+    if was_doubted and not _is_doubted(error):
+        error.details = {IN_DOUBT: True, **error.details}
+    return error
+
+
+def _is_doubted(error: BaseException) -> bool:
+    try:
+        return isinstance(error, CatgaError) and is_in_doubt(error)
+    except Exception:  # noqa: BLE001 - a class of the user's may not let it be read
+        return False
+
+
+IN_DOUBT = "catga_in_doubt"
+"""Reserved in the ``details`` of an error that stands for others: one of them may have run, and must not run twice."""
 
 REFUSED = "catga_refused"
 """Reserved in the ``details`` of an `InvalidMessageError`: what catga itself refused, if it did. They travel."""

@@ -13,6 +13,7 @@ from catga.errors import (
     MaybeExecutedError,
     NoNodeAvailableError,
     what_is_refused,
+    with_doubt,
 )
 
 T = TypeVar("T")
@@ -120,6 +121,7 @@ def joint_failure(results: Iterable[CatgaResult[Any]], text: str, details: dict[
     except Exception:  # noqa: BLE001 - a class of the user's that cannot be made so
         error = CatgaError(text, details={"code": cls.code, **details})
         error.is_retryable, error.execution = is_retryable, execution
+    with_doubt(error, (failure.error for failure in failures))
     error.__cause__ = first
     return Failure(error, failures[0].metadata)
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from catga import Event, Failure, Mediator, Request, add_cluster, current, message
+from catga import Event, Failure, Mediator, Request, Success, add_cluster, current, message
 from catga.errors import CatgaError, CatgaTimeoutError, ClosedError, Execution, MaybeExecutedError, is_in_doubt
 from catga.integrations.fastapi import problem
 from catga.mediator import Router
 from catga.mediator.behaviors import Retry, Timeout
+from catga.mediator.pipeline import as_catga_error
+from catga.result import joint_failure
 from catga.testing import eventually
 
 
@@ -229,6 +231,123 @@ async def test_a_group_is_tried_again_if_all_that_it_holds_may_be(errors: Any, o
 
     assert error_of(await app.send(Pay())).code == "handler_error"
     assert len(began) == runs
+
+
+@pytest.mark.parametrize(("error", "runs"), [(ConnectionError(), 3), (KeyError(), 1), (MaybeExecutedError("x"), 1)])
+@pytest.mark.parametrize("is_waiting", [True, False])
+async def test_a_task_group_that_fails_is_no_cancellation(error: Exception, runs: int, is_waiting: bool) -> None:
+    app, began = Mediator(), list[object]()
+    app.behavior(Retry(3, base=0.0, on=ConnectionError))
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise error
+
+    @app.handler
+    async def pay(request: Pay) -> int:
+        began.append(request)
+        async with asyncio.TaskGroup() as group, asyncio.TaskGroup() as inner:
+            inner.create_task(fail())
+            group.create_task(asyncio.sleep(60))
+            await asyncio.sleep(0 if is_waiting else 60)
+        return 1
+
+    assert error_of(await app.send(Pay())).code == "handler_error"
+    assert len(began) == runs
+
+
+async def test_a_try_that_was_cancelled_is_not_repeated_though_a_task_group_failed_in_it() -> None:
+    app, began = Mediator(), list[object]()
+    app.behavior(Retry(3, base=0.0, on=Exception))
+
+    async def fail() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            raise ConnectionError
+
+    @app.handler
+    async def pay(request: Pay) -> int:
+        began.append(request)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+        return 1
+
+    sending = asyncio.create_task(app.send(Pay()))
+    await eventually(lambda: began)
+    await asyncio.sleep(0)
+    sending.cancel()
+    await asyncio.wait([sending])
+    assert len(began) == 1
+
+
+# -- what stands for several failures ---------------------------------------------------------------------
+
+
+class Stubborn(CatgaError):
+    code = "stubborn"
+
+    @property
+    def is_retryable(self) -> bool:  # type: ignore[override]
+        raise KeyError
+
+
+@dataclass(frozen=True)
+class Ordered(Event):
+    pass
+
+
+async def in_doubt() -> None:
+    raise timeout_in_doubt()
+
+
+async def in_doubt_in_a_group() -> None:
+    raise ExceptionGroup("several", [KeyError(), timeout_in_doubt()])
+
+
+@pytest.mark.parametrize("fail", [in_doubt, in_doubt_in_a_group])
+@pytest.mark.parametrize("failing", [1, 2], ids=["one handler", "two handlers"])
+@pytest.mark.parametrize("nodes", [0, 1, 2])
+async def test_it_stays_in_doubt_in_what_stands_for_it(fail: Any, failing: int, nodes: int) -> None:
+    def other() -> None:
+        raise ConnectionError
+
+    front, back, began = Mediator(), Mediator(), list[object]()
+    front.handles(Ordered)(lambda event: fail())
+    if failing == 2:
+        front.handles(Ordered)(lambda event: other())
+    if nodes == 2:
+        back.handles(Ordered)(lambda event: other())
+    front.behavior(only=Pay)(Retry(3, base=0.0, on=Exception))
+
+    @front.handler
+    async def pay(request: Pay) -> int:
+        began.append(request)
+        (await current().publish(Ordered())).unwrap()
+        return 1
+
+    async with AsyncExitStack() as stack:
+        if nodes:
+            await stack.enter_async_context(add_cluster(front, "memory://doubt", node_id="a", service="a"))
+            sender = add_cluster(back, "memory://doubt", node_id="b", service="b")
+            await stack.enter_async_context(sender)
+            error = error_of(await sender.send(Pay()))
+        else:
+            error = error_of(await front.send(Pay()))
+    assert (len(began), error.is_retryable, is_in_doubt(error)) == (1, False, True)
+
+
+async def test_what_ran_in_one_service_stays_in_doubt_behind_a_hop() -> None:
+    joint = joint_failure([Success(None), Failure(ClosedError("it is closed"))], "one of two", {}).error
+    assert is_in_doubt(joint)
+    assert is_in_doubt(as_catga_error(joint))
+    assert is_in_doubt(error_of(Failure(as_catga_error(ExceptionGroup("several", [joint])))))
+    assert not is_in_doubt(as_catga_error(ExceptionGroup("several", [refused(), ConnectionError()])))
+
+
+def test_an_error_that_cannot_be_read_is_an_answer_all_the_same() -> None:
+    assert as_catga_error(Stubborn("no")).execution is Execution.ANSWERED
+    assert not as_catga_error(ExceptionGroup("several", [Stubborn("no")])).is_retryable
 
 
 def test_an_error_of_a_class_that_is_never_retryable_is_in_no_doubt() -> None:

@@ -13,7 +13,7 @@ from types import AsyncGeneratorType, FunctionType, GeneratorType, MethodType
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from catga.abc import AdmissionBehavior, Behavior, HandlerBehavior, NotReachedBehavior
-from catga.errors import CatgaError, CatgaTimeoutError, Execution, HandlerError, passed_on, settle_doubt
+from catga.errors import CatgaError, CatgaTimeoutError, HandlerError, as_answer, passed_on, settle_doubt, with_doubt
 from catga.mediator.annotations import (
     UNWRAPPED,
     Handler,
@@ -402,8 +402,7 @@ def as_catga_error(error: BaseException) -> CatgaError:
     if isinstance(error, CatgaError):
         with suppress(Exception):  # a class of the user's may not let it be set
             # It ran: that it was refused further down (a nested call) is not a reason to run it elsewhere.
-            error.execution = Execution.ANSWERED
-            return error
+            return as_answer(error)
     name = _shown(error)
     if isinstance(error, asyncio.CancelledError):
         name, text = "CancelledError", "the handler was cancelled"
@@ -411,7 +410,7 @@ def as_catga_error(error: BaseException) -> CatgaError:
         text = _text(error)
     wrapped = HandlerError(f"{name}: {text}", details={"type": name, "message": text})
     wrapped.__cause__ = error
-    return wrapped
+    return with_doubt(wrapped, [error])
 
 
 def combined(errors: Sequence[CatgaError]) -> CatgaError:
@@ -421,4 +420,4 @@ def combined(errors: Sequence[CatgaError]) -> CatgaError:
     texts = [str(error) for error in errors]
     together = HandlerError(f"{len(errors)} handlers failed: {'; '.join(texts)}", details={"failures": texts})
     together.__cause__ = ExceptionGroup("handlers of one event", errors)
-    return together
+    return with_doubt(together, errors)

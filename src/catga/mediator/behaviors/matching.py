@@ -28,11 +28,3 @@ def matching(errors: Errors, option: str) -> Callable[[Exception], bool]:
     if wrong:
         raise TypeError(f"{option} must be exception classes, got {wrong[0]!r}")
     return lambda error: isinstance(error, classes)
-
-
-def leaves(error: Exception) -> list[Exception]:
-    """Return what an exception consists of: itself, or all that a group of them holds."""
-    if not isinstance(error, ExceptionGroup):
-        return [error]
-    group = cast("ExceptionGroup[Exception]", error)
-    return [leaf for part in group.exceptions for leaf in leaves(part)]

@@ -7,8 +7,9 @@ import random
 from typing import Any
 
 from catga.abc import CallNext
-from catga.errors import CatgaError, is_in_doubt
-from catga.mediator.behaviors.matching import Errors, leaves, matching
+from catga.errors import CatgaError, is_in_doubt, leaves
+from catga.mediator.behaviors import groups
+from catga.mediator.behaviors.matching import Errors, matching
 from catga.messages import wire_name
 
 logger = logging.getLogger("catga.behaviors")
@@ -61,7 +62,7 @@ class Retry:
             try:
                 return await call_next(message)
             except Exception as error:
-                if _cancellations() > cancellations or not self._is_retryable(error):
+                if _cancellations() - groups.left_behind(error) > cancellations or not self._is_retryable(error):
                     raise
                 pause = self._pause(attempt, error)
                 _log(message, attempt, pause, error)
