@@ -26,8 +26,8 @@ def node(node_id: str) -> DistributedMediator:
 
 async def main() -> None:
     async with node("alpha") as alpha, node("beta"):
-        greetings = [(await alpha.send(Greet("World"))).unwrap() for _ in range(2)]
-        print(*sorted(greetings), sep="\n")
+        answers = {(await alpha.send(Greet("World"))).unwrap() for _ in range(2)}
+    print(*sorted(answers), sep="\n")
 
 
 asyncio.run(main())

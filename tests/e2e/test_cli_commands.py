@@ -244,6 +244,7 @@ def test_explain_tells_the_choice_and_sends_nothing(shop: str) -> None:
     assert parsed(shop, "send", "cli_shop:Die", "--explain")["choice"] in IDS
     keyed = [parsed(shop, "send", "cli_shop:Die", "--explain", "--key", "k")["choice"] for _ in range(3)]
     assert len(set(keyed)) == 1
+    assert "by ConsistentHash() for the key 'k'" in output(shop, "send", "cli_shop:Die", "--explain", "--key", "k")
     assert "cli_shop.Die goes to shop-" in output(shop, "send", "cli_shop:Die", "--explain")
 
 
@@ -260,8 +261,8 @@ MISTAKES = {
     "Expected `int`, got `str` - at `$.quantity`": ("send", "cli_shop:CreateOrder", '{"sku": "a", "quantity": "x"}'),
     "not a cli_shop.CreateOrder": ("send", "cli_shop:CreateOrder", "{"),
     "did you mean CreateOrder?": ("send", "cli_shop:CreateOrdr"),
-    "is not a request": ("send", "cli_shop:Created"),
-    "is not an event": ("publish", "cli_shop:CreateOrder"),
+    "is not a request: it is an event, which `catga publish`": ("send", "cli_shop:Created"),
+    "is not an event: it is a request, which `catga send` sends": ("publish", "cli_shop:CreateOrder"),
     "'CreateOrder' is not of the form module:name, e.g. app:CreateOrder": ("send", "CreateOrder"),
     "'Created' is not of the form module:name, e.g. app:OrderCreated": ("publish", "Created"),
     "write cli_shop:CreateOrder": ("send", "cli_shop.py:CreateOrder"),

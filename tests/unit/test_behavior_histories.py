@@ -25,6 +25,7 @@ from history_plan import (
 
 from catga.errors import Execution
 from catga.mediator.behaviors import CircuitBreaker, ConcurrencyLimit, Logging, RateLimit, Retry, Timeout, Validation
+from catga.mediator.behaviors.logs import FAILED, HANDLED
 
 ALL = REQUESTS + EVENTS
 NAMES = ("ask", *HANDLERS)
@@ -102,10 +103,10 @@ async def test_logging(world: World, seeds: list[int]) -> None:
     world.app(Logging())
     await world.play(seeds, world.some())
     world.check()
-    lines = [line for line in world.lines.records if line.msg in ("handled", "failed")]
+    lines = [line for line in world.lines.records if line.msg in (HANDLED, FAILED)]
     for run, line in zip(ended, lines, strict=True):
         went_well = run.ends == VALUE
-        assert line.msg == ("handled" if went_well else "failed")
+        assert line.msg == (HANDLED if went_well else FAILED)
         is_cancelled = run.ends == CANCELLED or (not run.was_cancelled and run.how.ends == OWN_CANCEL)
         if not went_well:
             assert (vars(line)["catga_error"] == "cancelled") == is_cancelled

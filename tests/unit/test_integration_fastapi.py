@@ -261,6 +261,15 @@ def test_a_text_of_the_program_takes_the_place_of_ours() -> None:
     assert body_of(InvalidMessageError("x"), detail="a quantity is missing")["detail"] == "a quantity is missing"
 
 
+async def test_respond_says_what_it_takes() -> None:
+    forgotten: Any = Mediator().send_batch([])
+    with pytest.raises(TypeError, match=r"so await it: respond\(await cluster\.send"):
+        respond(forgotten)
+    await forgotten
+    with pytest.raises(TypeError, match="a Success or a Failure, got 42"):
+        respond(42)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("status", [499, 599, 200, HTTPStatus.CONFLICT])
 def test_a_status_need_have_no_name(status: int) -> None:
     response = problem(CatgaError("x"), errors={"catga": status})

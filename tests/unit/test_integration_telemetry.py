@@ -22,6 +22,7 @@ from catga import DistributedMediator, Event, Mediator, Request, add_cluster, co
 from catga.integrations import otel, prometheus
 from catga.mediator import MessageContext
 from catga.mediator.behaviors import Logging
+from catga.mediator.behaviors.logs import FAILED
 from catga.testing import eventually
 
 
@@ -227,7 +228,7 @@ async def test_a_cancelled_call_is_recorded_on_both_ends(cluster: Any, caplog: p
     for metric in ("rpc.client.call.duration", "rpc.server.call.duration"):
         (point,) = telemetry.points(metric)
         assert (point.attributes["error.type"], point.count) == ("cancelled", 1)
-    assert [vars(r)["catga_error"] for r in caplog.records if r.message == "failed"] == ["cancelled"]
+    assert [vars(r)["catga_error"] for r in caplog.records if r.msg == FAILED] == ["cancelled"]
 
 
 async def test_an_interceptor_that_fails_inside_is_recorded_as_the_failure_that_it_is() -> None:

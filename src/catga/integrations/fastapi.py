@@ -25,7 +25,7 @@ from starlette.routing import Route
 from catga.cluster import DistributedMediator
 from catga.errors import ANSWER, NESTED, CatgaError, ClosedError, Execution, HandlerError, what_is_refused
 from catga.integrations.as_json import as_json
-from catga.result import CatgaResult, Success
+from catga.result import CatgaResult, Failure, Success
 
 logger = logging.getLogger("catga.http")
 
@@ -138,14 +138,23 @@ def respond(
         errors: HTTP status by error code, over `STATUS`: ``{"out_of_stock": 409}``.
 
     Raises:
+        TypeError: `result` is not the result of a verb.
         ValueError: a status is no number from 200 to 599.
     """
     _check(status, errors)
+    _expect_result(result)
     if not isinstance(result, Success):
         return problem(result.error, errors=errors)
     if result.value is None or status in _WITHOUT_BODY:
         return Response(status_code=status or 204)
     return Response(as_json(result.value), status or 200, media_type="application/json")
+
+
+def _expect_result(value: object) -> None:
+    if isawaitable(value):
+        raise TypeError("respond takes the result of a verb, so await it: respond(await cluster.send(...))")
+    if not isinstance(value, Success | Failure):
+        raise TypeError(f"respond takes the result of a verb, a Success or a Failure, got {value!r:.80}")
 
 
 def problem(error: CatgaError, *, errors: Mapping[str, int] | None = None, detail: str | None = None) -> Response:

@@ -80,13 +80,13 @@ class Caching:
                 return codec.decode_response(flight.body)
         except CatgaError as error:
             flight.body = None
-            logger.warning("the cache could not be read", extra={"catga_error": str(error)})
+            logger.warning("the cache could not be read: %s", error, extra={"catga_error": str(error)})
         value = await run()
         try:
             flight.body = encode(value)
             await self._store.put(key, flight.body, self._ttl)
         except CatgaError as error:
-            logger.warning("the cache could not be written", extra={"catga_error": str(error)})
+            logger.warning("the cache could not be written: %s", error, extra={"catga_error": str(error)})
         return value
 
     def _codec(self, cls: type) -> Codec:

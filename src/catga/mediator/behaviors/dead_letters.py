@@ -294,8 +294,8 @@ async def _release(claims: KeyValueStore, letter_id: str, owner: bytes, beat: "a
     try:
         await claims.discard(letter_id, owner)
     except CatgaError as error:
-        text = "the claim of a letter could not be ended: it ends by itself"
-        logger.warning(text, extra={"catga_letter": letter_id, "catga_error": str(error)})
+        text = "the claim of a letter could not be ended, and ends by itself: %s"
+        logger.warning(text, error, extra={"catga_letter": letter_id, "catga_error": str(error)})
 
 
 def _in_progress(letter_id: str) -> InProgressError:

@@ -166,14 +166,15 @@ class Idempotency:
         try:
             await self._store.discard(key, claim)
         except CatgaError as error:
-            logger.warning("a claim could not be freed: it ends with its lease", extra={"catga_error": str(error)})
+            text = "a claim could not be freed, and ends with its lease: %s"
+            logger.warning(text, error, extra={"catga_error": str(error)})
 
     async def _remember(self, key: str, value: object, content: bytes) -> None:
         try:
             await self._store.put(key, _encoded(value, content), self._ttl)
         except CatgaError as error:
             # It ran: to fail now would invite the very repeat that this prevents.
-            logger.warning("a value could not be remembered", extra={"catga_error": str(error)})
+            logger.warning("a value could not be remembered: %s", error, extra={"catga_error": str(error)})
 
     def _codec(self, cls: type) -> Codec:
         codec = self._codecs.get(cls)

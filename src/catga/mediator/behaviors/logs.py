@@ -10,10 +10,15 @@ from catga.errors import CatgaError
 from catga.mediator.message_context import current_message
 from catga.messages import wire_name
 
+HANDLED = "%(catga_message)s handled in %(catga_seconds).3f s"
+FAILED = "%(catga_message)s failed after %(catga_seconds).3f s: %(catga_error)s"
+
 
 class Logging:
-    """Logs ``handled`` or ``failed`` with the fields ``catga_message``, ``catga_seconds``, ``catga_error`` and,
-    with `MessageContext`, ``catga_message_id`` and ``catga_correlation_id``.
+    """Logs ``shop.Order handled in 0.003 s`` or ``shop.Order failed after 0.003 s: timeout``.
+
+    The records have the fields ``catga_message``, ``catga_seconds``, ``catga_error`` and, with `MessageContext`,
+    ``catga_message_id`` and ``catga_correlation_id``.
 
     Args:
         logger: by default ``catga.handlers``.
@@ -29,10 +34,12 @@ class Logging:
         try:
             value = await call_next(message)
         except BaseException as error:
-            self._logger.warning("failed", extra={**_fields(message, started), "catga_error": _code(error)})
+            fields = {**_fields(message, started), "catga_error": _code(error)}
+            self._logger.warning(FAILED, fields, extra=fields)
             raise
         if self._logger.isEnabledFor(self._level):
-            self._logger.log(self._level, "handled", extra=_fields(message, started))
+            fields = _fields(message, started)
+            self._logger.log(self._level, HANDLED, fields, extra=fields)
         return value
 
 
