@@ -31,8 +31,8 @@ T = TypeVar("T")
 
 # Sets a value unless the command is late, by the server's clock: one that waited in a frozen server, or in a link that
 # stalled, must not claim a key for a caller that has given up. The lifetime of a value that replaces another is shorter
-# by what the command has waited, so that it may be over already. The second reply is the server's time. Key: the key. Arguments: value, lifetime and deadline in ms, "NX" or "",
-# and the ms that the command may take.
+# by what the command has waited, so that it may be over already. The second reply is the server's time. Key: the key.
+# Arguments: value, lifetime and deadline in ms, "NX" or "", and the ms that the command may take.
 _SET = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
