@@ -136,6 +136,22 @@ async def test_a_value_that_a_frozen_server_reads_late_is_as_old_as_it_is(
     assert await other.get("k") is None
 
 
+async def test_the_lifetime_of_a_value_begins_when_it_is_sent(
+    serving: tuple[Server, KeyValueStore, KeyValueStore],
+) -> None:
+    server, store, other = serving
+    await store.put("k", b"before", LEASE)
+    loop = asyncio.get_running_loop()
+    server.freeze()
+    sent = loop.time()
+    put = asyncio.ensure_future(store.put("k", b"over", 0.1))
+    await eventually(lambda: loop.time() > sent + TIMEOUT / 2)
+    server.thaw()
+    await asyncio.wait([put])
+    if put.exception() is None:  # else this machine was too slow for the time-out
+        assert await other.get("k") is None
+
+
 async def _reads(store: KeyValueStore, key: str) -> bool:
     try:
         return await store.get(key) is not None

@@ -232,6 +232,17 @@ def test_applications_in_one_process_have_their_own_nodes() -> None:
         assert len(nodes[0].get_nodes()) == 1
 
 
+def test_an_application_that_ran_alone_has_the_outer_node_once_it_is_mounted() -> None:
+    inner, outer = application(lifespan=lifespan(Nodes())), FastAPI(lifespan=lifespan(Nodes()))
+    outer.mount("/inner", inner)
+    for _ in range(2):
+        with TestClient(inner) as http:
+            assert http.get("/async").text == "8"
+        with TestClient(outer) as http:
+            assert http.get("/inner/async").text == http.get("/inner/starlette/plain").text == "8"
+            assert http.get("/inner/health/ready").status_code == 200
+
+
 async def test_the_dependency_takes_no_thread() -> None:
     """Else requests would wait for plain endpoints that hold all threads."""
     app = application(lifespan=lifespan(Nodes()))

@@ -250,8 +250,8 @@ def _node_for(connection: HTTPConnection) -> DistributedMediator | None:
     """Return the node of the application that has the route, else of that which has it mounted."""
     app, outer = connection.scope.get("app"), connection.scope.get("router")  # of the first application
     found = getattr(getattr(app, "state", None), "mediator", None)
-    if found is None:
-        found = next((started.state.mediator for started in list(_started) if started.router is outer), None)
+    if not _runs(found):  # an application that is mounted now may have run alone before
+        found = next((started.state.mediator for started in list(_started) if started.router is outer), found)
     return cast("DistributedMediator | None", found)
 
 

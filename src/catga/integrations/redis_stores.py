@@ -31,16 +31,22 @@ T = TypeVar("T")
 
 # Sets a value unless the command is late, by the server's clock: one that waited in a frozen server, or in a link that
 # stalled, must not claim a key for a caller that has given up. The lifetime of a value that replaces another is shorter
-# then. The second reply is the server's time. Key: the key. Arguments: value, lifetime and deadline in ms, "NX" or "",
-# and the ms that the command may take.
+# by what the command has waited, so that it may be over already. The second reply is the server's time. Key: the key.
+# Arguments: value, lifetime and deadline in ms, "NX" or "", and the ms that the command may take.
 _SET = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if ARGV[3] == '' then return {-1, now} end
 local late, ttl = now - ARGV[3], tonumber(ARGV[2])
-if late > 0 then
-  ttl = ttl - late - ARGV[5]
-  if ARGV[4] == 'NX' or ttl < 1 then return {-1, now} end
+if ARGV[4] == '' then
+  ttl = ttl - math.max(0, late + ARGV[5])
+elseif late > 0 then
+  return {-1, now}
+end
+if ttl < 1 and late > 0 then return {-1, now} end
+if ttl < 1 then
+  redis.call('DEL', KEYS[1])
+  return {1, now}
 end
 local px = string.format('%.0f', ttl)
 if ARGV[4] == '' then

@@ -8,7 +8,7 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 _AFFECTED = sys.version_info < (3, 13)
 _EXIT = asyncio.TaskGroup.__aexit__.__code__
@@ -27,10 +27,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         if id(each) not in seen:
             seen.add(id(each))
             yield each
-            held: tuple[Any, ...] = ()
-            if isinstance(each, BaseExceptionGroup):
-                held = cast("BaseExceptionGroup[Any]", each).exceptions
+            held: tuple[Any, ...] = getattr(each, "exceptions", ()) if _is_group(each) else ()
             todo += [part for part in (each.__cause__, each.__context__, *held) if part is not None]
+
+
+def _is_group(error: BaseException) -> bool:
+    return isinstance(error, BaseExceptionGroup)
 
 
 def _left_in(traceback: TracebackType | None) -> Iterator[object]:
