@@ -27,7 +27,7 @@ test-long: $(READY) ## the long tests: splits, failovers, mass deaths, refusals,
 	$(BIN)/python -m pytest -n 2 -m "long or hypothesis" --hypothesis-profile=many $(ARGS)
 
 # With other releases than the pinned ones, in a virtual environment that is made anew.
-BOUNDS_TESTS := tests/unit tests/contract tests/e2e
+BOUNDS_TESTS := tests/unit tests/contract tests/meaning tests/e2e
 
 test-minima: ## the tests with the lowest releases that pyproject.toml takes, in .venv-minima
 	$(PYTHON) -m venv --clear .venv-minima

@@ -26,7 +26,9 @@ from catga.mediator.behaviors import (
     Caching,
     CircuitBreaker,
     ConcurrencyLimit,
+    DeadLetters,
     Idempotency,
+    MemoryStore,
     RateLimit,
     Retry,
     Timeout,
@@ -304,3 +306,21 @@ def test_what_are_no_exception_classes_is_refused_where_it_is_written(errors: An
     for make in (lambda: Retry(on=errors), lambda: CircuitBreaker(ignore=errors)):
         with pytest.raises(TypeError, match="must be exception classes"):
             make()
+
+
+def test_options_of_another_kind_are_refused_at_once() -> None:
+    by_name: Any = "order_id"
+    for make in (
+        lambda: Idempotency(key=by_name),
+        lambda: Caching(ttl=1, key=by_name),
+        lambda: RateLimit(1, key=by_name),
+    ):
+        with pytest.raises(TypeError, match=r"key must be a function of the message, .* got 'order_id'"):
+            make()
+    no_store: Any = lambda order: order.order_id  # noqa: E731
+    for make in (lambda: Idempotency(no_store), lambda: Caching(no_store, ttl=1)):
+        with pytest.raises(TypeError, match=r"store must be a store such as MemoryStore\(\)"):
+            make()
+    of_keys: Any = MemoryStore()
+    with pytest.raises(TypeError, match=r"store must be a store such as MemoryDeadLetters\(\)"):
+        DeadLetters(of_keys)

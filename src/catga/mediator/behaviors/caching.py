@@ -9,6 +9,7 @@ from typing import Any
 from catga.abc import CallNext
 from catga.codec import Codec, digest, encode
 from catga.errors import CatgaError, InvalidMessageError, inside
+from catga.mediator.behaviors.matching import expect_key, expect_store
 from catga.mediator.behaviors.store import KeyValueStore, MemoryStore, key_text
 from catga.messages import is_request
 
@@ -37,6 +38,7 @@ class Caching:
 
     Raises:
         ValueError: `ttl` is not positive.
+        TypeError: `key` is not a function, or `store` is not a store.
     """
 
     def __init__(
@@ -44,6 +46,8 @@ class Caching:
     ) -> None:
         if not ttl > 0:
             raise ValueError(f"ttl must be a positive number of seconds, got {ttl!r}")
+        expect_key(key)
+        expect_store(store, "discard", "MemoryStore() or RedisStore(client)")
         self._store = store or MemoryStore(max_entries=10_000)
         self._ttl = ttl
         self._key = key or _digest

@@ -15,6 +15,7 @@ import msgspec
 from catga.abc import Behavior, CallNext
 from catga.codec import Codec, encode
 from catga.errors import CatgaError, HandlerNotFoundError, InProgressError, OverloadedError, StoreError
+from catga.mediator.behaviors.matching import expect_store
 from catga.mediator.behaviors.store import KeyValueStore, MemoryStore
 from catga.mediator.carried import context
 from catga.mediator.intercept import handling
@@ -134,6 +135,7 @@ class DeadLetters:
     """
 
     def __init__(self, store: DeadLetterStore | None = None) -> None:
+        expect_store(store, "list", "MemoryDeadLetters() or RedisDeadLetters(client)")
         self._store = store or MemoryDeadLetters()
         self._writes = 0
         self._replayed: set[str] = set()  # ids of the letters that are being replayed by this process

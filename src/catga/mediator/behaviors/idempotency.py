@@ -22,6 +22,7 @@ from catga.errors import (
     refused,
     settle_doubt,
 )
+from catga.mediator.behaviors.matching import expect_key, expect_store
 from catga.mediator.behaviors.store import KeyValueStore, MemoryStore, key_text
 from catga.mediator.message_context import current_message
 from catga.mediator.settling import begin, settle
@@ -73,6 +74,9 @@ class Idempotency:
         ttl: seconds a value is remembered.
         lease: seconds a run may take; it is cancelled then, a second before another may start.
         wait: seconds a duplicate waits for the value until `InProgressError`.
+
+    Raises:
+        TypeError: `key` is not a function, or `store` is not a store.
     """
 
     def __init__(
@@ -84,6 +88,8 @@ class Idempotency:
         lease: float = 60.0,
         wait: float = 30.0,
     ) -> None:
+        expect_key(key)
+        expect_store(store, "discard", "MemoryStore() or RedisStore(client)")
         self._store = store or MemoryStore(max_entries=_MAX_KEYS)
         self._key = key
         self._ttl = ttl

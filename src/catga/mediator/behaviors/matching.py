@@ -1,4 +1,4 @@
-"""Which exceptions an option of a behavior means."""
+"""What the options of behaviors may be: exceptions, keys, stores."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias, cast
@@ -28,3 +28,15 @@ def matching(errors: Errors, option: str) -> Callable[[Exception], bool]:
     if wrong:
         raise TypeError(f"{option} must be exception classes, got {wrong[0]!r}")
     return lambda error: isinstance(error, classes)
+
+
+def expect_key(key: object) -> None:
+    """Raise TypeError unless `key` is None or a function."""
+    if key is not None and not callable(key):
+        raise TypeError(f"key must be a function of the message, such as lambda order: order.number, got {key!r}")
+
+
+def expect_store(store: object, method: str, examples: str) -> None:
+    """Raise TypeError unless `store` is None or has `method`."""
+    if store is not None and not hasattr(store, method):
+        raise TypeError(f"store must be a store such as {examples}, got {store!r}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from catga.abc import CallNext
 from catga.errors import RateLimitedError
+from catga.mediator.behaviors.matching import expect_key
 
 
 class RateLimit:
@@ -36,6 +37,7 @@ class RateLimit:
         if not 0 < rate < math.inf or (burst is not None and burst < 1) or max_keys < 1:
             text = "rate must be positive and finite, burst and max_keys at least 1"
             raise ValueError(f"{text}: got {rate}, {burst}, {max_keys}")
+        expect_key(key)
         self._rate = rate
         self._burst = float(burst if burst is not None else max(1, round(rate)))
         self._key = key
