@@ -26,7 +26,6 @@ crosses the same way. Two classes with one code are refused.
 from collections.abc import Iterable
 from contextlib import suppress
 from enum import Enum
-from itertools import chain
 from typing import Any, ClassVar, TypeVar, cast
 
 
@@ -163,10 +162,26 @@ def leaves(error: E) -> list[E]:
     return [leaf for part in parts for leaf in leaves(part)]
 
 
+def holds_doubt(error: BaseException) -> bool:
+    """Return whether `error` is in doubt, or what it was made of: what a group holds, and what led to it. ``from None``
+    says that nothing did."""
+    seen, todo = set[int](), [error]
+    while todo:
+        each = todo.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if _is_doubted(each):
+            return True
+        led = (each.__cause__, None if each.__suppress_context__ else each.__context__)
+        todo += [part for part in (*leaves(each), *led) if part is not None]
+    return False
+
+
 def with_doubt(error: C, parts: Iterable[BaseException]) -> C:
-    """Return `error`, which stands for `parts`. It says so in its details if one of them is in doubt, and neither its
+    """Return `error`, which stands for `parts`. It says so in its details if one of them holds doubt, and neither its
     class nor its execution tells."""
-    if any(map(_is_doubted, chain.from_iterable(map(leaves, parts)))) and not _is_doubted(error):
+    if any(map(holds_doubt, parts)) and not _is_doubted(error):
         error.details = {IN_DOUBT: True, **error.details}
     return error
 

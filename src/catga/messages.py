@@ -123,7 +123,7 @@ def wire_name(cls: type) -> str:
     that imports it agree.
     """
     name = options_of(cls).name
-    return f"{_module_of(cls)}.{cls.__qualname__}" if name is None else name
+    return f"{module_of(cls)}.{cls.__qualname__}" if name is None else name
 
 
 def check_name(cls: type) -> None:
@@ -132,7 +132,7 @@ def check_name(cls: type) -> None:
     name = wire_name(cls)
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable():
         raise refused(f"the wire name {name!r:.80} of {cls!r} must be 1 to {MAX_NAME} printable characters")
-    if name.startswith(_OWN) and not _module_of(cls).startswith(_OWN):
+    if name.startswith(_OWN) and not module_of(cls).startswith(_OWN):
         raise refused(
             f"the wire name {name!r} of {cls!r} is catga's own, like all that begin with {_OWN!r}: "
             f'give it another, e.g. @message(name="shop.{cls.__name__}")'
@@ -150,7 +150,7 @@ def check_class(cls: Any) -> None:
         raise InvalidMessageError(f"{cls!r} is no message: derive a class from Request[R] or Event")
     if is_request(cls) and is_event(cls):
         raise InvalidMessageError(f"{cls!r} is a request and an event: derive it from one of them")
-    if options_of(cls).name is not None and wire_name(cls).startswith(_OWN) and _module_of(cls).startswith(_OWN):
+    if options_of(cls).name is not None and wire_name(cls).startswith(_OWN) and module_of(cls).startswith(_OWN):
         raise InvalidMessageError(f"{cls!r} is built in: each node answers it itself")
 
 
@@ -158,7 +158,8 @@ def _is_message(cls: Any) -> bool:
     return is_request(cls) or is_event(cls)
 
 
-def _module_of(cls: type) -> str:
+def module_of(cls: Any) -> str:
+    """Return the name of the module of a class or a function, the same in every process; see `wire_name`."""
     return _main_module() if cls.__module__ == "__main__" else cls.__module__
 
 

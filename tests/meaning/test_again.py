@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from catga import Event, Failure, Mediator, Request, Success, add_cluster, current, message
-from catga.errors import CatgaError, CatgaTimeoutError, ClosedError, Execution, MaybeExecutedError, is_in_doubt
+from catga.errors import (
+    CatgaError,
+    CatgaTimeoutError,
+    ClosedError,
+    Execution,
+    MaybeExecutedError,
+    RateLimitedError,
+    is_in_doubt,
+)
 from catga.integrations.fastapi import problem
 from catga.mediator import Router
 from catga.mediator.behaviors import Retry, Timeout
@@ -353,3 +361,35 @@ def test_an_error_that_cannot_be_read_is_an_answer_all_the_same() -> None:
 def test_an_error_of_a_class_that_is_never_retryable_is_in_no_doubt() -> None:
     assert not is_in_doubt(ClosedError("it is closed"))
     assert is_in_doubt(MaybeExecutedError("lost"))
+
+
+@pytest.mark.parametrize(("how", "runs"), [("in its place", 1), ("from it", 1), ("from None", 3)])
+async def test_what_is_raised_in_the_place_of_a_doubt_is_in_doubt(how: str, runs: int) -> None:
+    app, began = Mediator(), list[object]()
+    app.behavior(Retry(3, base=0.0, on=ValueError))
+
+    @app.handler
+    async def pay(request: Pay) -> int:
+        began.append(request)
+        try:
+            raise timeout_in_doubt()
+        except CatgaTimeoutError as doubt:
+            if how == "in its place":
+                raise ValueError("no")  # noqa: B904 - its context is what is tried
+            raise ValueError("no") from (doubt if how == "from it" else None)
+
+    assert error_of(await app.send(Pay())).code == "handler_error"
+    assert len(began) == runs
+
+
+async def test_a_failure_that_asks_to_wait_for_long_is_passed_on() -> None:
+    app, began = Mediator(), list[object]()
+    app.behavior(Retry(3, base=0.0))
+
+    @app.handler
+    async def pay(request: Pay) -> int:
+        began.append(request)
+        raise RateLimitedError("full", details={"retry_after": 1e9})
+
+    assert error_of(await app.send(Pay())).code == "rate_limited"
+    assert len(began) == 1

@@ -168,6 +168,17 @@ if __name__ == "__main__":
         assert run(tmp_path, "orders.py") == "orders.Made"
         assert run(tmp_path, "-m", "orders") == "orders.Made"
 
+    HANDLER = """
+from catga.mediator.annotations import label
+def made(event):
+    pass
+print(label(made))
+"""
+
+    def test_a_handler_is_named_by_the_scripts_module_too(self, tmp_path: Path) -> None:
+        (tmp_path / "orders.py").write_text(self.HANDLER)
+        assert run(tmp_path, "orders.py") == run(tmp_path, "-c", "import orders") == "orders.made"
+
     def test_main_of_a_package_is_the_package(self, tmp_path: Path) -> None:
         (tmp_path / "shop").mkdir()
         (tmp_path / "shop" / "__init__.py").touch()

@@ -55,12 +55,17 @@ def redact(url: str) -> str:
     """`url` without its password, for logs and errors."""
     if "://" not in url and "@" in url:  # somebody left the scheme out
         url = "***@" + url.rpartition("@")[2]
-    return _SECRET.sub(r"\1=***", _CREDENTIALS.sub(_without_password, url))
+    return _QUERY.sub(_without_secret, _CREDENTIALS.sub(_without_password, url))
 
 
 # Up to the last "@" of one URL of a list, whatever is inside: who did not escape it must not find it in the log.
 _CREDENTIALS = re.compile(r"(?<=://)(?:(?!,[a-z+]+://).)*@", re.DOTALL)
-_SECRET = re.compile(r"([?&][^=&]*(?:pass|secret|token|auth|cred|key)[^=&]*)=[^&]*", re.IGNORECASE)
+_QUERY = re.compile(r"([?&][^=&?]*)=[^&]*")  # in a time that grows no faster than the text
+_SECRET = re.compile(r"pass|secret|token|auth|cred|key", re.IGNORECASE)
+
+
+def _without_secret(found: "re.Match[str]") -> str:
+    return f"{found[1]}=***" if _SECRET.search(found[1]) else found[0]
 
 
 def _without_password(found: "re.Match[str]") -> str:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, get_args, get_origin
 
 from catga.errors import InvalidMessageError
 from catga.hints import annotations_of, signature_of, text_of
-from catga.messages import is_event, is_request
+from catga.messages import is_event, is_request, module_of
 from catga.result import Failure, Success
 
 Handler: TypeAlias = Callable[[Any], Any]
@@ -31,7 +31,7 @@ def label(handler: Any) -> str:
         function = inspect.unwrap(function.func)
     if not hasattr(function, "__qualname__"):
         function = function.__class__
-    return f"{function.__module__}.{function.__qualname__}"
+    return f"{module_of(function)}.{function.__qualname__}"
 
 
 def labels(handlers: Sequence[Handler]) -> list[str]:

@@ -2,12 +2,11 @@
 
 import asyncio
 import logging
-import math
 import random
 from typing import Any
 
 from catga.abc import CallNext
-from catga.errors import CatgaError, is_in_doubt, leaves
+from catga.errors import CatgaError, holds_doubt, leaves
 from catga.mediator.behaviors import groups
 from catga.mediator.behaviors.matching import Errors, matching
 from catga.messages import wire_name
@@ -16,6 +15,8 @@ logger = logging.getLogger("catga.behaviors")
 
 _MAX_POWER = 1000
 """Of 2, below what overflows."""
+_LONGEST = 60.0
+"""Seconds that a failure may ask to wait for; one that asks for more is passed on."""
 
 
 class Retry:
@@ -28,7 +29,8 @@ class Retry:
 
     The pause before try ``n + 1`` is uniform between 0 and ``min(cap, base * 2 ** (n - 1))`` seconds, as in M. Brooker,
     "Exponential backoff and jitter", AWS Architecture Blog, 2015. If the error says ``retry_after``, it is so many
-    seconds longer. Each further try is logged as a warning by ``catga.behaviors``.
+    seconds longer; an error that asks for more than a minute is passed on. Each further try is logged as a warning by
+    ``catga.behaviors``.
 
     Args:
         attempts: tries in all.
@@ -70,10 +72,11 @@ class Retry:
         return await call_next(message)
 
     def _is_retryable(self, error: Exception) -> bool:
-        parts = leaves(error)
-        if any(isinstance(part, CatgaError) and is_in_doubt(part) for part in parts):
+        if holds_doubt(error):
             return False
-        return self._is_worth_it(error) or all(self._may_pass(part) for part in parts)
+        if max(map(_retry_after, leaves(error))) > _LONGEST:
+            return False
+        return self._is_worth_it(error) or all(map(self._may_pass, leaves(error)))
 
     def _may_pass(self, error: Exception) -> bool:
         return (isinstance(error, CatgaError) and error.is_retryable) or self._is_worth_it(error)
@@ -93,7 +96,7 @@ def _retry_after(error: Exception) -> float:
     """Return the seconds until another try has a chance, as far as the error knows."""
     details: Any = error.details if isinstance(error, CatgaError) else None
     seconds: Any = details.get("retry_after") if isinstance(details, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    return seconds if isinstance(seconds, int | float) and 0 < seconds < math.inf else 0.0
+    return seconds if isinstance(seconds, int | float) and seconds > 0 else 0.0
 
 
 def _log(message: object, attempt: int, pause: float, error: Exception) -> None:
