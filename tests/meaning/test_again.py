@@ -293,7 +293,7 @@ async def test_a_try_that_was_cancelled_is_not_repeated_though_a_task_group_fail
 
 
 class Stubborn(CatgaError):
-    code = "stubborn"
+    code = "stubborn_in_doubt"
 
     @property
     def is_retryable(self) -> bool:  # type: ignore[override]

@@ -24,6 +24,7 @@ import pydantic.dataclasses
 import pytest
 from fastapi import FastAPI
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticSerializationError
 
 from catga import Success
 from catga.integrations.fastapi import respond
@@ -143,7 +144,10 @@ async def test_a_value_is_what_fastapi_writes(name: str) -> None:
     app = FastAPI()
     app.get("/")(answer)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as http:
-        theirs = (await http.get("/")).json()
+        try:
+            theirs = (await http.get("/")).json()
+        except PydanticSerializationError as error:
+            pytest.skip(f"FastAPI cannot write it with this release of pydantic: {error}")
     ours = [bytes(respond(Success(value)).body) for value in values]
     assert {place: json.loads(body or b"null") for place, body in zip(places, ours, strict=True)} == dict(
         zip(places, theirs, strict=True)

@@ -15,7 +15,7 @@ class RoundRobin:
     """
 
     def __init__(self, seed: int | None = None) -> None:
-        self._draw = random.random if seed is None else random.Random(seed).random
+        self._begin = random.random() if seed is None else random.Random(seed).random()  # the share before the first
         self._turns: dict[tuple[type, str], int] = {}
 
     def select(self, nodes: Sequence[NodeInfo], message: object) -> NodeInfo:
@@ -24,7 +24,7 @@ class RoundRobin:
         if count == 1:
             return nodes[0]
         key = (type(message), nodes[0].service)
-        turn = self._turns.get(key, -1) + 1 or int(self._draw() * count)
+        turn = self._turns.get(key, -1) + 1 or int(self._begin * count)
         self._turns[key] = turn
         return nodes[turn % count]
 
