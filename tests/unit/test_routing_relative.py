@@ -99,6 +99,22 @@ def test_a_node_that_fails_what_the_others_do_not_is_left_out(error: CatgaError)
     assert world.out() == "a"
 
 
+def test_a_node_that_is_too_slow_for_a_part_of_its_calls_is_left_out_though_they_are_not_in_a_row() -> None:
+    world = World()
+    for result in (LATE, LATE, DONE) * 6:
+        world.call("a", result)
+        world.call("bcd", DONE)
+    assert world.out() == "a"
+
+
+@pytest.mark.parametrize("ids", ["a", "abcd"])
+def test_where_all_are_too_slow_nobody_is_left_out_for_that(ids: str) -> None:
+    world = World("abcd" if ids == "abcd" else "a")
+    for result in (LATE, LATE, DONE) * 10:
+        world.call(ids, result)
+    assert world.out() == ""
+
+
 @pytest.mark.parametrize(
     "error",
     [

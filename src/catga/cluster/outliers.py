@@ -261,7 +261,8 @@ class Outliers:
             stats.ended(None)
         self._judged(stats, failed=failed, trials=trials)
         # A node that is full, or drains, sends nobody away with a failure: no more need be held against it.
-        if error.execution is Execution.ANSWERED and failed is not True and not isinstance(error, _OF_THE_MESSAGE):
+        is_answer = error.execution is Execution.ANSWERED and not isinstance(error, _OF_THE_MESSAGE)
+        if failed or is_answer:  # one that is too slow for a part of its calls fails them one by one, hardly in a row
             self._compared(stats, of, failed=isinstance(error, _FAULTS), trials=trials)
 
     def _judged(self, stats: NodeStats, *, failed: bool | None, trials: tuple[Record, ...] = NO_TRIAL) -> None:
