@@ -415,3 +415,19 @@ async def test_they_share_a_value_that_could_not_be_stored() -> None:
     slow.running[0].set_result([1])
     assert [(await call).unwrap() for call in calls] == [[1]] * 3
     assert len(slow.running) == 1
+
+
+async def test_a_value_that_is_being_stored_is_given_to_others_and_no_cancellation_takes_it_back() -> None:
+    class Far(MemoryStore):
+        async def put(self, key: str, value: bytes, ttl: float) -> None:
+            await gate.wait()
+            await super().put(key, value, ttl)
+
+    gate, store = asyncio.Event(), Far()
+    app, ran = counting(Caching(store, ttl=60.0), Pay)
+    assert (await app.send(Pay(1))).unwrap() == "1"
+    assert (await app.send(Pay(1))).unwrap() == "1"
+    gate.set()
+    await eventually(lambda: store._put)
+    assert (await app.send(Pay(1))).unwrap() == "1"
+    assert len(ran) == 1

@@ -3,26 +3,38 @@
 import asyncio
 import copy
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from catga.abc import CallNext
 from catga.codec import Codec, digest, encode
 from catga.errors import CatgaError, InvalidMessageError, inside
 from catga.mediator.behaviors.matching import expect_key, expect_store
 from catga.mediator.behaviors.store import KeyValueStore, MemoryStore, key_text
+from catga.mediator.settling import begin
 from catga.messages import is_request
+from catga.result import Success
 
 logger = logging.getLogger("catga.behaviors")
 
 
+_Place: TypeAlias = tuple[asyncio.AbstractEventLoop, str]
+
+
 class _Flight:
-    """A run that equal requests wait for. How it ended: with a body, with an error, or in neither way."""
+    """A run that equal requests wait for. How it ended: with a body, with an error, or in neither way. One with a body
+    goes on until that is in the store."""
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
         self.body: bytes | None = None
         self.error: Exception | None = None
+        self.began_to_write: float | None = None
+
+    def is_fresh(self, ttl: float) -> bool:
+        """Whether the body may be given to others still."""
+        now = asyncio.get_running_loop().time()
+        return self.began_to_write is None or now - self.began_to_write < ttl
 
 
 class Caching:
@@ -52,7 +64,7 @@ class Caching:
         self._ttl = ttl
         self._key = key or _digest
         self._codecs: dict[type, Codec] = {}
-        self._flights: dict[tuple[asyncio.AbstractEventLoop, str], _Flight] = {}
+        self._flights: dict[_Place, _Flight] = {}
 
     async def __call__(self, message: object, call_next: CallNext[Any, Any]) -> Any:
         if not is_request(type(message)):
@@ -63,41 +75,62 @@ class Caching:
         while (others := self._flights.get(place)) is not None:
             await others.ended.wait()
             if others.body is not None:
-                return codec.decode_response(others.body)
+                return codec.decode_response(others.body) if others.is_fresh(self._ttl) else await call_next(message)
             if others.error is not None:
                 raise _copied(others.error) from others.error
         flight = self._flights[place] = _Flight()
         try:
-            return await self._answer(flight, key, codec, lambda: call_next(message))
+            if (found := await self._read(flight, key, codec)) is not None:
+                return found.value
+            value = await call_next(message)
+            self._begin_to_write(flight, place, value)
+            return value
         except Exception as error:
             flight.error = error
             raise
         finally:
-            del self._flights[place]
+            if flight.began_to_write is None:
+                del self._flights[place]
             flight.ended.set()
 
-    async def _answer(self, flight: _Flight, key: str, codec: Codec, run: Callable[[], Awaitable[Any]]) -> Any:
-        """Return the value from the store or from the handler, and give it to `flight`."""
+    async def _read(self, flight: _Flight, key: str, codec: Codec) -> Success[Any] | None:
+        """Return the value in the store, if there is one, and give it to `flight`."""
         try:
-            flight.body = await self._store.get(key)
-            if flight.body is not None:
-                return codec.decode_response(flight.body)
+            body = await self._store.get(key)
+            found = None if body is None else Success(codec.decode_response(body))
         except CatgaError as error:
-            flight.body = None
             logger.warning("the cache could not be read: %s", error, extra={"catga_error": str(error)})
-        value = await run()
+            return None
+        flight.body = body
+        return found
+
+    def _begin_to_write(self, flight: _Flight, place: _Place, value: object) -> None:
+        """Give a value to `flight`, and put it into the store. Nobody waits for that: it went well already."""
         try:
             flight.body = encode(value)
-            await self._store.put(key, flight.body, self._ttl)
         except CatgaError as error:
-            logger.warning("the cache could not be written: %s", error, extra={"catga_error": str(error)})
-        return value
+            _not_written(error)
+        else:
+            flight.began_to_write = place[0].time()
+            begin(self._write(place, flight.body))
+
+    async def _write(self, place: _Place, body: bytes) -> None:
+        try:
+            await self._store.put(place[1], body, self._ttl)
+        except Exception as error:  # noqa: BLE001 - a store of the user's: nobody is left to raise it to
+            _not_written(error)
+        finally:
+            del self._flights[place]
 
     def _codec(self, cls: type) -> Codec:
         codec = self._codecs.get(cls)
         if codec is None:
             codec = self._codecs[cls] = Codec(cls)
         return codec
+
+
+def _not_written(error: Exception) -> None:
+    logger.warning("the cache could not be written: %s", error, extra={"catga_error": str(error)})
 
 
 def _digest(message: object) -> bytes:
