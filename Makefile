@@ -21,7 +21,7 @@ demo: $(READY) ## a cluster of four processes over NATS, with a crash
 	$(BIN)/python -m catga.cli.demo
 
 test: $(READY) ## the tests, without the long ones; ARGS="-k name" is passed on
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 test-long: $(READY) ## the long tests: splits, failovers, mass deaths, refusals, histories; the properties with many examples
 	$(BIN)/python -m pytest -n 2 -m "long or hypothesis" --hypothesis-profile=many $(ARGS)
