@@ -73,6 +73,11 @@ def test_those_who_come_back_late_from_a_thaw_are_waited_for(seed: int) -> None:
     thaw(seed)
 
 
+def test_reports_that_are_read_late_are_no_death() -> None:
+    """A node's link is reset three times within 50 ms, while handlers hold the loop of the one that hears of it."""
+    history(774)
+
+
 def test_a_crash_is_known_to_all_within_three_probes() -> None:
     """The broker tells, a second report confirms, the first to know tells the others."""
     cluster = Cluster(2)

@@ -16,9 +16,9 @@ from catga.backends.memory import MemoryTransport, hub
 from catga.errors import CatgaTimeoutError, ClosedError, ClusterError, Execution
 from catga.rpc.answers import GENERATION, Answers, Seen
 from catga.rpc.clock import boottime
-from catga.rpc.outbox import FULL, Outbox
-from catga.rpc.wire import VERSION, Batch, Call, Frame, Reply, decode_batch
-from catga.testing import eventually
+from catga.rpc.outbox import FULL, MARKS, Outbox
+from catga.rpc.wire import VERSION, Batch, Call, Frame, Ping, Reply, decode_batch
+from catga.testing import ManualClock, eventually
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="-")
 
@@ -343,6 +343,23 @@ def an_outbox(sent: list[Outgoing], waited: list[Frame] | None = None) -> Outbox
         on_failed=on_failed,
         on_waited=lambda frames: None if waited is None else waited.extend(frames),
     )
+
+
+async def test_how_long_ago_a_batch_left_is_known_or_older(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Outgoing] = []
+    outbox, clock = an_outbox(sent), ManualClock()
+    monkeypatch.setattr("catga.rpc.outbox.perf_counter", clock)
+    for _ in range(3):
+        outbox.put("p.inbox.n1.1", Ping())
+        clock.advance(0.5)  # the turn took so long
+        await outbox.drained()
+        clock.advance(0.5)
+    assert [outbox.age(each.token) for each in sent] == [2.5, 1.5, 0.5]
+    for _ in range(MARKS):
+        outbox.put("p.inbox.n1.1", Ping())
+        await outbox.drained()
+        clock.advance(0.5)
+    assert [outbox.age(each.token) for each in sent[:4]] == [math.inf, math.inf, math.inf, MARKS / 2]
 
 
 @pytest.mark.parametrize("fails", [ClusterError("it broke again"), asyncio.CancelledError()], ids=["fails", "ends"])

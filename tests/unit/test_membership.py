@@ -206,8 +206,8 @@ async def test_a_node_that_gave_up_its_inbox_does_not_take_itself_for_a_former_l
     host: Nobody, member: Membership, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It leaves: its pings to itself find nobody any more."""
-    monkeypatch.setattr(member.prober, "is_former_life", lambda _: True)
-    member.unlistened("me", 5)
+    monkeypatch.setattr(member.prober, "is_former_life", lambda *_: True)
+    member.unlistened("me", 5, 0.0)
     await asyncio.sleep(0)
     assert member.me.incarnation == 5
     await member.leave()

@@ -1,5 +1,6 @@
 """What silence proves: one death from a split, a busy node from a dead one, and whom to ask again."""
 
+import math
 import random
 from collections.abc import Iterable
 
@@ -49,7 +50,7 @@ class Observer:
 
     def ping(self, node: NodeInfo) -> None:
         if node.node_id in self.absent:
-            self.act_on(self.prober.unlistened(node.node_id, 1))
+            self.act_on(self.prober.unlistened(node.node_id, 1, 0.0))
         elif node.node_id not in self.mute:
             self.hearing.heard()
             if self.view.alive(node.node_id, 1):
@@ -80,6 +81,28 @@ def test_a_few_deaths_among_many_nodes_are_known_within_two_rounds(size: int, ab
     observer = Observer(size, absent=range(1, 1 + absent))
     observer.passes(2 * size)
     assert set(observer.deaths) == observer.absent
+
+
+def test_reports_that_waited_to_be_read_are_no_death() -> None:
+    """What found nobody had left at one time: a handler held the loop between the first report and the second."""
+    observer = Observer(10)
+    assert observer.prober.unlistened("n1", 1, 0.0).death is None
+    for age in (2.0, 1.2, math.inf):
+        observer.clock.advance(1.0)
+        observer.hearing.heard()
+        assert observer.prober.unlistened("n1", 1, age).death is None
+    assert observer.prober.unlistened("n1", 1, 2.0).death is not None
+
+
+def test_a_former_life_is_asked_twice_whenever_the_answers_are_read() -> None:
+    observer = Observer(3)
+    observer.clock.advance(1.0)
+    observer.hearing.heard()
+    assert not observer.prober.is_former_life(9, 0.0)
+    observer.clock.advance(1.5)
+    observer.hearing.heard()
+    assert not observer.prober.is_former_life(9, 1.5)
+    assert observer.prober.is_former_life(9, 0.5)
 
 
 @pytest.mark.parametrize(("size", "absent"), [(4, 2), (5, 2), (6, 2), (10, 5), (3, 2), (100, 50), (200, 150)])
@@ -132,8 +155,8 @@ def test_the_news_of_a_death_is_doubted_if_the_node_was_heard_since() -> None:
 def test_the_bounce_of_no_member_proves_nothing() -> None:
     observer = Observer(3)
     for _ in range(3):
-        assert observer.prober.unlistened("stranger", 1) == Found()
-        assert observer.prober.unlistened("n1", 99) == Found()
+        assert observer.prober.unlistened("stranger", 1, 0.0) == Found()
+        assert observer.prober.unlistened("n1", 99, 0.0) == Found()
         observer.passes(1)
     assert observer.view.buried("stranger") is None
 
@@ -240,6 +263,6 @@ def test_nobody_else_is_asked_about_the_absent_while_many_may_be_on_their_way_ba
     observer.clock.advance(3.0)
     observer.hearing.heard()
     for node in pinged:
-        assert observer.prober.unlistened(node.node_id, 1).pings == ()
+        assert observer.prober.unlistened(node.node_id, 1, 0.0).pings == ()
     assert len(observer.prober.tick()) <= 2
     assert observer.prober.questions(bounces_work=True) == []

@@ -356,8 +356,8 @@ class Node:
     def told(self, node_id: str, tell: Tell) -> None:
         self.membership.told(node_id, tell.nonce, tell.age)
 
-    def unlistened(self, node_id: str, incarnation: int) -> None:
-        self.membership.unlistened(node_id, incarnation)
+    def unlistened(self, node_id: str, incarnation: int, age: float) -> None:
+        self.membership.unlistened(node_id, incarnation, age)
 
     def silent(self, node_id: str, incarnation: int) -> None:
         self.membership.silent(node_id, incarnation)

@@ -228,14 +228,14 @@ class Membership:
         else:
             self._heard_stranger(node_id, incarnation)
 
-    def unlistened(self, node_id: str, incarnation: int) -> None:
-        """Nobody listened on that node's inbox."""
+    def unlistened(self, node_id: str, incarnation: int, age: float) -> None:
+        """Nobody listened on that node's inbox when something came that had left `age` seconds ago at most."""
         self.hearing.heard()  # the broker's word: without it the time between two reports is not known
         if node_id == self.me.node_id:
             if incarnation > self.me.incarnation:
-                self.own.rival_unlistened(incarnation, certain=self.prober.is_former_life(incarnation))
+                self.own.rival_unlistened(incarnation, certain=self.prober.is_former_life(incarnation, age))
         else:
-            self._act_on(self.prober.unlistened(node_id, incarnation))
+            self._act_on(self.prober.unlistened(node_id, incarnation, age))
 
     def asked(self, reply_to: str, nonce: int, node_id: str, incarnation: int) -> None:
         """A member wants to know how long this one has not heard of another."""

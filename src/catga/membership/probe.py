@@ -135,12 +135,12 @@ class Prober:
         """A reply of the node is overdue: it is in doubt, and pinged at the next tick."""
         self._overdue.add(node_id)
 
-    def unlistened(self, node_id: str, incarnation: int) -> Found:
+    def unlistened(self, node_id: str, incarnation: int, age: float) -> Found:
         """Nobody listens on the node's inbox: stop choosing it now, and find out whether it died.
 
-        It did if this report makes it certain: reports from before and now, and no sign of life between them. With the
-        first report others are asked at once: who else is there is to be known by the second. Nothing is learnt of a
-        node that is no member.
+        What found nobody had left `age` seconds ago at most. The node died if this report makes it certain: reports
+        from before and now, and no sign of life between them. With the first report others are asked at once: who else
+        is there is to be known by the second. Nothing is learnt of a node that is no member.
         """
         self._void_if_deaf()
         node = self._view.get(node_id)
@@ -148,17 +148,17 @@ class Prober:
             return Found()
         self._view.suspect(node_id, incarnation)
         is_first, is_new = not self.reports, node_id not in self.reports
-        self.reports.add(node_id, incarnation)
+        self.reports.add(node_id, incarnation, age)
         return Found(
             death=self._verdict(node, LeftReason.CRASHED),
             pings=self._some_others() if is_first and not self._is_unsettled else (),
             questions=self._witnesses.ask(node) if is_new and self._forgeable else (),
         )
 
-    def is_former_life(self, incarnation: int) -> bool:
+    def is_former_life(self, incarnation: int, age: float) -> bool:
         """Nobody listens on the inbox of another life of this node's own id. Returns whether that is certain by now."""
         self._void_if_deaf()
-        self._of_rival.add(self._me, incarnation)
+        self._of_rival.add(self._me, incarnation, age)
         if self._is_unsettled or not self._of_rival.is_certain(self._me, incarnation):
             return False
         self._of_rival.clear()

@@ -24,7 +24,10 @@ class Report(msgspec.Struct):
 
     Attributes:
         since: when the first report came, in hearing time.
-        first, last: of the two reports that may be the last word.
+        first: when the first of the two that may be the last word came.
+        last: when the newest one came.
+        asked: the newest message that found nobody left then, or later. Reports may wait to be read, behind a handler
+            that holds the loop: so this must be `confirm` after the first one came.
         order: spreads over the observers who of many is asked first.
     """
 
@@ -32,6 +35,7 @@ class Report(msgspec.Struct):
     since: float
     first: float
     last: float
+    asked: float
     order: float
 
 
@@ -68,16 +72,16 @@ class Reports:
         absent = len(self.open) + len(self._gone)
         return absent >= 2 and 3 * absent >= absent + len(self._heard) + 1  # this node itself is there, too
 
-    def add(self, node_id: str, incarnation: int) -> None:
-        """Nobody listened on this inbox."""
+    def add(self, node_id: str, incarnation: int, age: float = 0.0) -> None:
+        """Nobody listened on this inbox when something came that had left `age` seconds ago at most."""
         now = self._hearing.now
         if not self.open:
             self._heard.clear()
         self._heard.discard(node_id)
         report = self.open.get(node_id)
         if report is None or report.incarnation != incarnation or now - report.last > self._staleness:
-            report = self.open[node_id] = Report(incarnation, now, now, now, self._random.random())
-        report.last = now
+            report = self.open[node_id] = Report(incarnation, now, now, now, 0.0, self._random.random())
+        report.last, report.asked = now, max(report.asked, now - age)
         patient = report.since + PATIENCE
         if self.is_mass and now >= patient > self._first(report):
             report.first = now  # asked twice more
@@ -87,7 +91,7 @@ class Reports:
         report = self.open.get(node_id)
         if report is None or report.incarnation != incarnation or self._is_held(report):
             return False
-        return report.last - self._first(report) >= 0.9 * self._confirm
+        return report.asked - self._first(report) >= 0.9 * self._confirm
 
     def since(self, node_id: str) -> float:
         """When the first of the two reports that may be the last word came; infinite if there is none."""

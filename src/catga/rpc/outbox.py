@@ -9,6 +9,8 @@ While the broker's buffer is full nothing leaves, and frames gather into larger 
 import asyncio
 import contextvars
 import logging
+import math
+from collections import deque
 from collections.abc import Callable
 from time import perf_counter
 
@@ -28,6 +30,10 @@ LONG = 0.01
 """Seconds of a turn from which on it counts how long each frame has waited in it."""
 FRAME = 64
 """Bytes of a frame besides its body, about."""
+GRAIN = 0.01
+"""Seconds within which it is not told apart when batches left."""
+MARKS = 1024
+"""So many times at which batches left are remembered."""
 
 Wrap = Callable[[list[Frame]], Batch]
 
@@ -77,6 +83,7 @@ class Outbox:
         self._size = 0
         self._token = 0
         self._since = 0.0  # when the first frame of this turn was put
+        self._marks = deque([(0, -math.inf)], MARKS)  # token, when: batches with a higher one left after that
         self._is_due = False  # the end of this turn flushes
         self._draining: asyncio.Task[None] | None = None  # while the broker's buffer is full
         self._idle: asyncio.Future[None] | None = None
@@ -85,6 +92,10 @@ class Outbox:
     def batches(self) -> int:
         """Broker messages made so far."""
         return self._token
+
+    def age(self, token: int) -> float:
+        """Seconds since that batch left, or somewhat more; infinite if that is not known any more."""
+        return perf_counter() - next((at for number, at in reversed(self._marks) if number < token), -math.inf)
 
     def put(self, subject: str, frame: Frame, full: int = FULL) -> None:
         """Send `frame` to `subject` at the end of this turn, or as soon as `full` frames wait for it.
@@ -145,6 +156,8 @@ class Outbox:
         if self._queues and self._draining is None:
             if perf_counter() - self._since > LONG:
                 self._count_waiting()
+            if self._since - self._marks[-1][1] > GRAIN:
+                self._marks.append((self._token, self._since))
             queues, self._queues = self._queues, {}
             self._size = 0
             self._send(queues)
