@@ -46,8 +46,7 @@ NEVER_OUT = ", nobody left out"
 LOOKING = ["LoadBased", "LoadBased(least)", "ConsistentHash(max_load)"]
 """Strategies that look at how the nodes do: without ejection, too, they fail no more calls than round robin does."""
 MOST = 0.03
-"""The part of the calls that may fail after the first second, with the default ejection. A node that is slow is no
-outlier: only strategies that look at the nodes keep away from it."""
+"""The part of the calls that may fail after the first second, with the default ejection."""
 NOISE = 0.01
 """A part of the calls: round robin's own varies by that, and of a hash's keys no node has exactly its share."""
 
@@ -197,8 +196,7 @@ def broken_limits(later: dict[str, dict[str, float]]) -> list[str]:
     broken: list[str] = []
     for system, parts in later.items():
         for fault, part in parts.items():
-            is_seen = fault != "slow" or system in (*LOOKING, "PreferZone(LoadBased)")
-            if is_seen and not system.endswith(NEVER_OUT) and part > MOST:
+            if not system.endswith(NEVER_OUT) and part > MOST:
                 broken.append(f"{system}, {fault}: {part:.1%} of the calls failed, {MOST:.0%} may")
             least = later["RoundRobin" + (NEVER_OUT if system.endswith(NEVER_OUT) else "")][fault]
             if part > least + NOISE:

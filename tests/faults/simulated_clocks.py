@@ -18,6 +18,7 @@ from simulation import Loop
 import catga.cluster.delivery
 import catga.cluster.node
 import catga.rpc.outbox
+import catga.rpc.places
 import catga.rpc.runner
 import catga.rpc.server
 from catga.cluster.failover import RetryBudget
@@ -27,7 +28,7 @@ from catga.node import NodeChangeEvent
 if TYPE_CHECKING:
     from histories import Cluster
 
-TIMED = (catga.rpc.outbox, catga.rpc.runner, catga.rpc.server)
+TIMED = (catga.rpc.outbox, catga.rpc.places, catga.rpc.runner, catga.rpc.server)
 
 
 def _loop() -> Loop:

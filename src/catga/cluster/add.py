@@ -72,7 +72,8 @@ def add_cluster(
         connect_timeout: until an unreachable broker is a `ClusterError` at the start.
         drain_timeout: how long accepted calls may take to finish when the node leaves.
         max_concurrency: ``async`` handlers that run at once.
-        max_queue: accepted calls that wait for them; beyond that they are refused and go elsewhere.
+        max_queue: accepted calls that wait for them. What is beyond is refused and goes elsewhere, and so does a call
+            that would wait for most of its time at the pace at which the others come forward.
         load: this node's load, 0 idle to 1 full; by default calls in flight over `max_concurrency`, or the
             event loop's lag.
         metadata: what the others may route by, e.g. ``{"zone": "a"}``.

@@ -137,7 +137,7 @@ class LocalCalls:
         places, depth = self._places, 0
         if headers is not None or places.busy >= places.crowded:
             depth = depth_in(headers)
-            if places.is_full(depth):
+            if places.is_full(depth, timeout):
                 return Failure(places.overloaded())
             endpoint = places.held(endpoint, depth)
         run, result = self._begin(endpoint, timeout), None

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any, NamedTuple
 
 from msgspec import structs
@@ -15,6 +16,12 @@ from catga.rpc.runner import Admitted, Endpoint
 
 logger = logging.getLogger("catga.rpc")
 
+PACE = 8
+"""So many calls left a line, and as many as there are places, before its pace is known."""
+HOPE = 0.8
+"""The part of its time for which a call may have to wait, by the pace of its line; else it is refused at once, while
+there is time for another node."""
+
 
 class Place(NamedTuple):
     """A local call that waits for its place."""
@@ -22,6 +29,14 @@ class Place(NamedTuple):
     granted: "asyncio.Future[None]"
     deadline: float
     depth: int
+
+
+class Waiting(NamedTuple):
+    """A call in its line: since when (`perf_counter`), and how many were before it then."""
+
+    call: Admitted | Place
+    since: float
+    ahead: int
 
 
 def refusal(reason: CatgaError) -> CatgaError:
@@ -82,7 +97,7 @@ class Places:
         self.is_awaited = False
         self.busy = 0
         self.crowded = limit // 2
-        self._lines: list[deque[Admitted | Place]] = [deque() for _ in range(MAX_DEPTH + 1)]  # who waits, by depth
+        self._lines: list[deque[Waiting]] = [deque() for _ in range(MAX_DEPTH + 1)]  # by depth
         self.waiting = 0
         self._under_way = [0] * (MAX_DEPTH + 1)  # by depth; those at depth 0 are not counted
         self._nested = 0  # the sum of these
@@ -102,11 +117,22 @@ class Places:
         under_way = self._under_way[depth] if depth else self.busy - self._nested
         return self.busy - self.lent < self.limit and under_way < self.limit
 
-    def is_full(self, depth: int) -> bool:
-        """Whether a call that is so deep is too many."""
+    def is_full(self, depth: int, ttl: float) -> bool:
+        """Whether a call that is so deep, and has so many seconds left, is too many."""
+        if self.has_place(depth):
+            return False
         new = len(self._lines[0])  # new calls take no room from those that others wait for
-        waiting = self.waiting - new if depth else new
-        return not self.has_place(depth) and (waiting >= self._max_waiting or depth == MAX_DEPTH)
+        if depth:
+            return self.waiting - new >= self._max_waiting or depth == MAX_DEPTH
+        return new >= self._max_waiting or self._would_wait() > HOPE * ttl
+
+    def _would_wait(self) -> float:
+        """Seconds that a new call would wait, at the pace at which the first in its line came forward; 0 if that is
+        not known. Rather less than more: as many as there are places may have begun at once just before it came."""
+        line = self._lines[0]
+        if not line or (first := line[0]).ahead < max(self.limit, PACE):
+            return 0.0
+        return (len(line) + 1) * (perf_counter() - first.since) / (first.ahead + self.limit)
 
     def held(self, endpoint: Endpoint, depth: int) -> Endpoint:
         """`endpoint` for a call whose handler lends its place if places are few, or its own caller does."""
@@ -134,7 +160,7 @@ class Places:
                 self.go_on()
 
     def overloaded(self) -> OverloadedError:
-        """The error for a call that is one too many."""
+        """The error for a call that is one too many, or would wait for too long."""
         self.refused += 1
         return OverloadedError(
             f"{self.busy} calls run and {self.waiting} wait: the node is full",
@@ -157,17 +183,19 @@ class Places:
     def wait(self, call: Admitted | Place) -> None:
         """Let it wait for its place."""
         self.is_awaited = True
-        self._lines[call.depth].append(call)
+        line = self._lines[call.depth]
+        line.append(Waiting(call, perf_counter(), len(line)))
         self.waiting += 1
 
     def withdraw(self, call: Admitted | Place) -> bool:
         """It waits no more. Returns whether it did."""
         line = self._lines[call.depth]
-        if call not in line:
-            return False
-        line.remove(call)
-        self.waiting -= 1
-        return True
+        for index, waiting in enumerate(line):
+            if waiting.call is call:
+                del line[index]
+                self.waiting -= 1
+                return True
+        return False
 
     def occupy(self, depth: int) -> bool:
         """Take a place if there is one."""
@@ -230,8 +258,8 @@ class Places:
             if line and self.has_place(depth):
                 self._turn = depth
                 self.waiting -= 1
-                call: Admitted | Place = line.popleft()
-                return call
+                waiting: Waiting = line.popleft()
+                return waiting.call
         return None
 
     def _begin(self, waiting: Admitted | Place) -> None:
@@ -252,7 +280,7 @@ class Places:
 
     def close(self) -> list[Admitted]:
         """Refuse what waits. Returns the calls that came over the bus, which are to be told."""
-        waiting = [call for line in self._lines for call in line]
+        waiting = [each.call for line in self._lines for each in line]
         self._lines = [deque() for _ in self._lines]
         self.waiting = 0
         for each in waiting:

@@ -180,7 +180,7 @@ class Server:
             or places.refusing is not None
             or places.busy >= places.limit
         ):
-            endpoint = self._admit(call, key, is_newest=is_newest)
+            endpoint = self._admit(call, key, ttl, is_newest=is_newest)
         message = endpoint.codec.decode(call.body)
         if endpoint.direct is not None and not self._turn_is_over:
             result = self._context.copy().run(endpoint.direct, message)
@@ -270,16 +270,16 @@ class Server:
 
     # -- inside ---------------------------------------------------------------------------------------
 
-    def _admit(self, call: Call, key: CallKey, *, is_newest: bool) -> Endpoint:
+    def _admit(self, call: Call, key: CallKey, ttl: float, *, is_newest: bool) -> Endpoint:
         """What runs the call, if that is not plain to see. Raises what its caller gets instead."""
         try:
-            return self._endpoint_for(call)
+            return self._endpoint_for(call, ttl)
         except CatgaError as error:
             if call.key and not is_newest and self.answers.look_up(key) is Seen.FORGOTTEN:
                 error.execution = Execution.MAYBE  # this one does not run: the first may have
             raise
 
-    def _endpoint_for(self, call: Call) -> Endpoint:
+    def _endpoint_for(self, call: Call, ttl: float) -> Endpoint:
         places = self._places
         if places.refusing is not None:
             raise refusal(places.refusing)
@@ -288,7 +288,7 @@ class Server:
             endpoint = endpoint.receiving(call.headers or {})
         if endpoint.direct is not None and not self._turn_is_over:  # it runs now, and needs no place
             return endpoint
-        if places.busy >= places.limit and places.is_full(depth_in(call.headers)):
+        if places.busy >= places.limit and places.is_full(depth_in(call.headers), ttl):
             raise places.overloaded()
         return endpoint
 

@@ -1,0 +1,200 @@
+"""Who waits for a place, and who is told at once that it would wait too long."""
+
+import asyncio
+import math
+import uuid
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catga import Mediator, Request, RoundRobin, add_cluster
+from catga.errors import OverloadedError
+from catga.mediator.nested import MAX_DEPTH
+from catga.rpc.places import HOPE, PACE, Place, Places
+from catga.testing import ManualClock, eventually
+
+
+@dataclass(frozen=True)
+class Step(Request[str]):
+    pass
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    made = ManualClock()
+    monkeypatch.setattr("catga.rpc.places.perf_counter", made)
+    return made
+
+
+class Line:
+    """A node whose calls take a second each; those that came forward are in `begun`, by their numbers."""
+
+    def __init__(self, clock: ManualClock, limit: int = 1, max_waiting: int = 10_000) -> None:
+        self.clock = clock
+        self.places = Places(limit, max_waiting, lambda _: None)
+        self.waiting: list[Place] = []
+        for _ in range(limit):
+            assert self.places.occupy(0)
+
+    def come(self, count: int, depth: int = 0) -> None:
+        for _ in range(count):
+            place = Place(asyncio.get_running_loop().create_future(), math.inf, depth)
+            self.waiting.append(place)
+            self.places.wait(place)
+
+    def passes(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.clock.advance(1.0)
+            for _ in range(self.places.limit):
+                self.places.free()
+
+    def refuses(self, ttl: float, depth: int = 0) -> bool:
+        return self.places.is_full(depth, ttl)
+
+
+async def test_a_call_is_refused_that_would_wait_for_most_of_its_time(clock: ManualClock) -> None:
+    line = Line(clock)
+    line.come(30)
+    line.passes(20)  # ten are left; the first of them came forward a place a second
+    assert [line.refuses(ttl) for ttl in (10.0, 13.0, 15.0, 30.0)] == [True, True, False, False]
+    line.come(10)
+    assert [line.refuses(ttl) for ttl in (15.0, 24.0, 30.0)] == [True, True, False]
+    line.passes(20)
+    assert not line.refuses(0.1)  # nobody waits
+
+
+async def test_a_line_whose_pace_is_not_known_takes_everybody(clock: ManualClock) -> None:
+    """One slow call says nothing of those behind it."""
+    line = Line(clock)
+    line.come(PACE)
+    clock.advance(1000.0)
+    assert not line.refuses(1.0)
+    line.passes(PACE - 1)  # the last one was `PACE - 1` places from the front
+    assert not line.refuses(1.0)
+
+
+async def test_calls_that_run_together_end_together(clock: ManualClock) -> None:
+    """So the pace is known once as many came forward as run at a time."""
+    line = Line(clock, limit=64)
+    line.come(1000)
+    for _ in range(32):
+        clock.advance(0.01)
+        line.places.free()
+    clock.advance(0.7)
+    assert not line.refuses(2.0)
+    for _ in range(32):
+        line.places.free()
+    assert line.refuses(2.0)
+
+
+async def test_a_call_that_a_handler_waits_for_is_not_refused_for_its_time(clock: ManualClock) -> None:
+    line = Line(clock)
+    line.come(30, depth=1)
+    line.come(30)
+    line.passes(30)
+    assert line.refuses(1.0)
+    assert not line.refuses(1.0, depth=1)
+    assert line.refuses(math.inf, depth=MAX_DEPTH)
+
+
+async def test_who_gives_up_leaves_the_others_in_their_order(clock: ManualClock) -> None:
+    line = Line(clock)
+    line.come(6)
+    first, second, third, *_ = line.waiting
+    assert line.places.withdraw(second)
+    assert not line.places.withdraw(second)
+    line.passes(2)
+    begun = [place for place in line.waiting if place.granted.done()]
+    assert begun == [first, third]
+    assert line.places.waiting == 3
+
+
+async def test_a_full_line_refuses_whatever_time_is_left(clock: ManualClock) -> None:
+    line = Line(clock, max_waiting=5)
+    line.come(5)
+    assert line.refuses(math.inf)
+
+
+@settings(max_examples=200)
+@given(
+    limit=st.integers(1, 20),
+    each=st.floats(0.05, 2.0),
+    every=st.floats(0.01, 0.3),
+    ttl=st.floats(1.0, 30.0),
+)
+def test_who_is_refused_for_its_time_would_have_waited_too_long(
+    limit: int, each: float, every: float, ttl: float
+) -> None:
+    """One call comes `every` so many seconds, and takes `each`. Those that are refused would have waited too long; and
+    those of one place that are not begin in time."""
+    with pytest.MonkeyPatch.context() as patch, closing(asyncio.new_event_loop()) as loop:
+        clock = ManualClock()
+        patch.setattr("catga.rpc.places.perf_counter", clock)
+        places = Places(limit, 10_000, lambda _: None)
+        running: list[float] = []  # when they end
+        waiting: dict[Place, tuple[float, bool]] = {}  # since when, and whether the pace was known
+        for _ in range(600):
+            clock.advance(every)
+            while running and running[0] <= clock():
+                ended = running.pop(0)
+                places.free()
+                for place in [place for place in waiting if place.granted.done()]:
+                    came, is_known = waiting.pop(place)
+                    running.append(ended + each)
+                    waited = ended - came
+                    assert limit > 1 or not is_known or waited <= ttl * HOPE * (PACE + 1) / (PACE - 1) + each
+            ahead = len(waiting)
+            is_known = places._would_wait() > 0.0
+            if places.is_full(0, ttl):
+                assert ahead + 1 >= ttl * HOPE * limit / each * 0.99
+            elif places.occupy(0):
+                running.append(clock() + each)
+            else:
+                place = Place(loop.create_future(), math.inf, 0)
+                waiting[place] = clock(), is_known
+                places.wait(place)
+            running.sort()
+
+
+async def test_a_slow_nodes_calls_go_elsewhere_while_there_is_time(clock: ManualClock) -> None:
+    """Round robin does not look: the slow node tells. And who has nobody else is told at once."""
+    url, gate = f"memory://{uuid.uuid4().hex}", asyncio.Semaphore(0)
+
+    def app(name: str) -> Mediator:
+        made = Mediator()
+
+        @made.handler
+        async def step(request: Step) -> str:
+            if name == "slow":
+                await gate.acquire()
+            return name
+
+        return made
+
+    options: dict[str, Any] = {"max_concurrency": 1, "max_queue": 1000}
+    async with (
+        add_cluster(app("slow"), url, node_id="slow", **options) as slow,
+        add_cluster(app("fast"), url, node_id="fast") as fast,
+        add_cluster(Mediator(), url, node_id="caller", routing=RoundRobin()) as caller,
+    ):
+        server = slow._joined().peer.server
+        calls = [asyncio.create_task(caller.send_to_node(Step(), "slow", timeout=600.0)) for _ in range(30)]
+        await eventually(lambda: server.inflight == 30)
+        for left in range(29, 19, -1):
+            clock.advance(1.0)
+            gate.release()
+            await eventually(lambda left=left: server.inflight == left)
+        answers = [await caller.send(Step(), timeout=5.0) for _ in range(4)]
+        assert {answer.unwrap() for answer in answers} == {"fast"}
+        assert server.refused == 2
+        await fast.stop()
+        alone = await caller.send(Step(), timeout=5.0)
+        assert isinstance(alone.error, OverloadedError)
+        assert alone.error.details["max_queue"] == 1000
+        for _ in range(20):
+            gate.release()
+        assert {answer.unwrap() for answer in await asyncio.gather(*calls)} == {"slow"}
