@@ -294,7 +294,7 @@ class Diagnosing(Protocol):
 
     @property
     def problem(self) -> str:
-        """Why the link is down, or what the broker refuses now; empty while all is well."""
+        """Why the link is down, or what the broker refuses now; empty while all is well. Asked in any thread."""
         ...
 
 

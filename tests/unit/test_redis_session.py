@@ -1,11 +1,13 @@
-"""The watchdog of a session, at a server that is frozen: it takes bytes, and says nothing."""
+"""Sessions and the link: a server that is frozen, which takes bytes and says nothing, and looks from another thread."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
 from catga.backends.redis import session as module
-from catga.backends.redis.connect import Wire
+from catga.backends.redis.connect import Connector, Wire
+from catga.backends.redis.link import RedisLink
 from catga.backends.redis.session import PING, Session
 from catga.errors import ClusterError
 
@@ -32,3 +34,10 @@ async def test_a_server_that_leaves_two_questions_unanswered_is_given_up(monkeyp
         await ended.wait()
     hello = module.pack_command(("HELLO", 2))
     assert sorted(heard) == sorted([2 * hello, 2 * PING])
+
+
+def test_a_session_may_end_between_two_looks_of_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = RedisLink(Connector("redis://localhost", {}), 1.0, "own")
+    left = [SimpleNamespace(is_alive=True)]
+    monkeypatch.setattr(RedisLink, "_session", property(lambda _: left.pop() if left else None), raising=False)
+    assert [link.is_up, link.is_up] == [True, False]

@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,8 +17,9 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMet
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from telemetry_pages import EXPORTERS, Page, exported
 
-from catga import DistributedMediator, Mediator, Request, add_cluster
+from catga import DistributedMediator, Mediator, Request, RoundRobin, add_cluster
 from catga.cluster.reading import EVENTS
+from catga.errors import ClosedError
 from catga.integrations import _telemetry, otel, prometheus
 from catga.testing import eventually
 from catga.testing.servers import NatsServer
@@ -209,6 +211,32 @@ async def test_pages_are_whole_whatever_thread_reads_them_while_nodes_come_and_g
         await asyncio.to_thread(thread.join)
     assert failures == []
     assert page.of("node_ready") == {"a": 0, "b": 0}
+
+
+@pytest.mark.parametrize("looks", range(6))
+async def test_a_node_may_end_between_any_two_looks_of_another_thread(
+    page: Page, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other thread finds the node so many times, and then no more: `stop` may come at each of these moments."""
+    async with made("a") as a:
+        page.observe(a)
+        node = a._node
+
+        def found(ask: Callable[[], object]) -> object:
+            left = [node] * looks
+            look = property(lambda _: left.pop() if left else None)
+            with monkeypatch.context() as patch:
+                patch.setattr(DistributedMediator, "_node", look, raising=False)
+                try:
+                    return ask()
+                except ClosedError as error:
+                    return error.message
+
+        assert found(lambda: page.of("node_ready")) in ({"a": 0}, {"a": 1})
+        assert found(lambda: a.health) in ("healthy", "closed")
+        assert found(lambda: a.not_ready) in (None, "node a has not joined the cluster: use it as `async with`")
+        assert found(lambda: a.counters)
+        assert found(lambda: a.route(Ping, RoundRobin())) is None
 
 
 async def test_reading_asks_no_load_function_in_another_thread(page: Page) -> None:

@@ -70,7 +70,7 @@ class DistributedMediator(Mediator):
         self._renewed = renewed  # gives options and backend anew: names and secrets of a process of its own
         self._pid = os.getpid()
         self._routing = Routing(options.routing)
-        self._node: Node | None = None
+        self._node: Node | None = None  # read it once: in another thread it may be gone at the next look
         self._last_events: dict[str, int] | None = None  # of a node that has stopped
         self._stopped = False
         self._exiting: asyncio.Task[None] | None = None
@@ -185,8 +185,9 @@ class DistributedMediator(Mediator):
             InvalidMessageError: it cannot route this class, e.g. `ConsistentHash` without a ``key``.
         """
         self._routing.set(message_type, strategy)
-        if self._node is not None:
-            self._node.dispatch.forget_routes()
+        node = self._node
+        if node is not None:
+            node.dispatch.forget_routes()
 
     def explain(self, request: Request[Any]) -> Explanation:
         """Why `request` would go where it goes if it was sent now. Nothing is sent, and no turn is used up.
@@ -211,11 +212,8 @@ class DistributedMediator(Mediator):
     def health(self) -> Health:
         """``healthy``; ``degraded`` while the link to the broker is down; ``fenced`` once another process has
         taken this node's id; ``closed`` outside of the cluster."""
-        if self._node is None or not self._lives():
-            return "closed"
-        if self._node.membership.fenced:
-            return "fenced"
-        return "healthy" if self._node.is_linked else "degraded"
+        node = self._node
+        return "closed" if node is None or not node.lives else node.health
 
     @property
     def not_ready(self) -> str | None:
@@ -247,7 +245,7 @@ class DistributedMediator(Mediator):
         if node is not None and node.pid != os.getpid():
             return None
         if node is not None and not node.loop.is_closed():
-            return node.read(self.health)
+            return node.read()
         if node is not None:  # its event loop ended without a `stop`
             events = self._counted(node)
         if events is None:
@@ -340,7 +338,7 @@ class DistributedMediator(Mediator):
 
     def _lives(self) -> bool:
         node = self._node
-        return node is None or (node.pid == os.getpid() and not node.loop.is_closed())
+        return node is None or node.lives
 
     def _counted(self, node: Node) -> dict[str, int] | None:
         """Keep what was counted until the end of `node`, unless that is another process's."""
@@ -426,10 +424,11 @@ class DistributedMediator(Mediator):
             asyncio.get_running_loop().call_soon(_raise, reason)  # a task would keep it to itself
 
     def _joined(self) -> Node:
-        if self._node is None:
+        node = self._node
+        if node is None:
             verb = "has left the cluster" if self._stopped else "has not joined the cluster: use it as `async with`"
             raise ClosedError(f"node {self.node_id} {verb}")
-        return self._node
+        return node
 
 
 def current_cluster() -> DistributedMediator:

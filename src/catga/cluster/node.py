@@ -128,9 +128,16 @@ class Node:
         )
 
     @property
-    def is_linked(self) -> bool:
-        """Whether the link to the broker works, proved by a round trip to this node itself."""
-        return self._link.is_set()
+    def lives(self) -> bool:
+        """Whether it is this process's, and its event loop is not closed."""
+        return self.pid == os.getpid() and not self.loop.is_closed()
+
+    @property
+    def health(self) -> Health:
+        """As `DistributedMediator.health`. The link works once a round trip to this node itself has proved it."""
+        if self.membership.fenced:
+            return "fenced"
+        return "healthy" if self._link.is_set() else "degraded"
 
     def not_ready(self) -> str | None:
         """Why this node should get no traffic now; None while it is well."""
@@ -147,15 +154,15 @@ class Node:
         failovers = self._recorder.failovers.total()
         return {**self.peer.counts(), "failovers": failovers, "heartbeats": self.membership.heartbeats}
 
-    def read(self, health: Health) -> Reading:
+    def read(self) -> Reading:
         """Return what telemetry tells of this node. It may be called in any thread: nothing is changed, and no code of
         the user's runs, as scrapers have threads of their own."""
         problem, counts = self.not_ready(), self.counts()
         return Reading(
             node_id=self._options.node_id,
             phase="running",
-            health=health,
-            is_ready=problem is None and health != "closed",
+            health=self.health,
+            is_ready=problem is None,
             nodes=self.membership.view.states(),
             load=self._last_load if self._options.load is not None else max(self.peer.server.load, self._meter.now()),
             events=events_of(counts),

@@ -77,7 +77,8 @@ class RedisLink:
     @property
     def is_up(self) -> bool:
         """Whether the link is believed to work."""
-        return self._session is not None and self._session.is_alive
+        session = self._session  # once: a scrape asks in another thread
+        return session is not None and session.is_alive
 
     async def open(self) -> None:
         """Connect, once for all users. Raises `ClusterError` within the connect timeout."""
