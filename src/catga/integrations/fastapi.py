@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
 from inspect import isawaitable
 from typing import Any, TypeAlias, cast
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
@@ -71,8 +71,8 @@ _NO_NODE = (
 MakesNode: TypeAlias = Callable[[], DistributedMediator | Awaitable[DistributedMediator]]
 """A plain function or an ``async`` one."""
 
-_started: "WeakSet[Starlette]" = WeakSet()
-"""The applications whose lifespan has run, for requests to what is mounted in them."""
+_started: "WeakValueDictionary[int, Starlette]" = WeakValueDictionary()
+"""The applications whose lifespan has run, by the `id` of their routers, for requests to what is mounted in them."""
 
 
 def lifespan(
@@ -95,7 +95,7 @@ def lifespan(
         node = cluster if isinstance(cluster, DistributedMediator) else await _made_by(cluster)
         before = getattr(app.state, "mediator", None)
         app.state.mediator = node
-        _started.add(app)
+        _started[id(app.router)] = app
         await _start(node)
         try:
             yield
@@ -251,7 +251,8 @@ def _node_for(connection: HTTPConnection) -> DistributedMediator | None:
     app, outer = connection.scope.get("app"), connection.scope.get("router")  # of the first application
     found = getattr(getattr(app, "state", None), "mediator", None)
     if not _runs(found):  # an application that is mounted now may have run alone before
-        found = next((started.state.mediator for started in list(_started) if started.router is outer), found)
+        started = _started.get(id(outer))
+        found = started.state.mediator if started is not None and started.router is outer else found
     return cast("DistributedMediator | None", found)
 
 

@@ -22,7 +22,8 @@ running: "ContextVar[Mediator | None]" = ContextVar("catga_running_mediator", de
 a thread."""
 runs_handlers: "dict[CodeType, Callable[[Any], Mediator | None]]" = {}
 """The code of the methods that await handlers in their caller's task → what finds the mediator of their ``self``."""
-_mediators: "weakref.WeakSet[Mediator]" = weakref.WeakSet()
+_mediators: "weakref.WeakValueDictionary[int, Mediator]" = weakref.WeakValueDictionary()
+"""By their `id`. No set, as whoever iterates over a weak one fails when another thread makes a mediator."""
 
 
 def current() -> "Mediator":
@@ -66,12 +67,12 @@ def awaiting() -> "Iterator[Mediator]":
 
 def made(mediator: "Mediator") -> None:
     """A mediator was made."""
-    _mediators.add(mediator)
+    _mediators[id(mediator)] = mediator
 
 
 def gone(mediator: "Mediator") -> None:
     """A node has left, or could not join."""
-    _mediators.discard(mediator)
+    _mediators.pop(id(mediator), None)
 
 
 def _found() -> "Mediator | None":
@@ -85,4 +86,5 @@ def _only() -> "Mediator | None":
 
 def _reachable() -> "list[Mediator]":
     """Nodes, and the mediators that have none."""
-    return [mediator for mediator in list(_mediators) if not mediator.has_node and mediator._lives()]  # pyright: ignore[reportPrivateUsage]
+    found = [mediator for reference in _mediators.valuerefs() if (mediator := reference()) is not None]
+    return [mediator for mediator in found if not mediator.has_node and mediator._lives()]  # pyright: ignore[reportPrivateUsage]
