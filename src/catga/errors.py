@@ -23,9 +23,11 @@ the caller. A subclass of `CatgaError` that names a ``code`` of its own, defined
 crosses the same way. Two classes with one code are refused.
 """
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from enum import Enum
+from types import FrameType
 from typing import Any, ClassVar, TypeVar, cast
 
 
@@ -156,15 +158,30 @@ E = TypeVar("E", bound=BaseException)
 
 def leaves(error: E) -> list[E]:
     """Return what an exception consists of: itself, or all that a group of them holds."""
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    parts: tuple[Any, ...] = cast("BaseExceptionGroup[Any]", error).exceptions
-    return [leaf for part in parts for leaf in leaves(part)]
+    found: list[E] = []
+    todo = [error]
+    while todo:
+        each = todo.pop()
+        parts = _parts(each)
+        todo += reversed(parts)
+        if not parts:  # no group is empty
+            found.append(each)
+    return found
+
+
+def _parts(error: E) -> Sequence[E]:
+    parts: tuple[Any, ...] = ()
+    if isinstance(error, BaseExceptionGroup):
+        parts = cast("BaseExceptionGroup[Any]", error).exceptions
+    return parts
 
 
 def holds_doubt(error: BaseException) -> bool:
-    """Return whether `error` is in doubt, or what it was made of: what a group holds, and what led to it. ``from None``
-    says that nothing did."""
+    """Return whether `error` is in doubt, or what it was made of: what a group holds, and what led to it.
+
+    ``from None`` says that nothing did, except of a group, as `asyncio.TaskGroup` raises its own so. What one of our
+    callers handles now did not lead to it either, though Python says so (``__context__``).
+    """
     seen, todo = set[int](), [error]
     while todo:
         each = todo.pop()
@@ -173,8 +190,24 @@ def holds_doubt(error: BaseException) -> bool:
         seen.add(id(each))
         if _is_doubted(each):
             return True
-        led = (each.__cause__, None if each.__suppress_context__ else each.__context__)
-        todo += [part for part in (*leaves(each), *led) if part is not None]
+        todo += _parts(each)
+        if each.__cause__ is not None:
+            todo.append(each.__cause__)
+        context = each.__context__
+        is_told = isinstance(each, BaseExceptionGroup) or not each.__suppress_context__
+        if context is not None and is_told and not _is_handled_above(context):
+            todo.append(context)
+    return False
+
+
+def _is_handled_above(error: BaseException) -> bool:
+    """Return whether a frame that waits for the current one has caught `error`."""
+    traceback = error.__traceback__  # begins with the frame that caught it
+    frame: FrameType | None = inspect.currentframe()
+    while traceback is not None and frame is not None:
+        if frame is traceback.tb_frame:
+            return True
+        frame = frame.f_back
     return False
 
 

@@ -21,7 +21,7 @@ from catga.errors import (
 )
 from catga.integrations.fastapi import problem
 from catga.mediator import Router
-from catga.mediator.behaviors import Retry, Timeout
+from catga.mediator.behaviors import CircuitBreaker, Retry, Timeout
 from catga.mediator.pipeline import as_catga_error
 from catga.result import joint_failure
 from catga.testing import eventually
@@ -393,3 +393,124 @@ async def test_a_failure_that_asks_to_wait_for_long_is_passed_on() -> None:
 
     assert error_of(await app.send(Pay())).code == "rate_limited"
     assert len(began) == 1
+
+
+async def test_an_open_circuit_is_passed_on_at_once_and_not_sat_out() -> None:
+    """`Retry` stands outside of the circuit, as the documentation has it."""
+    app, began = Mediator(), list[object]()
+    app.behavior(Retry(3, base=0.0))
+    app.behavior(CircuitBreaker(1, reset=30.0))
+
+    @app.handler
+    async def pay(request: Pay) -> int:
+        began.append(request)
+        raise ConnectionError("down")
+
+    assert error_of(await app.send(Pay())).code == "handler_error"
+    async with asyncio.timeout(5.0):
+        error = error_of(await app.send(Pay()))
+    assert (error.code, error.is_retryable, len(began)) == ("circuit_open", True, 1)
+    assert error.details["retry_after"] > 2.0
+
+
+@dataclass(frozen=True)
+class Noted(Request[int]):
+    pass
+
+
+@dataclass(frozen=True)
+class Shop(Request[int]):
+    pass
+
+
+class Cashier:
+    """A payment that is cut off, and what a handler does then. Notes come through at the third try."""
+
+    def __init__(self) -> None:
+        self.app, self.paid, self.noted = Mediator(), 0, 0
+        self.app.behavior(only=Pay)(Timeout(0.01))
+        self.app.behavior(only=Noted)(Retry(3, base=0.0, on=ConnectionError))
+        self.app.behavior(only=Shop)(Retry(3, base=0.0, on=(ConnectionError, KeyError)))
+        self.app.handles(Pay)(self.pay)
+        self.app.handles(Noted)(self.note)
+
+    async def pay(self, request: Pay) -> int:
+        self.paid += 1
+        await asyncio.Event().wait()
+        return 1
+
+    async def note(self, request: Noted) -> int:
+        self.noted += 1
+        if self.noted < 3:
+            raise ConnectionError("no route")
+        return 1
+
+
+async def test_what_is_sent_while_a_doubt_is_handled_does_not_inherit_it() -> None:
+    """Python makes the doubt the context of all that is raised meanwhile."""
+    cashier = Cashier()
+    try:
+        (await cashier.app.send(Pay())).unwrap()
+    except CatgaError:
+        noted = await cashier.app.send(Noted())
+    assert (noted.unwrap(), cashier.noted) == (1, 3)
+
+
+async def test_an_error_of_what_is_sent_while_a_doubt_is_handled_is_in_no_doubt() -> None:
+    cashier = Cashier()
+    cashier.noted = -9
+    try:
+        (await cashier.app.send(Pay())).unwrap()
+    except CatgaError:
+        error = error_of(await cashier.app.send(Noted()))
+    assert (error.code, is_in_doubt(error)) == ("handler_error", False)
+
+
+async def _falls_back_in_a_group() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_fails())
+
+
+async def _fails() -> None:
+    raise ConnectionError("the fallback is down, too")
+
+
+async def _groups_in_a_group() -> None:
+    try:
+        await _falls_back_in_a_group()
+    except ExceptionGroup as inner:
+        failed = ExceptionGroup("outer", [ExceptionGroup("between", [inner])])
+    raise failed
+
+
+@pytest.mark.parametrize("fall_back", [_fails, _falls_back_in_a_group, _groups_in_a_group])
+async def test_a_handler_that_fails_while_it_handles_a_doubt_is_in_doubt(
+    fall_back: Callable[[], Awaitable[None]],
+) -> None:
+    """Its payment may have gone through: it must not pay again."""
+    cashier = Cashier()
+
+    @cashier.app.handler
+    async def shop(request: Shop) -> int:
+        try:
+            return (await cashier.app.send(Pay())).unwrap()
+        except CatgaError:
+            await fall_back()
+        return 0
+
+    assert not (await cashier.app.send(Shop())).is_success
+    assert cashier.paid == 1
+
+
+async def test_groups_may_be_nested_deeper_than_calls_can_be() -> None:
+    app = Mediator()
+    app.behavior(Retry(2, base=0.0, on=KeyError))
+
+    @app.handler
+    async def pay(request: Pay) -> int:
+        error: Exception = KeyError("deep")
+        for _ in range(5000):
+            error = ExceptionGroup("around", [error])
+        raise error
+
+    assert error_of(await app.send(Pay())).code == "handler_error"

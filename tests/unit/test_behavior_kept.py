@@ -13,6 +13,7 @@ from catga import Event, Mediator, Request
 from catga.errors import CatgaError, HandlerError, HandlerNotFoundError, InvalidMessageError
 from catga.mediator import Router
 from catga.mediator.behaviors import Caching, DeadLetter, DeadLetters, MemoryDeadLetters, MemoryStore
+from catga.mediator.behaviors.caching import MAX_WRITES
 from catga.testing import eventually
 
 # -- caching --------------------------------------------------------------------------------------------
@@ -34,6 +35,67 @@ async def test_a_cache_without_its_store_misses_and_failures_are_not_kept() -> N
         await eventually(lambda: not cache._flights)  # the store was tried
     app = mediator(Caching(ttl=60.0), run)
     assert isinstance(error_of(await app.send(Ask(9))), HandlerError)
+
+
+class SlowStore(MemoryStore):
+    """Writes wait until `is_open`, or for `seconds`."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__()
+        self.seconds, self.is_open, self.puts = seconds, asyncio.Event(), dict[str, bytes]()
+
+    async def put(self, key: str, value: bytes, ttl: float) -> None:
+        assert self.puts.setdefault(key, value) == value
+        await (asyncio.sleep(self.seconds) if self.seconds else self.is_open.wait())
+        await super().put(key, value, ttl)
+
+
+def test_a_program_that_ends_at_once_has_filled_its_cache() -> None:
+    runs, store = list[int](), SlowStore(0.01)
+
+    async def run(number: int) -> int:
+        runs.append(number)
+        return number
+
+    app = mediator(Caching(store, ttl=60.0), run)
+    assert [asyncio.run(app.send(Ask(5))).unwrap() for _ in range(3)] == [5, 5, 5]
+    assert runs == [5]
+
+
+async def test_equal_requests_run_once_though_a_write_takes_longer_than_its_value_is_good() -> None:
+    """Nor does the older value, whenever it is stored, come after a newer one."""
+    runs, store = list[int](), SlowStore()
+
+    async def run(number: int) -> int:
+        runs.append(number)
+        await asyncio.sleep(0.01)
+        return len(runs)
+
+    cache = Caching(store, ttl=0.2)
+    app = mediator(cache, run)
+    assert (await app.send(Ask(5))).unwrap() == 1
+    await eventually(lambda: not any(flight.is_fresh(0.2) for flight in cache._flights.values()))
+    answers = await asyncio.gather(*(app.send(Ask(5)) for _ in range(100)))
+    assert {answer.unwrap() for answer in answers} == {2}
+    assert len(store.puts) == 1
+    store.is_open.set()
+    await eventually(lambda: not cache._writing)
+    assert cache._flights == {}
+
+
+async def test_nobody_waits_for_a_write_and_their_number_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    store = SlowStore()
+    cache = Caching(store, ttl=60.0)
+    app = mediator(cache, echo)
+    for number in range(MAX_WRITES + 3):
+        assert (await app.send(Ask(number))).unwrap() == number
+    assert len(cache._flights) == len(cache._writing) == MAX_WRITES
+    assert caplog.text.count("values wait to be stored already") == 3
+    assert (await app.send(Ask(7))).unwrap() == 7  # before the store has it
+    await eventually(lambda: len(store.puts) == MAX_WRITES)
+    store.is_open.set()
+    await eventually(lambda: not cache._flights)
+    assert {await store.get(key) == value for key, value in store.puts.items()} == {True}
 
 
 async def test_what_a_newer_version_cached_is_a_miss() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from catga.cluster import OutlierEjection
 from catga.cluster.answers import Answers
-from catga.cluster.outliers import Kind, Outliers
+from catga.cluster.outliers import MAX_KEYS, Kind, Outliers
 from catga.errors import (
     CatgaError,
     CatgaTimeoutError,
@@ -261,6 +261,19 @@ def test_a_key_that_fails_wherever_it_goes_leaves_nobody_out_but_many_keys_do() 
     assert world.out() == ""
     world.begin("a", key="another")(DONE)
     assert not world.outliers.ejected
+
+
+def test_a_few_keys_that_fail_wherever_they_go_leave_nobody_out() -> None:
+    """As two large tenants do whose calls are too slow, with light ones between them."""
+    world = World()
+    for number in range(200):
+        world.begin("a", key=number % 4)(LATE if number % 2 else BROKEN)
+        world.call("abcd", DONE)
+    assert world.out() == ""
+    for number in range(4, MAX_KEYS + 100):
+        world.begin("a", key=number)(DONE)
+        world.outliers.suspected["a", "work"].has_failed_before(number, lately=False)
+    assert len(world.outliers.suspected["a", "work"].failing_keys) == MAX_KEYS
 
 
 def test_a_node_may_be_left_out_for_two_reasons_and_each_has_its_trial() -> None:

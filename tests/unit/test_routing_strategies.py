@@ -71,6 +71,18 @@ def test_round_robin_takes_turns_by_message_type() -> None:
     assert (strategy.select(nodes, Ask()).node_id, strategy.select(nodes, Tell()).node_id) == (ask[1], tell[1])
 
 
+def test_round_robin_begins_anywhere_for_each_type_and_again_so_with_a_seed() -> None:
+    """Many types that are sent once each reach all nodes."""
+    nodes = [node("a"), node("b"), node("c")]
+    types = [type(f"Kind{number}", (Ask,), {}) for number in range(100)]
+
+    def firsts(strategy: RoundRobin) -> list[str]:
+        return [strategy.select(nodes, kind()).node_id for kind in types]
+
+    assert set(firsts(RoundRobin())) == {"a", "b", "c"}
+    assert firsts(RoundRobin(seed=1)) == firsts(RoundRobin(seed=1))
+
+
 def test_random_reaches_all_and_a_seed_repeats_it() -> None:
     nodes = [node("a"), node("b"), node("c")]
     assert min(picks(Random(), nodes).values()) > 100

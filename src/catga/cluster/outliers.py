@@ -36,6 +36,8 @@ logger = logging.getLogger("catga.cluster")
 
 R = TypeVar("R")
 
+MAX_KEYS = 1024
+"""Keys of failed messages that are remembered, of one node and message type: each counts once."""
 QUIET = 60.0
 """Seconds without a failure after which the answers to a message type are no longer counted."""
 
@@ -90,14 +92,24 @@ class Record(msgspec.Struct, eq=False):
         times: ejections in a row.
         until: when the last of them ends, by the clock.
         on_trial: a call is under way that decides whether the node comes back.
-        failing_key: of the message that failed last.
+        failing_keys: of messages that failed, the latest one last.
     """
 
     streak: int = 0
     times: int = 0
     until: float = 0.0
     on_trial: bool = False
-    failing_key: object = None
+    failing_keys: dict[object, None] = {}
+
+    def has_failed_before(self, key: object, *, lately: bool) -> bool:
+        """A message with this key failed. Returns whether one did before; `lately`, whether it was the one before."""
+        keys = self.failing_keys
+        found = key in keys and (not lately or next(reversed(keys)) == key)
+        keys.pop(key, None)
+        keys[key] = None
+        if len(keys) > MAX_KEYS:
+            del keys[next(iter(keys))]
+        return found
 
 
 class Kind(msgspec.Struct, frozen=True, eq=False):
@@ -306,11 +318,11 @@ class Outliers:
     def _fails(self, stats: NodeStats, key: _Key, answers: Answers, trials: tuple[Record, ...], of: Kind) -> None:
         self._last[of.name] = self._clock()
         record = self.suspected.get(key) or self._suspect(key)
-        if of.key is not None and of.key == record.failing_key:  # it may fail everywhere, and comes here alone
-            return
-        record.failing_key = of.key
+        is_trial = record in trials
+        if of.key is not None and record.has_failed_before(of.key, lately=is_trial):
+            return  # it may fail everywhere, and comes here alone
         answers.count(stats.node_id, failed=True)
-        if record in trials:
+        if is_trial:
             if answers.do_others_fail(stats.node_id, of.ids()):
                 self._pardon(key)
             else:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from catga.abc import CallNext
 from catga.codec import Codec, digest, encode
-from catga.errors import CatgaError, InvalidMessageError, inside
+from catga.errors import CatgaError, InvalidMessageError, StoreError, inside
 from catga.mediator.behaviors.matching import expect_key, expect_store
 from catga.mediator.behaviors.store import KeyValueStore, MemoryStore, key_text
 from catga.mediator.settling import begin
@@ -17,24 +17,25 @@ from catga.result import Success
 
 logger = logging.getLogger("catga.behaviors")
 
+MAX_WRITES = 1000
+"""Values that wait to be stored, of one cache; what is beyond is not kept."""
 
 _Place: TypeAlias = tuple[asyncio.AbstractEventLoop, str]
 
 
 class _Flight:
     """A run that equal requests wait for. How it ended: with a body, with an error, or in neither way. One with a body
-    goes on until that is in the store."""
+    that was `made` goes on until that is in the store, or `ttl` is over."""
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
         self.body: bytes | None = None
         self.error: Exception | None = None
-        self.began_to_write: float | None = None
+        self.made: float | None = None
 
     def is_fresh(self, ttl: float) -> bool:
-        """Whether the body may be given to others still."""
-        now = asyncio.get_running_loop().time()
-        return self.began_to_write is None or now - self.began_to_write < ttl
+        """Whether others may wait for the body, or have it still."""
+        return self.made is None or asyncio.get_running_loop().time() - self.made < ttl
 
 
 class Caching:
@@ -65,6 +66,7 @@ class Caching:
         self._key = key or _digest
         self._codecs: dict[type, Codec] = {}
         self._flights: dict[_Place, _Flight] = {}
+        self._writing: set[_Place] = set()
 
     async def __call__(self, message: object, call_next: CallNext[Any, Any]) -> Any:
         if not is_request(type(message)):
@@ -72,10 +74,10 @@ class Caching:
         codec = self._codec(type(message))
         key = f"cache:{codec.name}:{key_text(self._key(message))}"
         place = (asyncio.get_running_loop(), key)
-        while (others := self._flights.get(place)) is not None:
+        while (others := self._flights.get(place)) is not None and others.is_fresh(self._ttl):
             await others.ended.wait()
-            if others.body is not None:
-                return codec.decode_response(others.body) if others.is_fresh(self._ttl) else await call_next(message)
+            if others.body is not None and others.is_fresh(self._ttl):
+                return codec.decode_response(others.body)
             if others.error is not None:
                 raise _copied(others.error) from others.error
         flight = self._flights[place] = _Flight()
@@ -83,15 +85,17 @@ class Caching:
             if (found := await self._read(flight, key, codec)) is not None:
                 return found.value
             value = await call_next(message)
-            self._begin_to_write(flight, place, value)
-            return value
+            _give(flight, value)
         except Exception as error:
             flight.error = error
             raise
         finally:
-            if flight.began_to_write is None:
-                del self._flights[place]
+            if flight.made is None:
+                self._end(place, flight)
             flight.ended.set()
+        if flight.made is not None and flight.body is not None:
+            self._keep(place, flight, flight.body)
+        return value
 
     async def _read(self, flight: _Flight, key: str, codec: Codec) -> Success[Any] | None:
         """Return the value in the store, if there is one, and give it to `flight`."""
@@ -104,22 +108,34 @@ class Caching:
         flight.body = body
         return found
 
-    def _begin_to_write(self, flight: _Flight, place: _Place, value: object) -> None:
-        """Give a value to `flight`, and put it into the store. Nobody waits for that: it went well already."""
-        try:
-            flight.body = encode(value)
-        except CatgaError as error:
-            _not_written(error)
+    def _keep(self, place: _Place, flight: _Flight, body: bytes) -> None:
+        """Put a value into the store. Nobody waits for that: it went well, and whoever waits can be cancelled."""
+        if place in self._writing:  # since longer than `ttl`: an older value must not come after this one
+            self._end(place, flight)
+        elif len(self._writing) >= MAX_WRITES:
+            _not_written(StoreError(f"{MAX_WRITES} values wait to be stored already"))
+            self._end(place, flight)
         else:
-            flight.began_to_write = place[0].time()
-            begin(self._write(place, flight.body))
+            self._writing.add(place)
+            begin(self._write(place[1], body)).add_done_callback(lambda _: self._written(place, flight))
 
-    async def _write(self, place: _Place, body: bytes) -> None:
+    async def _write(self, key: str, body: bytes) -> None:
         try:
-            await self._store.put(place[1], body, self._ttl)
+            try:
+                await self._store.put(key, body, self._ttl)
+            except asyncio.CancelledError:  # the program ends; `asyncio.run` waits for what goes on all the same
+                await self._store.put(key, body, self._ttl)
+                raise
         except Exception as error:  # noqa: BLE001 - a store of the user's: nobody is left to raise it to
             _not_written(error)
-        finally:
+
+    def _written(self, place: _Place, flight: _Flight) -> None:
+        self._writing.discard(place)
+        self._end(place, flight)
+
+    def _end(self, place: _Place, flight: _Flight) -> None:
+        """Nobody may wait for it any more."""
+        if self._flights.get(place) is flight:
             del self._flights[place]
 
     def _codec(self, cls: type) -> Codec:
@@ -127,6 +143,15 @@ class Caching:
         if codec is None:
             codec = self._codecs[cls] = Codec(cls)
         return codec
+
+
+def _give(flight: _Flight, value: object) -> None:
+    """Give a value that was made to `flight`, if it can be encoded."""
+    try:
+        flight.body = encode(value)
+        flight.made = asyncio.get_running_loop().time()
+    except CatgaError as error:
+        _not_written(error)
 
 
 def _not_written(error: Exception) -> None:

@@ -15,8 +15,6 @@ logger = logging.getLogger("catga.behaviors")
 
 _MAX_POWER = 1000
 """Of 2, below what overflows."""
-_LONGEST = 60.0
-"""Seconds that a failure may ask to wait for; one that asks for more is passed on."""
 
 
 class Retry:
@@ -29,7 +27,7 @@ class Retry:
 
     The pause before try ``n + 1`` is uniform between 0 and ``min(cap, base * 2 ** (n - 1))`` seconds, as in M. Brooker,
     "Exponential backoff and jitter", AWS Architecture Blog, 2015. If the error says ``retry_after``, it is so many
-    seconds longer; an error that asks for more than a minute is passed on. Each further try is logged as a warning by
+    seconds longer; an error that asks for more than `cap` is passed on. Each further try is logged as a warning by
     ``catga.behaviors``.
 
     Args:
@@ -74,7 +72,7 @@ class Retry:
     def _is_retryable(self, error: Exception) -> bool:
         if holds_doubt(error):
             return False
-        if max(map(_retry_after, leaves(error))) > _LONGEST:
+        if max(map(_retry_after, leaves(error))) > self._cap:
             return False
         return self._is_worth_it(error) or all(map(self._may_pass, leaves(error)))
 
