@@ -1,5 +1,6 @@
 """What each strategy promises, with plain lists and with what a node has seen."""
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,6 +82,26 @@ def test_round_robin_begins_anywhere_for_each_type_and_again_so_with_a_seed() ->
 
     assert set(firsts(RoundRobin())) == {"a", "b", "c"}
     assert firsts(RoundRobin(seed=1)) == firsts(RoundRobin(seed=1))
+    assert firsts(RoundRobin(seed=1)) != firsts(RoundRobin(seed=2))
+
+
+def test_what_round_robin_would_choose_first_is_what_it_chooses() -> None:
+    """`explain` asks a copy."""
+    nodes = [node(name) for name in "abcdefgh"]
+    for _ in range(20):
+        strategy = RoundRobin()
+        told = [copy.deepcopy(strategy).select(nodes, Ask()).node_id for _ in range(3)]
+        assert told == [strategy.select(nodes, Ask()).node_id] * 3
+
+
+def test_a_forked_process_begins_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As servers do that load the program before they fork their workers."""
+    nodes, made = [node(name) for name in "abcdefgh"], RoundRobin()
+    firsts = set[str]()
+    for process in range(50):
+        monkeypatch.setattr("os.getpid", lambda process=process: process)
+        firsts.add(copy.deepcopy(made).select(nodes, Ask()).node_id)
+    assert len(firsts) > 4
 
 
 def test_random_reaches_all_and_a_seed_repeats_it() -> None:

@@ -1,5 +1,6 @@
 """`RoundRobin`: each candidate in turn."""
 
+import os
 import random
 from collections.abc import Sequence
 
@@ -15,7 +16,8 @@ class RoundRobin:
     """
 
     def __init__(self, seed: int | None = None) -> None:
-        self._draw = random.random if seed is None else random.Random(seed).random  # a forked process draws its own
+        self._seed = seed
+        self._drawn = random.random()
         self._turns: dict[tuple[type, str], int] = {}
 
     def select(self, nodes: Sequence[NodeInfo], message: object) -> NodeInfo:
@@ -24,9 +26,14 @@ class RoundRobin:
         if count == 1:
             return nodes[0]
         key = (type(message), nodes[0].service)
-        turn = self._turns.get(key, -1) + 1 or int(self._draw() * count)
+        turn = self._turns.get(key, -1) + 1 or int(self._first(key) * count)
         self._turns[key] = turn
         return nodes[turn % count]
+
+    def _first(self, key: tuple[type, str]) -> float:
+        """The part of the nodes before the first one: the same at each look, and not in a process that was forked."""
+        seed = (self._drawn, os.getpid()) if self._seed is None else self._seed
+        return random.Random(f"{seed} {key[0].__qualname__} {key[1]}").random()
 
     def __repr__(self) -> str:
         return "RoundRobin()"
