@@ -3,7 +3,6 @@
 import asyncio
 import math
 import uuid
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
 
 
 class Line:
-    """A node whose calls take a second each; those that came forward are in `begun`, by their numbers."""
+    """A node all of whose places are taken."""
 
     def __init__(self, clock: ManualClock, limit: int = 1, max_waiting: int = 10_000) -> None:
         self.clock = clock
@@ -46,9 +45,10 @@ class Line:
             self.waiting.append(place)
             self.places.wait(place)
 
-    def passes(self, seconds: int) -> None:
-        for _ in range(seconds):
-            self.clock.advance(1.0)
+    def passes(self, count: int, each: float = 1.0) -> None:
+        """The calls take `each` seconds: so many times all that run end together."""
+        for _ in range(count):
+            self.clock.advance(each)
             for _ in range(self.places.limit):
                 self.places.free()
 
@@ -58,44 +58,80 @@ class Line:
 
 async def test_a_call_is_refused_that_would_wait_for_most_of_its_time(clock: ManualClock) -> None:
     line = Line(clock)
-    line.come(30)
-    line.passes(20)  # ten are left; the first of them came forward a place a second
+    line.come(40)
+    line.passes(30)  # ten are left, of a second each
     assert [line.refuses(ttl) for ttl in (10.0, 13.0, 15.0, 30.0)] == [True, True, False, False]
     line.come(10)
-    assert [line.refuses(ttl) for ttl in (15.0, 24.0, 30.0)] == [True, True, False]
+    assert [line.refuses(ttl) for ttl in (15.0, 26.0, 27.0)] == [True, True, False]
     line.passes(20)
     assert not line.refuses(0.1)  # nobody waits
+    line.come(25)
+    line.passes(24)
+    assert not line.refuses(0.1)  # what was before is forgotten
 
 
 async def test_a_line_whose_pace_is_not_known_takes_everybody(clock: ManualClock) -> None:
-    """One slow call says nothing of those behind it."""
     line = Line(clock)
-    line.come(PACE)
+    line.come(2 * (PACE + 4) + 2)
     clock.advance(1000.0)
     assert not line.refuses(1.0)
-    line.passes(PACE - 1)  # the last one was `PACE - 1` places from the front
+    line.passes(2 * (PACE + 4))
     assert not line.refuses(1.0)
+    line.passes(1)
+    assert line.refuses(1.0)
+
+
+@pytest.mark.parametrize("before", range(40))
+async def test_one_long_call_says_nothing_of_those_behind_it(clock: ManualClock, before: int) -> None:
+    """Nor does a process that is stopped for a while."""
+    line = Line(clock)
+    line.come(100)
+    line.passes(before, 0.01)
+    line.passes(1, 5.0)
+    while line.places.waiting:
+        assert not line.refuses(2.0)
+        line.passes(1, 0.01)
+
+
+async def test_who_gives_up_before_its_turn_takes_no_time(clock: ManualClock) -> None:
+    line, now = Line(clock), asyncio.get_running_loop().time()
+    line.come(30)
+    line.passes(25)
+    for _ in range(400):
+        line.places.wait(Place(asyncio.get_running_loop().create_future(), now + 20.0, 0))
+    assert not line.refuses(60.0)
+    assert line.refuses(20.0)
+
+
+async def test_now_and_then_a_node_has_somebody_wait_and_is_not_slow_for_that(clock: ManualClock) -> None:
+    line = Line(clock)
+    for _ in range(100):
+        line.come(2)
+        line.passes(2, 0.01)
+        clock.advance(60.0)
+    line.come(1)
+    assert not line.refuses(0.1)
 
 
 async def test_calls_that_run_together_end_together(clock: ManualClock) -> None:
-    """So the pace is known once as many came forward as run at a time."""
     line = Line(clock, limit=64)
     line.come(1000)
     for _ in range(32):
-        clock.advance(0.01)
+        clock.advance(0.001)
         line.places.free()
     clock.advance(0.7)
-    assert not line.refuses(2.0)
-    for _ in range(32):
-        line.places.free()
-    assert line.refuses(2.0)
+    assert not line.refuses(0.5)
+    line.passes(10, 1.0)
+    left = 1000 - 32 - 640
+    assert line.refuses(left / 64 * 0.9)
+    assert not line.refuses(left / 64 * 1.3)
 
 
 async def test_a_call_that_a_handler_waits_for_is_not_refused_for_its_time(clock: ManualClock) -> None:
     line = Line(clock)
-    line.come(30, depth=1)
-    line.come(30)
-    line.passes(30)
+    line.come(60, depth=1)
+    line.come(60)
+    line.passes(60)
     assert line.refuses(1.0)
     assert not line.refuses(1.0, depth=1)
     assert line.refuses(math.inf, depth=MAX_DEPTH)
@@ -131,7 +167,9 @@ def test_who_is_refused_for_its_time_would_have_waited_too_long(
 ) -> None:
     """One call comes `every` so many seconds, and takes `each`. Those that are refused would have waited too long; and
     those of one place that are not begin in time."""
-    with pytest.MonkeyPatch.context() as patch, closing(asyncio.new_event_loop()) as loop:
+
+    async def play() -> None:
+        loop = asyncio.get_running_loop()
         clock = ManualClock()
         patch.setattr("catga.rpc.places.perf_counter", clock)
         places = Places(limit, 10_000, lambda _: None)
@@ -146,9 +184,9 @@ def test_who_is_refused_for_its_time_would_have_waited_too_long(
                     came, is_known = waiting.pop(place)
                     running.append(ended + each)
                     waited = ended - came
-                    assert limit > 1 or not is_known or waited <= ttl * HOPE * (PACE + 1) / (PACE - 1) + each
+                    assert limit > 1 or not is_known or waited <= ttl * HOPE + 2 * each
             ahead = len(waiting)
-            is_known = places._would_wait() > 0.0
+            is_known = places._pace() > 0.0
             if places.is_full(0, ttl):
                 assert ahead + 1 >= ttl * HOPE * limit / each * 0.99
             elif places.occupy(0):
@@ -158,6 +196,9 @@ def test_who_is_refused_for_its_time_would_have_waited_too_long(
                 waiting[place] = clock(), is_known
                 places.wait(place)
             running.sort()
+
+    with pytest.MonkeyPatch.context() as patch:
+        asyncio.run(play())
 
 
 async def test_a_slow_nodes_calls_go_elsewhere_while_there_is_time(clock: ManualClock) -> None:
@@ -182,9 +223,9 @@ async def test_a_slow_nodes_calls_go_elsewhere_while_there_is_time(clock: Manual
         add_cluster(Mediator(), url, node_id="caller", routing=RoundRobin()) as caller,
     ):
         server = slow._joined().peer.server
-        calls = [asyncio.create_task(caller.send_to_node(Step(), "slow", timeout=600.0)) for _ in range(30)]
-        await eventually(lambda: server.inflight == 30)
-        for left in range(29, 19, -1):
+        calls = [asyncio.create_task(caller.send_to_node(Step(), "slow", timeout=600.0)) for _ in range(50)]
+        await eventually(lambda: server.inflight == 50)
+        for left in range(49, 19, -1):
             clock.advance(1.0)
             gate.release()
             await eventually(lambda left=left: server.inflight == left)

@@ -271,9 +271,24 @@ def test_a_few_keys_that_fail_wherever_they_go_leave_nobody_out() -> None:
         world.call("abcd", DONE)
     assert world.out() == ""
     for number in range(4, MAX_KEYS + 100):
-        world.begin("a", key=number)(DONE)
-        world.outliers.suspected["a", "work"].has_failed_before(number, lately=False)
+        world.outliers.suspected["a", "work"].has_failed_before(number, world.now, just=False)
     assert len(world.outliers.suspected["a", "work"].failing_keys) == MAX_KEYS
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_key_that_failed_once_counts_again_after_an_answer_or_a_minute(answered: bool) -> None:
+    world = World()
+    for key in range(20):
+        world.begin("a", key=key)(BROKEN)
+        if answered:
+            world.begin("a", key=key)(DONE)
+        world.now += 30
+        world.call("abcd" * 30, DONE)
+    assert world.out() == ""
+    world.now += 0 if answered else 31
+    for key in range(12):
+        world.begin("a", key=key)(BROKEN)
+    assert world.out() == "a"
 
 
 def test_a_node_may_be_left_out_for_two_reasons_and_each_has_its_trial() -> None:

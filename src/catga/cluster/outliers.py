@@ -6,6 +6,7 @@ nothing else; and those whose answers are failures where the other nodes' are no
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Set
 from typing import TypeVar
@@ -92,21 +93,21 @@ class Record(msgspec.Struct, eq=False):
         times: ejections in a row.
         until: when the last of them ends, by the clock.
         on_trial: a call is under way that decides whether the node comes back.
-        failing_keys: of messages that failed, the latest one last.
+        failing_keys: of messages that failed, with the time, the latest one last.
     """
 
     streak: int = 0
     times: int = 0
     until: float = 0.0
     on_trial: bool = False
-    failing_keys: dict[object, None] = {}
+    failing_keys: dict[object, float] = {}
 
-    def has_failed_before(self, key: object, *, lately: bool) -> bool:
-        """A message with this key failed. Returns whether one did before; `lately`, whether it was the one before."""
+    def has_failed_before(self, key: object, now: float, *, just: bool) -> bool:
+        """A message with this key failed. Returns whether one did within a minute; `just`, if it was the last."""
         keys = self.failing_keys
-        found = key in keys and (not lately or next(reversed(keys)) == key)
+        found = now - keys.get(key, -math.inf) < QUIET and (not just or next(reversed(keys)) == key)
         keys.pop(key, None)
-        keys[key] = None
+        keys[key] = now
         if len(keys) > MAX_KEYS:
             del keys[next(iter(keys))]
         return found
@@ -309,6 +310,8 @@ class Outliers:
             self._fails(stats, key, answers, trials, of)
             return
         record = self.suspected.get(key)
+        if record is not None:
+            record.failing_keys.pop(of.key, None)  # whatever it was, it passed
         if record is not None and record in trials:
             self._pardon(key)
             answers.forget(node_id)
@@ -319,7 +322,7 @@ class Outliers:
         self._last[of.name] = self._clock()
         record = self.suspected.get(key) or self._suspect(key)
         is_trial = record in trials
-        if of.key is not None and record.has_failed_before(of.key, lately=is_trial):
+        if of.key is not None and record.has_failed_before(of.key, self._clock(), just=is_trial):
             return  # it may fail everywhere, and comes here alone
         answers.count(stats.node_id, failed=True)
         if is_trial:

@@ -17,7 +17,8 @@ from catga.rpc.runner import Admitted, Endpoint
 logger = logging.getLogger("catga.rpc")
 
 PACE = 8
-"""So many calls left a line, and as many as there are places, before its pace is known."""
+"""So many calls, and four times as many as there are places, come forward in each of the two spans that tell a line's
+pace."""
 HOPE = 0.8
 """The part of its time for which a call may have to wait, by the pace of its line; else it is refused at once, while
 there is time for another node."""
@@ -29,14 +30,6 @@ class Place(NamedTuple):
     granted: "asyncio.Future[None]"
     deadline: float
     depth: int
-
-
-class Waiting(NamedTuple):
-    """A call in its line: since when (`perf_counter`), and how many were before it then."""
-
-    call: Admitted | Place
-    since: float
-    ahead: int
 
 
 def refusal(reason: CatgaError) -> CatgaError:
@@ -69,12 +62,14 @@ class Places:
     """
 
     __slots__ = (
+        "_forward",
         "_has_told",
         "_idle",
         "_is_starting",
         "_lines",
         "_max_waiting",
         "_nested",
+        "_span",
         "_start",
         "_turn",
         "_under_way",
@@ -97,7 +92,9 @@ class Places:
         self.is_awaited = False
         self.busy = 0
         self.crowded = limit // 2
-        self._lines: list[deque[Waiting]] = [deque() for _ in range(MAX_DEPTH + 1)]  # by depth
+        self._lines: list[deque[Admitted | Place]] = [deque() for _ in range(MAX_DEPTH + 1)]  # who waits, by depth
+        self._span = 4 * limit + PACE
+        self._forward: deque[float] = deque(maxlen=2 * self._span + 1)  # when new calls began, since some wait
         self.waiting = 0
         self._under_way = [0] * (MAX_DEPTH + 1)  # by depth; those at depth 0 are not counted
         self._nested = 0  # the sum of these
@@ -124,15 +121,30 @@ class Places:
         new = len(self._lines[0])  # new calls take no room from those that others wait for
         if depth:
             return self.waiting - new >= self._max_waiting or depth == MAX_DEPTH
-        return new >= self._max_waiting or self._would_wait() > HOPE * ttl
+        return new >= self._max_waiting or self._would_wait(HOPE * ttl)
 
-    def _would_wait(self) -> float:
-        """Seconds that a new call would wait, at the pace at which the first in its line came forward; 0 if that is
-        not known. Rather less than more: as many as there are places may have begun at once just before it came."""
-        line = self._lines[0]
-        if not line or (first := line[0]).ahead < max(self.limit, PACE):
+    def _would_wait(self, seconds: float) -> bool:
+        """Whether a new call would wait for longer, at the line's pace: those before it that are too late by then take
+        no time."""
+        pace = self._pace()
+        if pace * (len(self._lines[0]) + 1) <= seconds:
+            return False
+        wait, now = pace, asyncio.get_running_loop().time()
+        for call in self._lines[0]:
+            if call.deadline > now + wait:
+                wait += pace
+        return wait > seconds
+
+    def _pace(self) -> float:
+        """Seconds from one new call that came forward to the next; 0 if that is not known.
+
+        Of two spans the quicker one counts, so one long call, or a process that was stopped, is not taken for the pace.
+        Calls that run together may end together: as if more of them had, rather less comes out than more.
+        """
+        times, span = self._forward, self._span
+        if len(times) <= 2 * span:
             return 0.0
-        return (len(line) + 1) * (perf_counter() - first.since) / (first.ahead + self.limit)
+        return min(times[span] - times[0], times[-1] - times[span]) / (span + self.limit - 1)
 
     def held(self, endpoint: Endpoint, depth: int) -> Endpoint:
         """`endpoint` for a call whose handler lends its place if places are few, or its own caller does."""
@@ -183,19 +195,19 @@ class Places:
     def wait(self, call: Admitted | Place) -> None:
         """Let it wait for its place."""
         self.is_awaited = True
-        line = self._lines[call.depth]
-        line.append(Waiting(call, perf_counter(), len(line)))
+        self._lines[call.depth].append(call)
         self.waiting += 1
 
     def withdraw(self, call: Admitted | Place) -> bool:
         """It waits no more. Returns whether it did."""
         line = self._lines[call.depth]
-        for index, waiting in enumerate(line):
-            if waiting.call is call:
-                del line[index]
-                self.waiting -= 1
-                return True
-        return False
+        if call not in line:
+            return False
+        line.remove(call)
+        self.waiting -= 1
+        if not self._lines[0]:
+            self._forward.clear()
+        return True
 
     def occupy(self, depth: int) -> bool:
         """Take a place if there is one."""
@@ -258,9 +270,17 @@ class Places:
             if line and self.has_place(depth):
                 self._turn = depth
                 self.waiting -= 1
-                waiting: Waiting = line.popleft()
-                return waiting.call
+                call: Admitted | Place = line.popleft()
+                if not depth:
+                    self._came_forward()
+                return call
         return None
+
+    def _came_forward(self) -> None:
+        if self._lines[0]:
+            self._forward.append(perf_counter())
+        else:  # nobody waits: what comes now is no matter of the pace
+            self._forward.clear()
 
     def _begin(self, waiting: Admitted | Place) -> None:
         self.tell(waiting.depth)
@@ -280,7 +300,7 @@ class Places:
 
     def close(self) -> list[Admitted]:
         """Refuse what waits. Returns the calls that came over the bus, which are to be told."""
-        waiting = [each.call for line in self._lines for each in line]
+        waiting = [call for line in self._lines for call in line]
         self._lines = [deque() for _ in self._lines]
         self.waiting = 0
         for each in waiting:

@@ -117,15 +117,17 @@ class Caching:
             self._end(place, flight)
         else:
             self._writing.add(place)
-            begin(self._write(place[1], body)).add_done_callback(lambda _: self._written(place, flight))
+            begin(self._write(place[1], flight, body)).add_done_callback(lambda _: self._written(place, flight))
 
-    async def _write(self, key: str, body: bytes) -> None:
+    async def _write(self, key: str, flight: _Flight, body: bytes) -> None:
         try:
             try:
                 await self._store.put(key, body, self._ttl)
             except asyncio.CancelledError:  # the program ends; `asyncio.run` waits for what goes on all the same
                 await self._store.put(key, body, self._ttl)
                 raise
+            if not flight.is_fresh(self._ttl):  # the store counts from now
+                await self._store.discard(key, body)
         except Exception as error:  # noqa: BLE001 - a store of the user's: nobody is left to raise it to
             _not_written(error)
 
