@@ -239,14 +239,6 @@ MUTANTS = [
         ("false death",),
     ),
     Mutant(
-        "a report is as old as what found nobody",
-        ("catga.rpc.outbox.Outbox.age",),
-        lambda *_: 0.0,
-        lambda seed: history(774 + seed),
-        ("false death",),
-        seeds=1,
-    ),
-    Mutant(
         "a no is final",
         ("catga.rpc.refusals.Refusals.look_up",),
         lambda *_: None,

@@ -17,7 +17,7 @@ class RoundRobin:
 
     def __init__(self, seed: int | None = None) -> None:
         self._seed = seed
-        self._drawn = random.random()
+        self._drawn, self._pid = random.random(), os.getpid()
         self._turns: dict[tuple[type, str], int] = {}
 
     def select(self, nodes: Sequence[NodeInfo], message: object) -> NodeInfo:
@@ -32,7 +32,9 @@ class RoundRobin:
 
     def _first(self, key: tuple[type, str]) -> float:
         """The part of the nodes before the first one: the same at each look, and not in a process that was forked."""
-        seed = (self._drawn, os.getpid()) if self._seed is None else self._seed
+        process = os.getpid()
+        drawn = self._drawn if process == self._pid else (self._drawn, process)
+        seed = drawn if self._seed is None else self._seed
         return random.Random(f"{seed} {key[0].__qualname__} {key[1]}").random()
 
     def __repr__(self) -> str:
