@@ -215,6 +215,23 @@ def test_where_the_broker_does_not_tell_who_listens_a_member_silent_to_three_has
     raise AssertionError("it never left")
 
 
+def test_an_idle_member_must_be_asked_in_vain_for_as_long() -> None:
+    """With many members, not to have heard of one for 7 s is usual."""
+    observer = Observer(4)
+    for _ in range(7):
+        observer.clock.advance(1.0)
+        observer.hearing.heard()
+    observer.mute = {"n1"}
+    for second in range(20):
+        observer.passes(1)
+        for question in observer.prober.questions(bounces_work=False):
+            found = observer.prober.told(question.witness.node_id, question.nonce, 30.0, bounces_work=False)
+            if found.death is not None:
+                assert second >= 7
+                return
+    raise AssertionError("it never left")
+
+
 def test_one_witness_that_hears_it_keeps_a_silent_member() -> None:
     observer = Observer(4)
     observer.mute = {"n1"}

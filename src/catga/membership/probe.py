@@ -69,6 +69,7 @@ class Prober:
         self._view = view
         self._hearing = hearing
         self._ttl = ttl
+        self._interval = interval
         self._lease_check = max(ttl - 4 * interval, ttl / 2)
         self._patience = ttl / 4
         self._confirm = confirm
@@ -203,7 +204,8 @@ class Prober:
 
     def _is_unreachable(self, node: NodeInfo) -> bool:
         age = min(self._view.age(node.node_id) or 0.0, self._hearing.now)  # what others heard before does not count
-        is_silent = age >= UNREACHABLE
+        # An idle node may not have been heard of long before: what counts is that it was pinged in vain.
+        is_silent = age >= UNREACHABLE and self._view.doubt(node.node_id) >= UNREACHABLE - 2 * self._interval
         asked = self._witnesses
         return is_silent and asked.are_there(node.node_id) and asked.agree(node, UNREACHABLE, count=2)
 

@@ -68,7 +68,7 @@ class View:
         self._members: dict[str, _Member] = {}
         self._tombstones: OrderedDict[str, _Tombstone] = OrderedDict()
         self._nodes: tuple[NodeInfo, ...] | None = ()
-        self._suspects: dict[str, None] = {}  # in an order of its own: a seed tells one history
+        self._suspects: dict[str, float] = {}  # in an order of its own: a seed tells one history
         self._oldest = 0.0  # no member was last seen before this
         self._ghosts: dict[str, float] = {}  # node → when an older life of it was heard
         self.version = 0
@@ -117,6 +117,10 @@ class View:
     def suspects(self) -> list[str]:
         """Ids of the members that this observer suspects."""
         return list(self._suspects)
+
+    def doubt(self, node_id: str) -> float:
+        """Seconds of hearing since this observer suspects the node; 0 if it does not."""
+        return self._hearing.now - self._suspects.get(node_id, self._hearing.now)
 
     def known_incarnation(self, node_id: str) -> int:
         """The newest incarnation heard of, alive or buried; 0 if the id is unknown."""
@@ -196,7 +200,7 @@ class View:
         if member is None or member.record.incarnation != incarnation or member.suspect:
             return
         member.suspect = True
-        self._suspects[node_id] = None
+        self._suspects[node_id] = self._hearing.now
         self._update(member)
 
     def forget(self) -> None:
