@@ -38,7 +38,7 @@ logger = logging.getLogger("catga.cluster")
 R = TypeVar("R")
 
 MAX_KEYS = 1024
-"""Keys of failed messages that are remembered, of one node and message type: each counts once."""
+"""Keys of failed messages that are remembered, of one node and message type."""
 QUIET = 60.0
 """Seconds without a failure after which the answers to a message type are no longer counted."""
 
