@@ -4,6 +4,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PINS := requirements/test.txt requirements/tools.txt
 
+# More workers than most machines have cores: many tests wait for a server or a process.
+SPREAD := -n 3 --dist worksteal
+
 # Each candidate is run, as a name on PATH may be a shim with nothing behind it.
 OLD_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python3.14 python; do \
@@ -21,7 +24,7 @@ demo: $(READY) ## a cluster of four processes over NATS, with a crash
 	$(BIN)/python -m catga.cli.demo
 
 test: $(READY) ## the tests, without the long ones; ARGS="-k name" is passed on
-	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest $(SPREAD) $(ARGS)
 
 test-long: $(READY) ## the long tests: splits, failovers, mass deaths, refusals, histories; the properties with many examples
 	$(BIN)/python -m pytest -n 2 -m "long or hypothesis" --hypothesis-profile=many $(ARGS)
@@ -33,13 +36,13 @@ test-minima: ## the tests with the lowest releases that pyproject.toml takes, in
 	$(PYTHON) -m venv --clear .venv-minima
 	.venv-minima/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/minima.txt -r requirements/suite.txt
 	.venv-minima/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	.venv-minima/bin/python -m pytest -n 2 --dist worksteal $(BOUNDS_TESTS) $(ARGS)
+	.venv-minima/bin/python -m pytest $(SPREAD) $(BOUNDS_TESTS) $(ARGS)
 
 test-newest: ## the tests with the newest releases of everything, in .venv-newest
 	$(PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/suite.txt
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[all]'
-	.venv-newest/bin/python -m pytest -n 2 --dist worksteal $(BOUNDS_TESTS) $(ARGS)
+	.venv-newest/bin/python -m pytest $(SPREAD) $(BOUNDS_TESTS) $(ARGS)
 
 check: $(READY) ## lint, format, types, layers
 	$(BIN)/ruff check .

@@ -54,6 +54,12 @@ class Split:
         """Whether nothing else befell the cluster, so far."""
         return self.is_alone and self.cluster.struck_at <= self.since
 
+    def parted(self, newer: Process, others: list[Process]) -> bool:
+        """Whether it came between a newer life of an id and the older one, before that was fenced."""
+        joined = newer.joined_at
+        came_between = joined is not None and joined <= self.since <= joined + DETECTION
+        return came_between and any(self._side(other) != self._side(newer) for other in others)
+
     def _side(self, process: Process) -> int:
         return self.sides.get(process, process.side)
 
@@ -201,8 +207,9 @@ class Cluster:
             lives = sorted((p for p in self.alive() if p.node_id == node_id), key=lambda p: p.born)
             newest = max((p for p in self.processes if p.node_id == node_id), key=lambda p: p.born)
             wins = newest.serving or not newest.alive or newest.was_mute(CONFIRM, newest.born)
+            outgrown = newest.loop.wall < lives[0].loop.wall or any(each.parted(newest, lives) for each in self.splits)
             self.check(
-                wins or newest.loop.wall < lives[0].loop.wall,
+                wins or outgrown,
                 "wrong one fenced",
                 f"{[(p.born, p.membership.me) for p in lives]}",
             )
