@@ -1,6 +1,6 @@
-"""A node with one place, whose handler burns CPU for so long.
+"""A node with so many places, whose handler burns CPU for so long.
 
-Usage: slow_line.py URL NODE_ID PREFIX MILLISECONDS
+Usage: slow_line.py URL NODE_ID PREFIX MILLISECONDS PLACES
 """
 
 import asyncio
@@ -19,7 +19,7 @@ class Burn(Request[int]):
     number: int
 
 
-async def main(url: str, node_id: str, prefix: str, milliseconds: str) -> None:
+async def main(url: str, node_id: str, prefix: str, milliseconds: str, places: str) -> None:
     app = Mediator()
     ran = 0
 
@@ -32,7 +32,7 @@ async def main(url: str, node_id: str, prefix: str, milliseconds: str) -> None:
             pass
         return request.number
 
-    async with add_cluster(app, url, node_id=node_id, prefix=prefix, max_concurrency=1):
+    async with add_cluster(app, url, node_id=node_id, prefix=prefix, max_concurrency=int(places)):
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         print(ran, flush=True)

@@ -15,7 +15,9 @@ from catga.errors import (
     CircuitOpenError,
     ClusterError,
     HandlerError,
+    InProgressError,
     InvalidMessageError,
+    MaybeExecutedError,
     OverloadedError,
     RateLimitedError,
 )
@@ -173,6 +175,17 @@ async def test_a_failed_run_frees_its_key(join: Join) -> None:
     service.errors = [KeyError("once")]
     assert not (await caller.send(Work(1))).is_success
     assert (await caller.send(Work(1))).unwrap() == 2
+
+
+async def test_what_may_have_run_keeps_its_key_until_its_lease_ends(join: Join) -> None:
+    """Else a duplicate, or a client that tries again, would do it twice."""
+    service = Service(Idempotency(key=lambda m: m.number, wait=0.0))
+    caller = await join(service.app)
+    service.errors = [MaybeExecutedError("the bank may have booked it")]
+    assert isinstance((await caller.send(Work(1))).error, MaybeExecutedError)  # type: ignore[union-attr]
+    for _ in range(2):
+        assert isinstance((await caller.send(Work(1))).error, InProgressError)  # type: ignore[union-attr]
+    assert service.runs == [1]
 
 
 async def test_caching_answers_equal_requests_and_lets_events_pass(join: Join) -> None:

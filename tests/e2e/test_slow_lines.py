@@ -24,11 +24,13 @@ SLOW, QUICK = 40, 1
 
 
 @asynccontextmanager
-async def worker(url: str, node_id: str, prefix: str, burns: int) -> AsyncIterator[asyncio.subprocess.Process]:
+async def worker(
+    url: str, node_id: str, prefix: str, burns: int, places: int
+) -> AsyncIterator[asyncio.subprocess.Process]:
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         str(HERE / "slow_line.py"),
-        *(url, node_id, prefix, str(burns)),
+        *(url, node_id, prefix, str(burns), str(places)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(Path(catga.__file__).parent.parent)},
@@ -49,11 +51,19 @@ async def runs(child: asyncio.subprocess.Process) -> int:
     return int(out)
 
 
-@pytest.mark.parametrize("broker", ["nats_url", "redis_url"])
-async def test_what_a_slow_line_refuses_runs_elsewhere_and_once(broker: str, request: pytest.FixtureRequest) -> None:
-    """Its handler holds the loop, and the calls are not idempotent. Without refusals 85 of the 720 are too late."""
+@pytest.mark.parametrize(("broker", "places"), [("nats_url", 1), ("redis_url", 512)])
+async def test_what_a_slow_line_refuses_runs_elsewhere_and_once(
+    broker: str, places: int, request: pytest.FixtureRequest
+) -> None:
+    """Its handler holds the loop, and the calls are not idempotent. Without refusals 85 of the 720 are too late.
+
+    They wait for the one place; or each has a place, and waits for its turn of the loop.
+    """
     url, prefix = request.getfixturevalue(broker), f"t{uuid.uuid4().hex[:12]}"
-    async with worker(url, "slow", prefix, SLOW) as slow, worker(url, "quick", prefix, QUICK) as quick:
+    async with (
+        worker(url, "slow", prefix, SLOW, places) as slow,
+        worker(url, "quick", prefix, QUICK, places) as quick,
+    ):
         caller = add_cluster(Mediator(), url, node_id="caller", prefix=prefix, routing=RoundRobin())
         async with caller:
             await eventually(lambda: len(caller.get_nodes()) == 3)

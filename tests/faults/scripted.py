@@ -2,12 +2,14 @@
 
 import functools
 import math
+from typing import Any
 
-from histories import PROBE, TTL, Cluster, Process
+from histories import MASS, PROBE, SETTLE, TTL, Cluster, Process
 from mishaps import WHOLE, apart, crash, freeze_for, reset_now
 from simulated_calls import Job, Order, QuickOrder, QuickWork, Work
 from simulated_clocks import simulated
 
+from catga.errors import Execution
 from catga.result import Success
 
 MOST_RUNS = 1.15
@@ -16,6 +18,7 @@ MOST_RUNS = 1.15
 TURN = 0.1
 """Seconds for which a node that computes hears nothing, at most, while each of its handlers computes for 0.02 s."""
 CROWD, LEASE = 120, 10.0
+BUSY = 3.0
 UNHEARD = 15.0
 """Seconds until a death is known of which the broker does not tell."""
 
@@ -55,6 +58,34 @@ def rush(kind: type[Job], *, reserve: float = 10.0) -> Cluster:
         cluster.run(cluster.world.now)
         ended(cluster)
     return cluster
+
+
+def overload(places: int, *, burn: float = 0.0, wait: float = 0.0) -> Cluster:
+    """One worker has three times as many requests as it can do, for 24 s; each has four seconds.
+
+    Raises `BrokenRuleError` if it does much less than it can, or if it is unknown whether a request ran.
+    """
+    cluster = Cluster(3)
+    cluster.limits = (places, 1024)
+    seconds, rate = 24, 1 / burn if burn else places / wait
+    with simulated(cluster):
+        caller, _ = started(cluster, 1, callers=1)
+        for number in range(int(3 * rate * seconds)):
+            at = 10.0 + number / (3 * rate)
+            cluster.world.at(at, functools.partial(cluster.calls.send_from, caller, Work, 4.0, burn=burn, wait=wait))
+        cluster.run(10.0 + seconds + 10.0)
+        results = [each.result for each in cluster.calls.sent.values()]
+        well = sum(type(result) is Success for result in results)
+        cluster.check(well >= 0.9 * rate * seconds, "busy with what is too late", f"{well} of {rate * seconds:g}")
+        doubted = [result for result in results if getattr(result, "error", None) and _is_doubted(result)]
+        cluster.check(len(doubted) <= 0.02 * len(results), "not known whether it ran", f"{len(doubted)}: {doubted[:2]}")
+        cluster.run(cluster.world.now)
+        ended(cluster)
+    return cluster
+
+
+def _is_doubted(result: Any) -> bool:
+    return bool(result.error.execution is Execution.MAYBE)
 
 
 def resets(seed: int) -> Cluster:
@@ -127,6 +158,51 @@ def crash_overheard() -> Cluster:
         late = [p.node_id for p in others if p.membership.view.get(victim.node_id) is not None]
         cluster.check(not late, "death unnoticed", f"by {late}, {UNHEARD:g} s after the crash")
         cluster.run(cluster.world.now)
+        ended(cluster)
+    return cluster
+
+
+def crashes_overheard() -> Cluster:
+    """The same for two of five at one time. Raises `BrokenRuleError` if anybody learns it by its lease only."""
+    cluster = Cluster(1, ttl=120.0)
+    with simulated(cluster):
+        *victims, third, fourth, fifth = started(cluster, 5)
+        cluster.broker.overheard = True
+        cluster.run(60.0)
+        for victim in victims:
+            victim.kill()
+        cluster.run(60.0 + UNHEARD + MASS + SETTLE)
+        left = {victim.node_id for victim in victims}
+        for process in (third, fourth, fifth):
+            known = {node.node_id for node in process.membership.view.nodes()}
+            cluster.check(not left & known, "death unnoticed", f"{process.node_id} still knows {left & known}")
+        cluster.run(cluster.world.now)
+        ended(cluster)
+    return cluster
+
+
+def out_of_reach_of_one() -> Cluster:
+    """One pair of an idle crowd does not reach each other, and somebody listens to all subjects. Then one of the two is
+    busy for a while. Raises `BrokenRuleError` if it is taken for dead."""
+    cluster = Cluster(0, ttl=120.0)
+    broker, sender = cluster.broker, [None]
+    publish, deliver = broker.publish, broker._deliver
+    with simulated(cluster):
+        one, *_, other = started(cluster, 30)
+        pair = {one.link, other.link}
+
+        def from_somebody(session: Any, *message: Any) -> None:
+            sender[0] = session.link
+            publish(session, *message)
+
+        def unless_between_the_two(session: Any, *message: Any) -> None:
+            if {session.link, sender[0]} != pair or cluster.world.now < 60.0:
+                deliver(session, *message)
+
+        broker.publish, broker._deliver = from_somebody, unless_between_the_two  # type: ignore[method-assign]
+        broker.overheard = True
+        cluster.world.at(80.0, lambda: other.loop.call_soon(other.loop.burn, BUSY))
+        cluster.run(80.0 + 2 * BUSY)
         ended(cluster)
     return cluster
 

@@ -12,7 +12,20 @@ from pathlib import Path
 import pytest
 from histories import PROBE, Cluster
 from mishaps import crash, history
-from scripted import amnesia, crash_overheard, crash_under_load, crowd, freeze_under_load, resets, rush, split, thaw
+from scripted import (
+    amnesia,
+    crash_overheard,
+    crash_under_load,
+    crashes_overheard,
+    crowd,
+    freeze_under_load,
+    out_of_reach_of_one,
+    overload,
+    resets,
+    rush,
+    split,
+    thaw,
+)
 from simulated_calls import Job, QuickWork, Work
 from simulated_clocks import simulated
 
@@ -152,6 +165,26 @@ def test_a_frozen_node_runs_nothing_whose_caller_gave_up() -> None:
 def test_a_crash_is_known_in_15_seconds_beside_a_listener_to_everything() -> None:
     """The broker never says that nobody listens: two other members do not reach the node either."""
     crash_overheard()
+
+
+@pytest.mark.parametrize(
+    ("places", "work"),
+    [(4, {"wait": 1.0}), (16, {"wait": 0.2}), (1, {"wait": 0.1}), (512, {"burn": 0.02})],
+    ids=["long", "many places", "one place", "handlers that burn CPU"],
+)
+def test_a_full_node_runs_what_can_end_in_time(places: int, work: dict[str, float]) -> None:
+    """Else it would run nothing but requests whose time is over before they end."""
+    overload(places, **work)
+
+
+def test_two_crashes_of_five_are_known_to_all_beside_a_listener_to_everything() -> None:
+    """Who has buried them already is not waited for."""
+    crashes_overheard()
+
+
+def test_who_is_out_of_reach_of_one_member_is_not_dead_though_busy() -> None:
+    """Members of an idle crowd have not heard of each other for long: that is no sign of a death."""
+    out_of_reach_of_one()
 
 
 @pytest.mark.parametrize("duration", [1.0, 6.0])

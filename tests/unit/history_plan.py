@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from catga import Event, Failure, Request, message
-from catga.errors import CatgaTimeoutError, MaybeExecutedError, StoreError
+from catga.codec import Codec
+from catga.errors import CatgaTimeoutError, MaybeExecutedError, StoreError, holds_doubt
 from catga.mediator.behaviors import DeadLetters
 
 
@@ -182,6 +183,12 @@ class Run:
     @property
     def key(self) -> tuple[type, int, str]:
         return (type(self.message), self.message.key, self.handler)
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """What it sent may have run, and its message must not run twice."""
+        is_doubted = self.ends == ERROR and self.error is not None and holds_doubt(self.error)
+        return is_doubted and not Codec(type(self.message)).idempotent
 
 
 calling: ContextVar[Call] = ContextVar("calling")

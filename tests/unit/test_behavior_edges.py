@@ -300,6 +300,22 @@ async def test_a_validator_may_be_async_and_say_its_own_path() -> None:
     assert error.details == {"path": "$.name"}
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_validator_may_say_no_by_false(is_async: bool) -> None:
+    """As predicates do; None says nothing."""
+
+    def positive(message: Any) -> bool:
+        return False
+
+    async def later(message: Any) -> bool:
+        return False
+
+    error = error_of(await mediator(Validation(later if is_async else positive), echo).send(Ask()))
+    assert isinstance(error, InvalidMessageError)
+    assert ("later" if is_async else "positive") in error.message
+    assert (await mediator(Validation(lambda message: None), echo).send(Ask())).is_success
+
+
 @pytest.mark.parametrize("errors", [[ValueError, "KeyError"], "KeyError", 3, int, [ValueError("no")]])
 def test_what_are_no_exception_classes_is_refused_where_it_is_written(errors: Any) -> None:
     """Not at the first failure, whose error it would hide."""

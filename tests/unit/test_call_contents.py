@@ -22,6 +22,7 @@ from catga.errors import (
     InvalidMessageError,
     MaybeExecutedError,
     NoNodeAvailableError,
+    OverloadedError,
 )
 from catga.rpc.client import MAX_STEPS
 from catga.rpc.outcomes import MAX_FAULT, error_of, fault_of
@@ -385,7 +386,8 @@ async def test_a_local_call_that_gave_up_waiting_takes_no_place() -> None:
         await eventually(lambda: shop.peer(shop.node).server.inflight == 1)
         waiting = await shop.node.send(WaitShortly())
         assert isinstance(waiting, Failure)
-        assert isinstance(waiting.error, CatgaTimeoutError)
+        assert isinstance(waiting.error, OverloadedError)
+        assert waiting.error.execution is Execution.NO
         assert shop.peer(shop.node).server.inflight == 1
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)

@@ -1,6 +1,7 @@
 """What each strategy promises, with plain lists and with what a node has seen."""
 
 import copy
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,13 +96,41 @@ def test_what_round_robin_would_choose_first_is_what_it_chooses() -> None:
 
 
 def test_a_forked_process_begins_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As servers do that load the program before they fork their workers."""
+    """As servers do that load the program before they fork their workers, also if the program has called before."""
     nodes, made = [node(name) for name in "abcdefgh"], RoundRobin()
+    made.select(nodes, Ask())
     firsts = set[str]()
     for process in range(50):
         monkeypatch.setattr("os.getpid", lambda process=process: process)
         firsts.add(copy.deepcopy(made).select(nodes, Ask()).node_id)
     assert len(firsts) > 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
+def test_forked_processes_begin_at_different_nodes() -> None:
+    nodes, made = [node(name) for name in "abcdefgh"], RoundRobin()
+    made.select(nodes, Ask())
+    reader, writer = os.pipe()
+    for _ in range(24):
+        if (child := os.fork()) == 0:
+            os.write(writer, made.select(nodes, Ask()).node_id.encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader) as told:
+        assert len(set(told.read())) > 2
+
+
+@pytest.mark.parametrize("count", [3, 4, 6])
+def test_those_that_a_full_node_sends_on_are_spread_evenly(count: int) -> None:
+    """They take nobody's turn."""
+    candidates = Candidates([node(name) for name in "abcdef"[:count]])
+    strategy, taken = RoundRobin(), Counter[str]()
+    for _ in range(60 * count):
+        first = strategy.select(candidates, Ask()).node_id
+        taken[strategy.select(candidates.without({"a"}), Ask()).node_id if first == "a" else first] += 1
+    assert "a" not in taken
+    assert max(taken.values()) - min(taken.values()) <= 1
 
 
 def test_random_reaches_all_and_a_seed_repeats_it() -> None:

@@ -248,8 +248,11 @@ class Membership:
         self._act_on(self.prober.told(witness, nonce, age, bounces_work=self._host.bounces_work()))
 
     async def _witness(self, reply_to: str, nonce: int, node_id: str, incarnation: int) -> None:
-        """Ping the node, and tell what that shows: 0 if it was heard of. Who does not know it has nothing to tell."""
-        node = self.view.get(node_id)
+        """Ping the node, and tell what that shows: 0 if it was heard of. Who does not know it has nothing to tell; who
+        has buried it is not to be waited for."""
+        node, buried = self.view.get(node_id), self.view.buried(node_id)
+        if buried is not None and buried.incarnation == incarnation:
+            self._host.tell(reply_to, nonce, UNKNOWN)
         if node is None or node.incarnation != incarnation:
             return
         wait = self._settings.probe_interval / 2

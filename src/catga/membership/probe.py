@@ -204,9 +204,10 @@ class Prober:
 
     def _is_unreachable(self, node: NodeInfo) -> bool:
         age = min(self._view.age(node.node_id) or 0.0, self._hearing.now)  # what others heard before does not count
-        # An idle node may not have been heard of long before: what counts is that it was pinged in vain.
-        is_silent = age >= UNREACHABLE and self._view.doubt(node.node_id) >= UNREACHABLE - 2 * self._interval
-        asked = self._witnesses
+        # An idle node may not have been heard of long before, by nobody: what counts is that it was pinged in vain.
+        asked, enough = self._witnesses, UNREACHABLE - 2 * self._interval
+        in_vain = min(self._view.doubt(node.node_id), asked.silence(node.node_id))
+        is_silent = age >= UNREACHABLE and in_vain >= enough
         return is_silent and asked.are_there(node.node_id) and asked.agree(node, UNREACHABLE, count=2)
 
     @property

@@ -4,6 +4,7 @@ A member that is silent to this node may be cut off from this node alone. So up 
 tell how long they have not heard of it.
 """
 
+import math
 import random
 from collections.abc import Container
 from typing import NamedTuple
@@ -64,6 +65,7 @@ class Witnesses:
         self._random = random
         self._questions: dict[int, _Asked] = {}
         self._words: dict[str, dict[str, _Word]] = {}  # target → witness → what it said last
+        self._lived: dict[str, float] = {}  # target → when a witness said that it hears of it, in hearing time
         self.asked: dict[str, int] = {}
         """How often about whom, since its last sign of life."""
 
@@ -99,14 +101,19 @@ class Witnesses:
         target = self._view.get(question.target)
         if target is None or target.incarnation != question.incarnation:
             return None
-        words = self._words.setdefault(question.target, {})
-        words[witness] = _Word(question.incarnation, age, self._hearing.now)
+        if age < UNHEARD:  # it lives, whatever others said before
+            self._words.pop(question.target, None)
+            self._lived[question.target] = self._hearing.now
+        else:
+            words = self._words.setdefault(question.target, {})
+            words[witness] = _Word(question.incarnation, age, self._hearing.now)
         return target
 
     def heard(self, node_id: str) -> None:
         """A sign of life: what was said about its silence is void."""
         if self.asked.pop(node_id, None) is not None:
             self._words.pop(node_id, None)
+            self._lived.pop(node_id, None)
 
     def agree(self, target: NodeInfo, age: float, *, since: float = 0.0, count: int = 1) -> bool:
         """Whether `count` witnesses (or all others, if they are fewer) have not heard of `target` for `age` seconds,
@@ -115,6 +122,11 @@ class Witnesses:
         words = self._words.get(target.node_id, {}).values()
         agreeing = [w for w in words if w.at >= since and w.age >= age and w.incarnation == target.incarnation]
         return len(agreeing) >= min(count, len(self._witnesses(target.node_id)))
+
+    def silence(self, node_id: str) -> float:
+        """Seconds of hearing since a witness said that it hears of this member; infinite if none did."""
+        lived = self._lived.get(node_id)
+        return math.inf if lived is None else self._hearing.now - lived
 
     def are_there(self, node_id: str) -> bool:
         """Whether there is anybody to ask about this member."""

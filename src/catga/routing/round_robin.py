@@ -10,6 +10,8 @@ from catga.node import NodeInfo
 class RoundRobin:
     """Each candidate in turn, counted per message type and service: an event that goes to several services
     goes round in each of them. The first of each is drawn at random, so that many senders of few calls reach all nodes.
+    Each number of candidates has turns of its own: a call that one node has refused, and goes to another of the rest,
+    takes nobody's turn.
 
     Args:
         seed: makes the first ones repeatable.
@@ -18,24 +20,30 @@ class RoundRobin:
     def __init__(self, seed: int | None = None) -> None:
         self._seed = seed
         self._drawn, self._pid = random.random(), os.getpid()
-        self._turns: dict[tuple[type, str], int] = {}
+        self._turns: dict[tuple[type, str, int], int] = {}
 
     def select(self, nodes: Sequence[NodeInfo], message: object) -> NodeInfo:
         """The next one."""
         count = len(nodes)
         if count == 1:
             return nodes[0]
-        key = (type(message), nodes[0].service)
-        turn = self._turns.get(key, -1) + 1 or int(self._first(key) * count)
+        if (process := os.getpid()) != self._pid:
+            self._forked(process)
+        key = (type(message), nodes[0].service, count)
+        turn = self._turns.get(key, -1) + 1 or int(self._first(*key) * count)
         self._turns[key] = turn
         return nodes[turn % count]
 
-    def _first(self, key: tuple[type, str]) -> float:
-        """The part of the nodes before the first one: the same at each look, and not in a process that was forked."""
-        process = os.getpid()
-        drawn = self._drawn if process == self._pid else (self._drawn, process)
-        seed = drawn if self._seed is None else self._seed
-        return random.Random(f"{seed} {key[0].__qualname__} {key[1]}").random()
+    def _first(self, message_type: type, service: str, count: int) -> float:
+        """The part of the nodes before the first one: the same at each look."""
+        seed = self._drawn if self._seed is None else self._seed
+        name = f"{message_type.__module__}.{message_type.__qualname__}"
+        return random.Random(f"{seed} {name} {service} {count}").random()
+
+    def _forked(self, process: int) -> None:
+        """This is a child of the process that made it, and begins elsewhere."""
+        self._drawn, self._pid = random.Random(f"{self._drawn} {process}").random(), process
+        self._turns.clear()
 
     def __repr__(self) -> str:
         return "RoundRobin()"

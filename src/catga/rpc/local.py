@@ -17,6 +17,7 @@ from catga.mediator.pipeline import Direct, as_catga_error, took_too_long
 from catga.result import CatgaResult, Failure, Success
 from catga.routing import NodeStats
 from catga.rpc.deadlines import Deadlines
+from catga.rpc.patience import patience
 from catga.rpc.places import Places, refusal
 from catga.rpc.runner import Endpoint, OnExit
 
@@ -28,6 +29,7 @@ class _Run:
         "_cancelling",
         "_task",
         "_timeout",
+        "began",
         "deadline",
         "endpoint",
         "has_begun",
@@ -41,6 +43,7 @@ class _Run:
         self.endpoint = endpoint
         self.started = perf_counter()
         self.deadline = deadline
+        self.began = 0.0  # when it had its place, if it has waited for that
         self.has_place = self.has_begun = self.is_over = False
         self.instead: CatgaError | None = None
         self._timeout = timeout
@@ -56,6 +59,11 @@ class _Run:
     def has_expired(self) -> bool:
         """Whether its handler has ended in its own way after the deadline had cancelled it: the caller is not told."""
         return self.is_over and self.instead is None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its caller has given up."""
+        return perf_counter() - self.started >= self._timeout
 
     def uncancel(self) -> bool:
         """Take the cancellation back. Returns whether nobody else has cancelled it."""
@@ -89,7 +97,7 @@ class LocalCalls:
         self._isolation = Isolation()
         self._base = self._isolation.base
         self._running: dict[_Run, _Run] = {}
-        self._deadlines = Deadlines(self._running, _Run.expire)
+        self._deadlines = Deadlines(self._running, self._expired)
         self._all_ended: asyncio.Event | None = None
         self.refusing: CatgaError | None = None
         """Why no calls are taken; None while they are. A node that drains takes those that its handlers still make."""
@@ -137,15 +145,15 @@ class LocalCalls:
         places, depth = self._places, 0
         if headers is not None or places.busy >= places.crowded:
             depth = depth_in(headers)
-            if places.is_full(depth, timeout):
+            if places.is_full(depth, patience(timeout, endpoint.tally.runs)):
                 return Failure(places.overloaded())
             endpoint = places.held(endpoint, depth)
         run, result = self._begin(endpoint, timeout), None
         try:
             if not places.occupy(depth):
-                await places.take(run.deadline, depth)
+                await self._wait(run, timeout, depth)
             run.has_place = True
-            if perf_counter() - run.started >= timeout:  # the process was stopped while it waited
+            if run.instead is not None or run.is_gone:  # the process was stopped
                 return run.too_late(None)
             run.has_begun = True
             result = await Within(self._isolation.own(), endpoint.run(message))
@@ -156,6 +164,21 @@ class LocalCalls:
             return ended
         finally:
             self._end(run, result)
+
+    async def _wait(self, run: _Run, timeout: float, depth: int) -> None:
+        """Wait for a place, and not for longer than leaves time to run: then `_expired` ends it."""
+        waits = patience(timeout, run.endpoint.tally.runs)
+        ends, run.deadline = run.deadline, self._loop.time() + waits
+        self._watch(run)
+        await self._places.take(run.deadline, depth)
+        run.began, run.deadline = perf_counter(), ends
+        if waits <= run.began - run.started < timeout:  # the process was stopped while it waited
+            run.instead = self._places.overdue()
+
+    def _expired(self, run: _Run) -> None:
+        if not run.has_place and not run.is_gone:
+            run.instead = self._places.overdue()
+        run.expire()
 
     def _broken_off(
         self, run: _Run, error: asyncio.CancelledError | ClosedError | SystemExit | KeyboardInterrupt
@@ -171,9 +194,12 @@ class LocalCalls:
         deadline = self._loop.time() + timeout
         run = _Run(endpoint, timeout, deadline)
         self._running[run] = run
-        if deadline < self._deadlines.due:
-            self._deadlines.watch(deadline)
+        self._watch(run)
         return run
+
+    def _watch(self, run: _Run) -> None:
+        if run.deadline < self._deadlines.due:
+            self._deadlines.watch(run.deadline)
 
     def _end(self, run: _Run, result: CatgaResult[Any] | None) -> None:
         del self._running[run]
@@ -183,7 +209,10 @@ class LocalCalls:
             run.uncancel()
         if run.has_place:
             self._places.busy -= 1
-            run.endpoint.tally.add(perf_counter() - run.started, type(result) is Success)
+            ended = perf_counter()
+            run.endpoint.tally.add(ended - run.started, type(result) is Success)
+            if run.began:
+                run.endpoint.tally.ran(ended - run.began)
         if self._places.is_awaited:
             self._places.go_on()
 

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from time import perf_counter
 from typing import Any, NamedTuple
 
 from msgspec import structs
@@ -12,20 +11,14 @@ from msgspec import structs
 from catga.errors import CatgaError, ClosedError, OverloadedError
 from catga.mediator.nested import MAX_DEPTH, Holder, holding
 from catga.result import CatgaResult
+from catga.rpc.patience import Pace
 from catga.rpc.runner import Admitted, Endpoint
 
 logger = logging.getLogger("catga.rpc")
 
-PACE = 8
-"""So many calls, and four times as many as there are places, come forward in each of the two spans that tell a line's
-pace."""
-HOPE = 0.8
-"""The part of its time for which a call may have to wait, by the pace of its line; else it is refused at once, while
-there is time for another node."""
-
 
 class Place(NamedTuple):
-    """A local call that waits for its place."""
+    """A local call that waits for its place, until the loop's time is `deadline`."""
 
     granted: "asyncio.Future[None]"
     deadline: float
@@ -62,14 +55,14 @@ class Places:
     """
 
     __slots__ = (
-        "_forward",
         "_has_told",
         "_idle",
+        "_is_slow",
         "_is_starting",
         "_lines",
         "_max_waiting",
         "_nested",
-        "_span",
+        "_pace",
         "_start",
         "_turn",
         "_under_way",
@@ -93,8 +86,8 @@ class Places:
         self.busy = 0
         self.crowded = limit // 2
         self._lines: list[deque[Admitted | Place]] = [deque() for _ in range(MAX_DEPTH + 1)]  # who waits, by depth
-        self._span = 4 * limit + PACE
-        self._forward: deque[float] = deque(maxlen=2 * self._span + 1)  # when new calls began, since some wait
+        self._pace = Pace(limit)  # of the new calls, those at depth 0
+        self._is_slow = False  # a call has waited in vain, and others still wait
         self.waiting = 0
         self._under_way = [0] * (MAX_DEPTH + 1)  # by depth; those at depth 0 are not counted
         self._nested = 0  # the sum of these
@@ -114,37 +107,28 @@ class Places:
         under_way = self._under_way[depth] if depth else self.busy - self._nested
         return self.busy - self.lent < self.limit and under_way < self.limit
 
-    def is_full(self, depth: int, ttl: float) -> bool:
-        """Whether a call that is so deep, and has so many seconds left, is too many."""
+    def is_full(self, depth: int, patience: float) -> bool:
+        """Whether a call that is so deep, and may wait for so many seconds, is too many."""
         if self.has_place(depth):
             return False
         new = len(self._lines[0])  # new calls take no room from those that others wait for
         if depth:
             return self.waiting - new >= self._max_waiting or depth == MAX_DEPTH
-        return new >= self._max_waiting or self._would_wait(HOPE * ttl)
+        return new >= self._max_waiting or (self._is_slow and self._would_wait(patience))
 
     def _would_wait(self, seconds: float) -> bool:
-        """Whether a new call would wait for longer, at the line's pace: those before it that are too late by then take
-        no time."""
-        pace = self._pace()
+        """Whether a new call would wait for longer, at the line's pace: those before it that have left by then take no
+        time."""
+        pace = self._pace.seconds
         if pace * (len(self._lines[0]) + 1) <= seconds:
             return False
         wait, now = pace, asyncio.get_running_loop().time()
         for call in self._lines[0]:
             if call.deadline > now + wait:
                 wait += pace
-        return wait > seconds
-
-    def _pace(self) -> float:
-        """Seconds from one new call that came forward to the next; 0 if that is not known.
-
-        Of two spans the quicker one counts, so one long call, or a process that was stopped, is not taken for the pace.
-        Calls that run together may end together: as if more of them had, rather less comes out than more.
-        """
-        times, span = self._forward, self._span
-        if len(times) <= 2 * span:
-            return 0.0
-        return min(times[span] - times[0], times[-1] - times[span]) / (span + self.limit - 1)
+                if wait > seconds:
+                    return True
+        return False
 
     def held(self, endpoint: Endpoint, depth: int) -> Endpoint:
         """`endpoint` for a call whose handler lends its place if places are few, or its own caller does."""
@@ -171,16 +155,22 @@ class Places:
             if self.waiting:  # until it began it stood for a call that nobody's handler waits for
                 self.go_on()
 
-    def overloaded(self) -> OverloadedError:
+    def overdue(self) -> OverloadedError:
+        """The error for a call that has waited for too long. From now on, until nobody waits, those that would are told
+        at once."""
+        self._is_slow = bool(self._lines[0])
+        return self.overloaded("the request has waited for too long to begin in time")
+
+    def overloaded(self, why: str = "the node is full") -> OverloadedError:
         """The error for a call that is one too many, or would wait for too long."""
         self.refused += 1
         return OverloadedError(
-            f"{self.busy} calls run and {self.waiting} wait: the node is full",
+            f"{self.busy} calls run and {self.waiting} wait: {why}",
             details={"max_concurrency": self.limit, "max_queue": self._max_waiting},
         )
 
     async def take(self, deadline: float, depth: int) -> None:
-        """Wait for a place until the loop's time is `deadline`. Raises `ClosedError` if the node stops meanwhile."""
+        """Wait for a place; who awaits this ends it at `deadline`. Raises `ClosedError` if the node stops meanwhile."""
         place = Place(asyncio.get_running_loop().create_future(), deadline, depth)
         self.wait(place)
         try:
@@ -206,7 +196,7 @@ class Places:
         line.remove(call)
         self.waiting -= 1
         if not self._lines[0]:
-            self._forward.clear()
+            self._calm()
         return True
 
     def occupy(self, depth: int) -> bool:
@@ -271,16 +261,17 @@ class Places:
                 self._turn = depth
                 self.waiting -= 1
                 call: Admitted | Place = line.popleft()
-                if not depth:
-                    self._came_forward()
+                if not depth and line:
+                    self._pace.moved()
+                elif not depth:
+                    self._calm()
                 return call
         return None
 
-    def _came_forward(self) -> None:
-        if self._lines[0]:
-            self._forward.append(perf_counter())
-        else:  # nobody waits: what comes now is no matter of the pace
-            self._forward.clear()
+    def _calm(self) -> None:
+        """No new call waits: what comes now is no matter of what was."""
+        self._pace.forget()
+        self._is_slow = False
 
     def _begin(self, waiting: Admitted | Place) -> None:
         self.tell(waiting.depth)

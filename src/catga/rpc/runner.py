@@ -70,8 +70,10 @@ class Admitted(msgspec.Struct, eq=False):
 
     Attributes:
         started: when it was admitted (`perf_counter`).
-        deadline: the loop's time at which it is cancelled.
-        begin_by: the same time by `perf_counter`, which goes on during a turn of the loop: after it, it does not begin.
+        deadline: the loop's time at which it is cancelled; while it waits, at which it is refused.
+        ends: the first of these, while it waits.
+        begin_by: by `perf_counter`, which goes on during a turn of the loop: after it, it does not begin.
+        began: when it had its place, if it has waited for that (`perf_counter`); else 0.
         task: in which it runs, once it does.
         repeats: ids of repeats of it, which get the same answer.
         cancelled: it was told to end; `instead` is its answer then, None for none.
@@ -85,6 +87,8 @@ class Admitted(msgspec.Struct, eq=False):
     started: float
     deadline: float
     begin_by: float
+    ends: float = 0.0
+    began: float = 0.0
     task: "asyncio.Task[None] | None" = None
     repeats: tuple[int, ...] = ()
     cancelled: bool = False
@@ -103,7 +107,7 @@ class Runner:
     Args:
         on_end: told of each call's end, with its result; None if nobody waits for one. Returns the time, by
             `perf_counter`. Raises nothing.
-        on_late: told of each call whose deadline had passed before it could begin.
+        on_late: told of each call that could not begin in time.
         on_exit: told that a handler wants to end the program. Its caller is answered first.
         on_share: called when a shared task was made, whose step is the next in the loop's queue.
     """

@@ -32,6 +32,7 @@ from catga.rpc.deadlines import Deadlines
 from catga.rpc.local import LocalCalls
 from catga.rpc.outbox import Outbox
 from catga.rpc.outcomes import addressed, fault_of, frame_of
+from catga.rpc.patience import HOPE, patience
 from catga.rpc.places import Places, refusal
 from catga.rpc.refusals import Refusals
 from catga.rpc.runner import SLICE, Admitted, Endpoint, OnExit, Runner
@@ -172,6 +173,8 @@ class Server:
             if call.ttl > 0:  # its caller may be wrongly taken for late, by a clock that was set
                 raise ClusterError("the request was longer on its way than its time-out")
             return
+        if ttl > MAX_TTL:
+            ttl = MAX_TTL
         places, endpoint = self._places, self.endpoints.get(call.name)
         if (
             endpoint is None
@@ -189,13 +192,12 @@ class Server:
             self._answer(key, call.id, result)
             self._turn_is_over = ended > self._turn_ends
             return
-        deadline = now + (ttl if ttl < MAX_TTL else MAX_TTL)
-        admitted = Admitted(key, call.id, endpoint, message, started, deadline, started + ttl)
+        admitted = Admitted(key, call.id, endpoint, message, started, now + ttl, started + HOPE * ttl)
         self._calls[key] = admitted
         if places.busy < self._crowded and call.headers is None:
             self._start(admitted)
         else:
-            self._start_or_wait(admitted, depth_in(call.headers))
+            self._start_or_wait(admitted, depth_in(call.headers), ttl)
 
     def _on_failed(self, call: Call, caller: Caller, error: BaseException) -> None:
         """`_on_call` raised: its caller gets it."""
@@ -288,7 +290,7 @@ class Server:
             endpoint = endpoint.receiving(call.headers or {})
         if endpoint.direct is not None and not self._turn_is_over:  # it runs now, and needs no place
             return endpoint
-        if places.busy >= places.limit and places.is_full(depth_in(call.headers), ttl):
+        if places.busy >= places.limit and places.is_full(depth_in(call.headers), patience(ttl, endpoint.tally.runs)):
             raise places.overloaded()
         return endpoint
 
@@ -332,6 +334,8 @@ class Server:
     def _ended(self, call: Admitted, result: CatgaResult[Any] | None) -> float:
         ended = perf_counter()
         call.endpoint.tally.add(ended - call.started, type(result) is Success)
+        if call.began:
+            call.endpoint.tally.ran(ended - call.began)
         self._finish(call)
         if result is not None:
             self._answer(call.key, call.call_id, result, call.repeats)
@@ -340,9 +344,24 @@ class Server:
         return ended
 
     def _too_late(self, call: Admitted) -> None:
-        """Its deadline passed before it could begin: nobody waits for an answer."""
-        self.dropped += 1
+        """It has a place, and could not begin in time."""
         self._finish(call)
+        self._give_up(call)
+
+    def _give_up(self, call: Admitted) -> None:
+        """It does not run: its caller is told, unless that has given up itself."""
+        if self._loop.time() >= call.deadline:
+            self.dropped += 1
+            return
+        error = self._places.overdue()
+        is_repeat = call.call_id != call.key[1] and call.endpoint.codec.idempotent
+        if is_repeat and self.answers.look_up(call.key) is Seen.FORGOTTEN:  # the first may have run
+            error.execution = Execution.MAYBE
+        caller = self.answers.caller(call.key[0], self._loop.time())
+        for call_id in (call.call_id, *call.repeats):
+            fault = fault_of(call_id, error)
+            self._refusals.remember(caller, fault)
+            self._put(caller.reply_to, fault)
 
     def _finish(self, call: Admitted) -> None:
         del self._calls[call.key]
@@ -373,27 +392,39 @@ class Server:
         for call_id in (call.call_id, *call.repeats):
             self._put(call.key[0], fault_of(call_id, error))
 
-    def _start_or_wait(self, call: Admitted, depth: int) -> None:
+    def _start_or_wait(self, call: Admitted, depth: int, ttl: float) -> None:
         """It came with headers, or places are few."""
         places = self._places
         call.depth, call.endpoint = depth, places.held(call.endpoint, depth)
         if places.has_place(depth):
             places.tell(depth)
             self._start(call)
-        else:
-            places.wait(call)
+            return
+        waits = patience(ttl, call.endpoint.tally.runs)
+        call.ends, call.deadline = call.deadline, call.deadline - ttl + waits
+        places.wait(call)
+        if call.deadline < self._deadlines.due:
+            self._deadlines.watch(call.deadline)
 
     def _start_waiting(self, call: Admitted) -> None:
         """A place is free for it."""
-        if call.deadline <= self._loop.time():
-            self.dropped += 1
+        is_late = call.deadline <= self._loop.time()
+        call.deadline = call.ends
+        if is_late:
             del self._calls[call.key]
+            self._give_up(call)
         else:
+            call.began = perf_counter()
             self._start(call)
 
     def _expired(self, key: CallKey) -> None:
         call = self._calls[key]
-        if call.task is not None and not call.cancelled:  # else it waits for its turn, or ends
+        if call.task is None:  # it waits for a place, or for its turn
+            if self._places.withdraw(call):
+                call.deadline = call.ends
+                del self._calls[key]
+                self._give_up(call)
+        elif not call.cancelled:  # else it ends
             call.deadline = math.inf
             self._cancel(call, CatgaTimeoutError("the handler was cancelled at the caller's deadline"))
 

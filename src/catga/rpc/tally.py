@@ -15,14 +15,16 @@ class Tally:
     Attributes:
         waits: the last call's handler suspended.
         step: seconds that a handler runs until it first suspends, as of late.
+        runs: seconds that a call runs which has waited for a place, as of late.
     """
 
-    __slots__ = ("errors", "histogram", "step", "waits")
+    __slots__ = ("errors", "histogram", "runs", "step", "waits")
 
     def __init__(self) -> None:
         self.errors = 0
         self.waits = False
         self.step = 0.0001
+        self.runs = 0.0
         self.histogram = [0] * (len(BOUNDS) + 1)
 
     def add(self, seconds: float, ok: bool) -> None:
@@ -30,3 +32,7 @@ class Tally:
         self.histogram[bisect_left(BOUNDS, seconds)] += 1
         if not ok:
             self.errors += 1
+
+    def ran(self, seconds: float) -> None:
+        """A call that had waited for its place ended so long after."""
+        self.runs += (seconds - self.runs) / 8

@@ -18,6 +18,7 @@ from catga.errors import (
     InProgressError,
     InvalidMessageError,
     StoreError,
+    holds_doubt,
     inside,
     refused,
     settle_doubt,
@@ -59,8 +60,8 @@ class Idempotency:
 
     Whoever claims the key in the store runs the handler; a duplicate that comes meanwhile waits for the value. A
     failed run frees the key, so that the message may be tried again. A message with the same key and another content is
-    refused with `InvalidMessageError`, as it is no duplicate. If the node dies in mid-run, the claim ends
-    soon after its lease and the message may run a second time: at most once as long as nodes live, not beyond.
+    refused with `InvalidMessageError`, as it is no duplicate. If the node dies in mid-run, or the handler fails because
+    of something that may have run, the claim ends soon after its lease, and the message may run a second time.
 
     Nodes that share the store share its keys. What is to run on each of them (`broadcast`, `send_to_all`) needs a
     store of each node's own, if it has a `key`; and services that handle an event by the same function, one each. With
@@ -121,8 +122,13 @@ class Idempotency:
             async with limit:
                 value = await call_next(message)
         except BaseException as error:
+            is_late = isinstance(error, Exception) and limit.expired()  # it was cut off, whatever it ended with then
+            if not is_late and not codec.idempotent and isinstance(error, Exception) and holds_doubt(error):
+                text = "%s may have been run in part: its key is free when its lease of %g s ends"
+                logger.warning(text, codec.name, self._lease, extra={"catga_message": codec.name})
+                raise
             await settle(self._free(key, claim))
-            if isinstance(error, Exception) and limit.expired():  # it was cut off, whatever it ended with then
+            if is_late:
                 late = CatgaTimeoutError(f"{codec.name} took longer than its lease of {self._lease:g} s")
                 raise settle_doubt(late, idempotent=codec.idempotent) from error
             raise

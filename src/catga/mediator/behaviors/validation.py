@@ -15,8 +15,9 @@ class Validation:
 
     Args:
         validate: called with the message, ``async`` or not; it raises ValueError, TypeError or
-            `InvalidMessageError`. By default the model's own rules (types, ``msgspec.Meta`` constraints, pydantic
-            validators), which a message that came over the bus has passed already and a local one has not.
+            `InvalidMessageError`, or returns False. By default the model's own rules (types, ``msgspec.Meta``
+            constraints, pydantic validators), which a message that came over the bus has passed already and a local
+            one has not.
     """
 
     def __init__(self, validate: Callable[[Any], object] | None = None) -> None:
@@ -26,8 +27,8 @@ class Validation:
     async def __call__(self, message: object, call_next: CallNext[Any, Any]) -> Any:
         try:
             answer = self._validate(message)
-            if inspect.isawaitable(answer):
-                await answer
+            if (await answer if inspect.isawaitable(answer) else answer) is False:
+                raise ValueError(f"{getattr(self._validate, '__name__', 'the validation')} says so")
         except (ValueError, TypeError) as error:
             text = f"{wire_name(type(message))} is invalid: {error}"
             raise InvalidMessageError(text, details={"path": "$"}) from error
