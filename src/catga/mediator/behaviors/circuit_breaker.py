@@ -13,6 +13,7 @@ from typing import Any
 from catga.abc import Behavior, CallNext
 from catga.errors import CircuitOpenError, InvalidMessageError
 from catga.mediator.behaviors.matching import Errors, matching
+from catga.messages import wire_name
 
 _SLICES = 10
 _IN_A_ROW = 5
@@ -119,7 +120,7 @@ class CircuitBreaker:
     async def _pass(self, message: object, call_next: CallNext[Any, Any], handler: str) -> Any:
         key = (type(message), handler)
         circuit = self._circuits.get(key) or self._circuits.setdefault(key, _Circuit(self._window))
-        is_probe = self._enter(circuit)
+        is_probe = self._enter(circuit, key[0])
         try:
             value = await call_next(message)
         except Exception as error:
@@ -133,13 +134,13 @@ class CircuitBreaker:
             if is_probe:
                 circuit.probing = False  # also when it was cancelled, which says nothing: the next one probes
 
-    def _enter(self, circuit: _Circuit) -> bool:
+    def _enter(self, circuit: _Circuit, cls: type) -> bool:
         """Whether this call is the probe; raises if it may not pass."""
         if circuit.open_until is None:
             return False
         left = circuit.open_until - self._clock()
         if left > 0 or circuit.probing:
-            raise CircuitOpenError(circuit.why, details={"retry_after": max(left, 0.0)})
+            raise CircuitOpenError(f"{wire_name(cls)} {circuit.why}", details={"retry_after": max(left, 0.0)})
         circuit.probing = True
         return True
 
@@ -169,8 +170,8 @@ class CircuitBreaker:
     def _why_open(self, circuit: _Circuit) -> str:
         """Why the circuit has to open now; empty if it has not."""
         if self._failures is not None and circuit.failures >= self._failures:
-            return f"failed {circuit.failures} times in a row"
+            return f"failed {circuit.failures} times in a row" if circuit.failures > 1 else "failed"
         calls, failures = circuit.recent.counts()
         if self._ratio is not None and calls >= self._minimum and failures >= self._ratio * calls:
-            return f"{failures} of {calls} calls failed within {self._window:g} s"
+            return f"failed {failures} of {calls} times within {self._window:g} s"
         return ""

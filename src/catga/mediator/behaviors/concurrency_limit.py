@@ -8,6 +8,7 @@ from typing import Any
 
 from catga.abc import CallNext
 from catga.errors import OverloadedError
+from catga.messages import wire_name
 
 
 class _Places:
@@ -74,11 +75,11 @@ class ConcurrencyLimit:
             return await call_next(message)
 
     @asynccontextmanager
-    async def admission(self, _: object) -> AsyncGenerator[None]:
+    async def admission(self, message: object) -> AsyncGenerator[None]:
         """Hold one place."""
         places = self._here()
         if not places.take():
-            self._expect_room(places.waiting)
+            self._expect_room(places.waiting, message)
             await places.wait()
         try:
             yield
@@ -94,7 +95,7 @@ class ConcurrencyLimit:
             self._places = {**open_loops, loop: places}
         return places
 
-    def _expect_room(self, waiting: int) -> None:
+    def _expect_room(self, waiting: int, message: object) -> None:
         if waiting >= self._max_waiting:
-            text = f"{self._limit} run and {waiting} wait"
+            text = f"{wire_name(type(message))} came when {self._limit} ran and {waiting} waited"
             raise OverloadedError(text, details={"limit": self._limit, "waiting": waiting})

@@ -163,7 +163,7 @@ class Idempotency:
             if held is not None:
                 _expect_same(held[1 + _NONCE :], claim[1 + _NONCE :], codec)
             if loop.time() >= deadline:
-                raise InProgressError(f"the same message is still being run after {self._wait:g} s")
+                raise InProgressError(f"the same {codec.name} is still being run after {self._wait:g} s")
             await asyncio.sleep(random.uniform(pause / 2, pause))
             pause = min(2 * pause, _MAX_PAUSE)
 

@@ -10,6 +10,7 @@ from typing import Any
 from catga.abc import CallNext
 from catga.errors import RateLimitedError
 from catga.mediator.behaviors.matching import expect_key
+from catga.messages import wire_name
 
 
 class RateLimit:
@@ -59,7 +60,8 @@ class RateLimit:
         missing = self._take(None if self._key is None else self._key(message))
         if missing > 0:
             after = missing / self._rate
-            raise RateLimitedError(f"more than {self._rate:g} per second", details={"retry_after": after})
+            text = f"{wire_name(type(message))} comes more often than {self._rate:g} times per second"
+            raise RateLimitedError(text, details={"retry_after": after})
 
     def _take(self, key: Hashable) -> float:
         """Take a token. Returns how much of one was missing; then none was taken."""
