@@ -169,8 +169,17 @@ def test_a_crash_is_known_in_15_seconds_beside_a_listener_to_everything() -> Non
 
 @pytest.mark.parametrize(
     ("places", "work"),
-    [(4, {"wait": 1.0}), (16, {"wait": 0.2}), (1, {"wait": 0.1}), (512, {"burn": 0.02})],
-    ids=["long", "many places", "one place", "handlers that burn CPU"],
+    [
+        (4, {"wait": 1.0}),
+        (2, {"wait": 1.9}),
+        (2, {"wait": 2.5}),
+        (16, {"wait": 0.2}),
+        (1, {"wait": 0.1}),
+        (512, {"burn": 0.02}),
+        (512, {"burn": 0.3}),
+        (512, {"burn": 1.0}),
+    ],
+    ids=str,
 )
 def test_a_full_node_runs_what_can_end_in_time(places: int, work: dict[str, float]) -> None:
     """Else it would run nothing but requests whose time is over before they end."""

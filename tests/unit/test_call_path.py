@@ -144,8 +144,10 @@ async def test_as_many_calls_as_a_node_is_busy_with_leave_together(pair: Pair) -
     await eventually(lambda: len(pair.ran) == FULL)
     before = pair.caller.counters["batches"]
     more = [asyncio.create_task(pair.caller.send(Hold(number))) for number in range(FULL)]
-    await eventually(lambda: len(pair.ran) == 2 * FULL)
+    await eventually(lambda: pair.peer(pair.caller).client.pending == 2 * FULL)
+    await asyncio.sleep(0)
     assert pair.caller.counters["batches"] == before + 1
+    await eventually(lambda: len(pair.ran) == 2 * FULL)
     pair.gate.set()
     await asyncio.gather(*busy, *more)
 

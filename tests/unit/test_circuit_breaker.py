@@ -39,7 +39,7 @@ async def test_five_failures_in_a_row_open_it_by_default() -> None:
 async def test_a_ratio_of_failures_opens_it_though_some_calls_go_well() -> None:
     app = broken_by(ManualClock(), failure_ratio=0.5, minimum_throughput=10)
     assert await kinds(app, *[WELL, DOWN] * 5, WELL) == "wf" * 5 + "r"
-    assert error_of(await app.send(Ask(WELL))).message == "5 of 10 calls failed within 30 s"
+    assert error_of(await app.send(Ask(WELL))).message == "behavior_parts.Ask failed 5 of 10 times within 30 s"
 
 
 async def test_below_the_ratio_it_stays_closed() -> None:

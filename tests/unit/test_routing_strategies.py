@@ -95,19 +95,9 @@ def test_what_round_robin_would_choose_first_is_what_it_chooses() -> None:
         assert told == [strategy.select(nodes, Ask()).node_id] * 3
 
 
-def test_a_forked_process_begins_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As servers do that load the program before they fork their workers, also if the program has called before."""
-    nodes, made = [node(name) for name in "abcdefgh"], RoundRobin()
-    made.select(nodes, Ask())
-    firsts = set[str]()
-    for process in range(50):
-        monkeypatch.setattr("os.getpid", lambda process=process: process)
-        firsts.add(copy.deepcopy(made).select(nodes, Ask()).node_id)
-    assert len(firsts) > 4
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
 def test_forked_processes_begin_at_different_nodes() -> None:
+    """As servers do that load the program before they fork their workers, also if the program has called before."""
     nodes, made = [node(name) for name in "abcdefgh"], RoundRobin()
     made.select(nodes, Ask())
     reader, writer = os.pipe()

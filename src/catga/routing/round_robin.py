@@ -6,6 +6,18 @@ from collections.abc import Sequence
 
 from catga.node import NodeInfo
 
+_forks = 0
+"""Forks between the first process and this one."""
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
 
 class RoundRobin:
     """Each candidate in turn, counted per message type and service: an event that goes to several services
@@ -19,7 +31,7 @@ class RoundRobin:
 
     def __init__(self, seed: int | None = None) -> None:
         self._seed = seed
-        self._drawn, self._pid = random.random(), os.getpid()
+        self._drawn, self._forks = random.random(), _forks
         self._turns: dict[tuple[type, str, int], int] = {}
 
     def select(self, nodes: Sequence[NodeInfo], message: object) -> NodeInfo:
@@ -27,8 +39,8 @@ class RoundRobin:
         count = len(nodes)
         if count == 1:
             return nodes[0]
-        if (process := os.getpid()) != self._pid:
-            self._forked(process)
+        if self._forks != _forks:
+            self._forked()
         key = (type(message), nodes[0].service, count)
         turn = self._turns.get(key, -1) + 1 or int(self._first(*key) * count)
         self._turns[key] = turn
@@ -40,9 +52,9 @@ class RoundRobin:
         name = f"{message_type.__module__}.{message_type.__qualname__}"
         return random.Random(f"{seed} {name} {service} {count}").random()
 
-    def _forked(self, process: int) -> None:
+    def _forked(self) -> None:
         """This is a child of the process that made it, and begins elsewhere."""
-        self._drawn, self._pid = random.Random(f"{self._drawn} {process}").random(), process
+        self._drawn, self._forks = random.Random(f"{self._drawn} {os.getpid()}").random(), _forks
         self._turns.clear()
 
     def __repr__(self) -> str:

@@ -209,6 +209,7 @@ class LocalCalls:
             run.uncancel()
         if run.has_place:
             self._places.busy -= 1
+        if run.has_begun:
             ended = perf_counter()
             run.endpoint.tally.add(ended - run.started, type(result) is Success)
             if run.began:

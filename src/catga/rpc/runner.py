@@ -31,6 +31,7 @@ from catga.errors import CatgaError
 from catga.mediator.pipeline import answered, as_catga_error, left_out
 from catga.result import CatgaResult, Failure, Success
 from catga.rpc.answers import CallKey
+from catga.rpc.patience import HOPE, patience
 from catga.rpc.tally import Tally
 
 SLICE = 0.005
@@ -72,8 +73,9 @@ class Admitted(msgspec.Struct, eq=False):
         started: when it was admitted (`perf_counter`).
         deadline: the loop's time at which it is cancelled; while it waits, at which it is refused.
         ends: the first of these, while it waits.
-        begin_by: by `perf_counter`, which goes on during a turn of the loop: after it, it does not begin.
-        began: when it had its place, if it has waited for that (`perf_counter`); else 0.
+        begin_by: by `perf_counter`, which goes on during a turn of the loop: after it, it does not begin, if no time is
+            kept for the run.
+        began: when it ended to wait for its place, or for longer than a slice for its turn (`perf_counter`); else 0.
         task: in which it runs, once it does.
         repeats: ids of repeats of it, which get the same answer.
         cancelled: it was told to end; `instead` is its answer then, None for none.
@@ -94,6 +96,12 @@ class Admitted(msgspec.Struct, eq=False):
     cancelled: bool = False
     instead: CatgaError | None = None
     depth: int = 0
+
+
+def is_late(call: Admitted, now: float) -> bool:
+    """Whether so little of the time of `call` is left, by `perf_counter`, that it does not begin."""
+    ttl = (call.begin_by - call.started) / HOPE
+    return now >= call.started + patience(ttl, call.endpoint.tally.runs)
 
 
 OnExit: TypeAlias = "Callable[[SystemExit | KeyboardInterrupt], None]"
@@ -145,9 +153,11 @@ class Runner:
 
     def _run_alone(self, call: Admitted) -> None:
         began = perf_counter()
-        if call.begin_by <= began:
+        if is_late(call, began):
             self._on_late(call)
             return
+        if began - call.started > SLICE:
+            call.began = call.began or began
         # A context of its own: that of the call which ended just now, or of the sender, is not this one's.
         call.task = _spawn(self._alone(call), self._loop, self._context.copy())
         if EAGER:
@@ -160,9 +170,10 @@ class Runner:
         self._booked += step
 
     def _stepped(self, call: Admitted, booked: float) -> None:
-        tally = call.endpoint.tally
-        tally.step += (min(perf_counter() - self._began, MAX_STEP) - tally.step) / 2
-        tally.waits = not cast("asyncio.Task[None]", call.task).done()
+        if self._began:  # else it was too late, which says nothing of the handler
+            tally = call.endpoint.tally
+            tally.step += (min(perf_counter() - self._began, MAX_STEP) - tally.step) / 2
+            tally.waits = not cast("asyncio.Task[None]", call.task).done()
         self._free(booked)
 
     def _free(self, booked: float) -> None:
@@ -172,7 +183,8 @@ class Runner:
     async def _alone(self, call: Admitted) -> None:
         if not EAGER:
             self._began = perf_counter()
-            if call.begin_by <= self._began:  # it was in time when the task was made
+            if is_late(call, self._began):  # it was in time when the task was made
+                self._began = 0.0
                 self._on_late(call)
                 return
         result: CatgaResult[Any] | None
@@ -202,17 +214,19 @@ class Runner:
         ready, on_end, cancelling = self.ready, self._on_end, me.cancelling
         now = perf_counter()
         ends = now + SLICE
+        is_behind = bool(ready) and now - ready[0].started > SLICE
         result: CatgaResult[Any] | None
         while ready:
+            if (is_behind or ready[0].begin_by <= now) and self._refuse_late(now):
+                break  # their callers hear of it before the next one runs: they may be in time elsewhere
             call = ready.popleft()
             if call.endpoint.tally.waits:
                 self._run_alone(call)
                 if self._booked >= SLICE:
                     break
                 continue
-            if call.begin_by <= now:
-                self._on_late(call)
-                continue
+            if is_behind:
+                call.began = call.began or now
             self._current, call.task = call, me
             try:
                 handle = call.endpoint.call  # as in `_alone`: a coroutine for the two would cost each call
@@ -229,6 +243,14 @@ class Runner:
         self._shared = self._current = None
         if ready:
             self._go_on()
+
+    def _refuse_late(self, now: float) -> bool:
+        """Returns whether the next one was late: those behind it that are late, too, go with it."""
+        found = False
+        while self.ready and is_late(self.ready[0], now):
+            self._on_late(self.ready.popleft())
+            found = True
+        return found
 
     def _relieve(self, task: "asyncio.Task[None]") -> None:
         if self._shared is not task:

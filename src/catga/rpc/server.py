@@ -26,7 +26,7 @@ from catga.errors import (
 from catga.mediator.nested import MAX_DEPTH, depth_in
 from catga.mediator.pipeline import as_catga_error
 from catga.mediator.threads import Threads
-from catga.result import CatgaResult, Success
+from catga.result import CatgaResult, Failure, Success
 from catga.rpc.answers import Answers, Caller, CallKey, Seen
 from catga.rpc.deadlines import Deadlines
 from catga.rpc.local import LocalCalls
@@ -333,6 +333,8 @@ class Server:
 
     def _ended(self, call: Admitted, result: CatgaResult[Any] | None) -> float:
         ended = perf_counter()
+        if call.cancelled and call.deadline == math.inf and type(result) is Success and call.instead is not None:
+            result = Failure(call.instead)  # its caller has given up, and a repeat is to be told the same
         call.endpoint.tally.add(ended - call.started, type(result) is Success)
         if call.began:
             call.endpoint.tally.ran(ended - call.began)

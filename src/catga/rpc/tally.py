@@ -15,7 +15,7 @@ class Tally:
     Attributes:
         waits: the last call's handler suspended.
         step: seconds that a handler runs until it first suspends, as of late.
-        runs: seconds that a call runs which has waited for a place, as of late.
+        runs: seconds that a call runs which has waited for its place, or its turn, as of late.
     """
 
     __slots__ = ("errors", "histogram", "runs", "step", "waits")
@@ -34,5 +34,5 @@ class Tally:
             self.errors += 1
 
     def ran(self, seconds: float) -> None:
-        """A call that had waited for its place ended so long after."""
-        self.runs += (seconds - self.runs) / 8
+        """A call that had waited ended so long after. It may have been cut off: more is believed sooner than less."""
+        self.runs += (seconds - self.runs) / (2 if seconds > self.runs else 8)
