@@ -22,7 +22,7 @@ def failing(app: Mediator, *, minimum_throughput: int) -> Ask:
     return Ask()
 
 
-@means(failure("circuit_open", "3 of 3 calls failed within 30 s"))
+@means(failure("circuit_open", "failures.Ask failed 3 of 3 times within 30 s"))
 def a_ratio_of_failures_opens_the_circuit(app: Mediator) -> Ask:
     return failing(app, minimum_throughput=3)
 

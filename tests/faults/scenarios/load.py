@@ -28,7 +28,8 @@ async def overload(run: Run) -> None:
             goodput >= (0.8 if run.patience == 1 else 0.5) * capacity, f"goodput {goodput:.0f}/s of {capacity:.0f}/s"
         )
         run.must(set(report.errors) <= {"overloaded/no"}, f"refused as overloaded, {dict(report.errors)}")
-        run.within(_p99(report), 0.1, "refused at once")
+        if run.patience == 1:  # beside other tests each hop takes as long as they let it
+            run.within(_p99(report), 0.1, "refused at once")
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         run.must(grown < 100_000, f"memory is flat, grew by {grown} KiB")
         run.lost = 0  # refusing is what must happen
