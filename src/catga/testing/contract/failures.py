@@ -183,7 +183,7 @@ async def a_malformed_body_harms_only_itself(bed: Bed) -> None:
 async def deadlines_end_calls(bed: Bed) -> None:
     """A handler slower than the time-out: `CatgaTimeoutError` for the caller, cancellation for the handler."""
     app = App("b")
-    a, b = await bed.node("a", request_timeout=0.3), await bed.node("b", app.mediator)
+    a, b = await bed.node("a", request_timeout=1.0), await bed.node("b", app.mediator)
     await see_each_other(a, b)
     error = failed(await a.send(Wait()), CatgaTimeoutError)
     assert isinstance(error, TimeoutError)
